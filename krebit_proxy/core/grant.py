@@ -64,3 +64,42 @@ class Grant:
     tokens: Tokens | None
     intent: Intent | None = None
     verdict: Verdict | None = None
+
+
+# What one token request came to. Only `Issued` brings tokens, and only `Refusal` with invalid_grant is a verdict.
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A valid token response. `warnings` are short sentences for the log and for the person who set it up."""
+
+    tokens: Tokens
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error response by RFC 6749, 5.2. Both texts are already safe to show."""
+
+    error: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The request certainly did not reach the server (no address, no connection, no TLS), or was not processed
+    (429, 503 with Retry-After). `retry_after` is seconds, if the server asked for patience."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Sent, and no telling whether it was processed: time-out, reset, 5xx, an answer that is no token response."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+Outcome = Issued | Refusal | NotSent | Unclear
