@@ -3,8 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from krebit_proxy.core.secret import Secret
@@ -38,7 +37,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Written before a refresh token is spent, so that a lost answer can be explained. Cleared when the outcome is known."""
+    """Written before a refresh token is spent, cleared when the outcome is known: it explains a lost answer."""
 
     at: float
     fingerprint: str  # of the refresh token
@@ -55,8 +54,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a store holds. `generation` names one set of tokens and grows by one with each new one; intent and verdict
-    are notes on that generation and do not change it. `tokens` is None after a logout, so that the count goes on."""
+    """What a store holds.
+
+    `generation` names one set of tokens and grows by one with each new set. Intent and verdict are notes on a
+    generation and do not change it. `tokens` is None after a logout: the count goes on, the tokens are gone.
+    """
 
     generation: int
     organization: str
@@ -87,8 +89,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The request certainly did not reach the server (no address, no connection, no TLS), or was not processed
-    (429, 503 with Retry-After). `retry_after` is seconds, if the server asked for patience."""
+    """The token was certainly not spent: no connection, or a status that says nobody was there to spend it.
+
+    `retry_after` is seconds, if the server asked for patience.
+    """
 
     reason: str
     retry_after: float | None = None
@@ -103,3 +107,176 @@ class Unclear:
 
 
 Outcome = Issued | Refusal | NotSent | Unclear
+
+
+# HTTP statuses that carry an error response. RFC 6749 5.2: "The authorization server responds with an HTTP 400 (Bad
+# Request) status code (unless specified otherwise)"; 401 for invalid_client; 403 is seen in the wild.
+_ERROR_STATUSES: Final = (400, 401, 403)
+_NOT_PROCESSED: Final = (
+    300,
+    301,
+    302,
+    303,
+    307,
+    308,
+    404,
+    405,
+    410,
+    429,
+)  # nobody was there to spend a token
+_LONGEST_PATIENCE: Final = 600.0  # seconds; a longer Retry-After is not obeyed
+
+
+def read_answer(
+    status: int, content: bytes, retry_after: str | None, *, sent_at: float, previous: Secret | None
+) -> Outcome:
+    """What an answer of the token endpoint comes to.
+
+    Args:
+        status: the HTTP status.
+        content: the whole content.
+        retry_after: the value of the Retry-After field, if there was one.
+        sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
+        previous: the refresh token that was spent, or None for an authorization code.
+    """
+    document = _json_object(content)
+    if status == 200:
+        return (
+            _token_response(document, sent_at, previous) if document else Unclear("an answer that is no token response")
+        )
+    error = document.get("error")
+    if status in _ERROR_STATUSES and isinstance(error, str) and error:
+        return Refusal(displayable(error), displayable(document.get("error_description", "")))
+    reason = f"HTTP status {status}"
+    if status in _NOT_PROCESSED:
+        return NotSent(reason, _patience(retry_after))
+    return Unclear(reason, _patience(retry_after))
+
+
+def displayable(text: object) -> str:
+    """An error text of the server, cut to the characters that RFC 6749 allows and to 300 of them."""
+    return _NOT_SHOWN.sub(" ", text)[:300].strip() if isinstance(text, str) else ""
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _token_response(document: dict[str, Any], sent_at: float, previous: Secret | None) -> Outcome:
+    access = document.get("access_token")
+    if not isinstance(access, str) or len(access) > LONGEST_TOKEN or not _TOKEN.fullmatch(access):
+        return Unclear("a token response without a usable access token")
+    kind = document.get("token_type")
+    # RFC 6749 5.1: token_type is "case insensitive"; 7.1: "the client MUST NOT use an access token if it does not
+    # understand the token type".
+    if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
+        return Unclear("a token response whose token_type is not Bearer")
+    warnings = [] if kind is not None else ["The token response has no token_type; Bearer is assumed."]
+    lifetime = _lifetime(document.get("expires_in"))
+    if lifetime is None:
+        lifetime = DEFAULT_LIFETIME
+        warnings.append("The token response has no usable expires_in; one hour is assumed.")
+    refresh = document.get("refresh_token")
+    # RFC 6749 6: "The authorization server MAY issue a new refresh token, in which case the client MUST discard the
+    # old refresh token and replace it with the new refresh token." None, or an empty one: the old one stays.
+    renewed = Secret(refresh) if isinstance(refresh, str) and refresh else previous
+    if renewed is None:
+        warnings.append("The token response has no refresh token: access ends when this token expires.")
+    scope = document.get("scope")
+    tokens = Tokens(Secret(access), renewed, sent_at, sent_at + lifetime, scope if isinstance(scope, str) else "")
+    return Issued(tokens, tuple(warnings))
+
+
+def _lifetime(value: object) -> float | None:
+    """Seconds from `expires_in`, a number or a numeric string of at least one; None where it is anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(seconds) or seconds < 1:
+        return None
+    return min(seconds, LONGEST_LIFETIME)
+
+
+def _patience(retry_after: str | None) -> float | None:
+    """Seconds from a Retry-After field; dates (RFC 9110, 10.2.3) are rare here and read as no wish at all."""
+    if retry_after is None or not re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+        return None
+    return min(float(retry_after), _LONGEST_PATIENCE)
+
+
+# The stored form of a grant: one JSON object, the same in every store.
+
+_FORMAT: Final = 1
+
+
+def to_json(grant: Grant) -> str:
+    """The stored form of `grant`. It holds the tokens in the clear: only a store may see it."""
+    tokens = grant.tokens
+    return json.dumps(
+        {
+            "v": _FORMAT,
+            "organization": grant.organization,
+            "client_id": grant.client_id,
+            "generation": grant.generation,
+            "tokens": tokens
+            and {
+                "access_token": tokens.access_token.reveal(),
+                "refresh_token": tokens.refresh_token and tokens.refresh_token.reveal(),
+                "obtained_at": tokens.obtained_at,
+                "expires_at": tokens.expires_at,
+                "scope": tokens.scope,
+            },
+            "intent": grant.intent and asdict(grant.intent),
+            "verdict": grant.verdict and asdict(grant.verdict),
+        },
+        indent=1,
+    )
+
+
+def from_json(text: str | bytes) -> Grant:
+    """Reads the stored form. Raises ValueError, whose text shows nothing of the content, if it is anything else."""
+    try:
+        document = json.loads(text)
+        version = document["v"]
+        if version == _FORMAT:
+            return _grant(document)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        msg = "it is not a complete grant"
+        raise ValueError(msg) from None
+    msg = f"it has format {version!r:.20}, and this version knows {_FORMAT} only"
+    raise ValueError(msg)
+
+
+def _grant(document: dict[str, Any]) -> Grant:
+    tokens, intent, verdict = document["tokens"], document["intent"], document["verdict"]
+    grant = Grant(
+        generation=document["generation"],
+        organization=document["organization"],
+        client_id=document["client_id"],
+        tokens=tokens
+        and Tokens(
+            access_token=_secret(tokens["access_token"]),
+            refresh_token=None if tokens["refresh_token"] is None else _secret(tokens["refresh_token"]),
+            obtained_at=float(tokens["obtained_at"]),
+            expires_at=float(tokens["expires_at"]),
+            scope=str(tokens["scope"]),
+        ),
+        intent=intent and Intent(float(intent["at"]), str(intent["fingerprint"]), str(intent["holder"])),
+        verdict=verdict and Verdict(float(verdict["at"]), str(verdict["reason"])),
+    )
+    if type(grant.generation) is not int or grant.generation < 1:
+        raise TypeError
+    return grant
+
+
+def _secret(value: object) -> Secret:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return Secret(value)
