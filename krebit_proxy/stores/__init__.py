@@ -1,5 +1,7 @@
 """Where a grant is kept. One interface; `open_store` picks the implementation by the setting `store`."""
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
 from krebit_proxy.core.grant import Grant
@@ -31,5 +33,25 @@ class Store(Protocol):
         Raises `StoreConflictError` when the stored generation is another one.
         """
 
+    async def probe(self) -> None:
+        """Tries out all that will be needed: read, lock, write, each without touching the grant."""
+
     async def close(self) -> None:
         """Frees the lock and every connection."""
+
+
+def open_store(location: str, *, organization: str, client_id: str) -> Store:
+    """The store that the setting `store` names.
+
+    Each pair of organization and client id has a grant of its own, so that a changed setting never sends a token to
+    somebody else's host, and changing it back finds the old grant.
+
+    Args:
+        location: `file:FOLDER`.
+        organization: whose API the grant is for.
+        client_id: the app that was granted access.
+    """
+    from krebit_proxy.stores.file import FileStore  # noqa: PLC0415  only the store in use is loaded
+
+    name = f"{organization}-{sha256(client_id.encode()).hexdigest()[:8]}"
+    return FileStore(Path(location.removeprefix("file:")).expanduser().absolute(), name)

@@ -1,0 +1,215 @@
+"""The grant in one file, for any number of processes of one host.
+
+A folder (0700) holds the grant (0600), a lock file that is never unlinked, and the grant before the last change
+(`.bak`, for diagnosis only: a spent refresh token that is sent again can kill its whole family).
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from krebit_proxy.core.grant import Grant, from_json, to_json
+from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
+from krebit_proxy.stores.flock import try_lock
+
+_POLL: Final = 0.05  # seconds between two tries for the lock; flock cannot wait without blocking a thread
+_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class FileStore:
+    """See `stores.Store`. A lock taken proves that its last holder is done or dead: the kernel frees it."""
+
+    intent_grace = 0.0
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._path = folder / f"{name}.json"
+        self._lock_path = folder / f"{name}.lock"
+        self._lock: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<FileStore {self._path}>"
+
+    async def read(self) -> Grant | None:
+        """See `Store.read`."""
+        return await asyncio.to_thread(self._read)
+
+    async def lock(self, timeout: float) -> None:
+        """See `Store.lock`."""
+        if self._lock is None:
+            self._lock = await self._locked(timeout)
+
+    async def unlock(self) -> None:
+        """See `Store.unlock`. Closing frees the lock; the file stays, since others may be waiting on it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def write(self, expected: int, grant: Grant) -> None:
+        """See `Store.write`. The lock must be held: it is what makes compare and replace one step."""
+        await asyncio.to_thread(self._write, expected, grant)
+
+    async def probe(self) -> None:
+        """See `Store.probe`."""
+        await self.lock(timeout=5)
+        try:
+            await asyncio.to_thread(self._probe)
+        finally:
+            await self.unlock()
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self.unlock()
+
+    async def _locked(self, timeout: float) -> int:
+        with _explained(self._lock_path):
+            self._check_folder(create=True)
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
+        try:
+            clock = asyncio.get_running_loop().time
+            end = clock() + timeout
+            with _explained(self._lock_path):
+                while not try_lock(lock):
+                    if clock() > end:
+                        raise StoreBusyError(
+                            f"Another process holds the lock {self._lock_path} for more than {timeout:.0f} seconds.",
+                            hint="Look for a second krebit-proxy that hangs, and stop it.",
+                        )
+                    await asyncio.sleep(_POLL * (0.5 + random.random()))
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _read(self) -> Grant | None:
+        with _explained(self._path):
+            if not self._check_folder(create=False):
+                return None
+            try:
+                file = os.open(self._path, os.O_RDONLY | _NOFOLLOW)
+            except FileNotFoundError:
+                return None
+            with open(file, "rb") as stream:  # noqa: PTH123  a descriptor, so that what was checked is what is read
+                _check_secret_file(self._path, os.fstat(file))
+                content = stream.read()
+        try:
+            return from_json(content)
+        except ValueError as error:
+            raise StoreError(
+                f"The grant file {self._path} is damaged: {error}.",
+                hint="Restore it from a backup, or move it away and authorize again at /setup.",
+            ) from None
+
+    def _write(self, expected: int, grant: Grant) -> None:
+        stored = self._read()
+        generation = stored.generation if stored else 0
+        if generation != expected:
+            raise StoreConflictError(f"The stored grant has generation {generation}, not {expected}.")
+        with _explained(self._path):
+            self._replace(self._path, to_json(grant).encode(), keep=stored is not None)
+
+    def _replace(self, path: Path, content: bytes, *, keep: bool) -> None:
+        """Replaces the file as a whole: a reader, or a crash, sees the old content or the new, never a part."""
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=self._folder)  # 0600 by itself
+        try:
+            with open(descriptor, "wb") as stream:  # noqa: PTH123
+                stream.write(content)
+                stream.flush()
+                os.fsync(descriptor)
+            if keep:
+                backup = path.with_suffix(".bak")
+                backup.unlink(missing_ok=True)
+                os.link(path, backup)
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+        _fsync_folder(self._folder)
+
+    def _probe(self) -> None:
+        self._read()
+        probe = self._path.with_suffix(".probe")
+        with _explained(self._folder):
+            self._replace(probe, b"probe\n", keep=False)
+            probe.unlink()
+
+    def _check_folder(self, *, create: bool) -> bool:
+        """Whether the folder exists. Raises StoreError when others could change what is in it."""
+        if create:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            found = os.stat(self._folder)  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{self._folder} is not a folder.", hint="Point the setting `store` at a folder.")
+        _check_owner(self._folder, found)
+        if _has_modes() and found.st_mode & 0o022:
+            raise StoreError(
+                f"Others may write to the folder {self._folder} (mode {stat.S_IMODE(found.st_mode):04o}).",
+                hint=f"Run: chmod 700 {self._folder}",
+            )
+        return True
+
+
+def _check_secret_file(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path} is not a regular file.", hint="Move it away.")
+    _check_owner(path, found)
+    if _has_modes() and found.st_mode & 0o077:
+        raise StoreError(
+            f"Others may read the grant file {path} (mode {stat.S_IMODE(found.st_mode):04o}).",
+            hint=f"Run: chmod 600 {path}",
+        )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if _has_modes() and found.st_uid != os.geteuid():
+        raise StoreError(
+            f"{path} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}.",
+            hint="Run krebit-proxy as the user that owns it, or change the owner with chown.",
+        )
+
+
+def _has_modes() -> bool:
+    return hasattr(os, "geteuid")
+
+
+def _fsync_folder(folder: Path) -> None:
+    if not _has_modes():
+        return  # Windows cannot open a folder, and writes its entries through
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_HINTS: Final = {
+    errno.EACCES: "Check the owner and the mode of the file and its folder.",
+    errno.EPERM: "Check the owner and the mode of the file and its folder.",
+    errno.ENOSPC: "The disk is full: make room.",
+    errno.EDQUOT: "The disk quota is used up: make room.",
+    errno.EROFS: "The file system is read-only: point the setting `store` at a folder that can be written.",
+    errno.ELOOP: "It is a symbolic link, and those are not followed: use a real folder and file.",
+    errno.EBUSY: "It is a mount of a single file, which cannot be replaced: mount its folder instead.",
+    errno.EXDEV: "It is a mount of a single file, which cannot be replaced: mount its folder instead.",
+}
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns an OSError into a StoreError that names the file and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "Check the disk and the permissions.")
+        raise StoreError(f"Cannot use {path}: {error.strerror or type(error).__name__}.", hint=hint) from error
