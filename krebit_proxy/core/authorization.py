@@ -101,8 +101,8 @@ def read_response(query: str) -> AuthorizationResponse:
         pairs = parse_qsl(query, errors="strict", max_num_fields=64)
     except ValueError:
         raise _unreadable("The answer cannot be read.") from None
-    # RFC 6749 3.1: "Parameters sent without a value MUST be treated as if they were omitted from the request"; parse_qsl
-    # drops them. "Request and response parameters MUST NOT be included more than once."
+    # RFC 6749 3.1: "Parameters sent without a value MUST be treated as if they were omitted from the request."
+    # parse_qsl drops them. "Request and response parameters MUST NOT be included more than once."
     names = [name for name, _ in pairs if name in {"code", "state", "error", "iss"}]
     if len(names) != len(set(names)):
         raise _unreadable("The answer has a parameter twice.")
@@ -216,7 +216,7 @@ def will_stop(tokens: Tokens) -> bool:
 
 
 def own_origin(redirect_uri: str, allowed_hosts: tuple[str, ...] = ()) -> str | None:
-    """Where the browser comes back to this proxy, e.g. http://localhost:8321; None if the redirect URI leads elsewhere."""
+    """Where the browser comes back to this proxy, e.g. http://localhost:8321; None if it comes back elsewhere."""
     try:
         url = urlsplit(redirect_uri)
         host = _host(url.hostname)
@@ -269,7 +269,7 @@ def mint_key(client_secret: Secret, *, now: float, nonce: bytes) -> str:
 
 
 def check_key(client_secret: Secret, key: str, *, now: float) -> float | None:
-    """When `key` expires, by the wall clock; None if it is not ours or too old. Which keys were used, the caller knows."""
+    """When `key` expires, by the wall clock; None if it is not ours or too old. The caller knows which were used."""
     claim, _, seal = key.rpartition(".")
     if not key.isascii() or not hmac.compare_digest(_seal(client_secret, claim), seal):
         return None

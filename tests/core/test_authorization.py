@@ -1,0 +1,358 @@
+import secrets
+from base64 import urlsafe_b64decode
+from hashlib import sha256
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krebit_proxy.core.authorization import (
+    ATTEMPT_LIFETIME,
+    KEY_LIFETIME,
+    Attempt,
+    authorization_url,
+    begin,
+    browser_mark,
+    cautions,
+    check_key,
+    explain,
+    mint_key,
+    own_origin,
+    pasted_query,
+    read_response,
+    serves,
+    verdict,
+    will_stop,
+)
+from krebit_proxy.core.grant import Issued, NotSent, Refusal, Tokens, Unclear
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import Refused
+
+NOW = 1_700_000_000.0
+CALLBACK = "http://localhost:8321/setup/callback"
+
+
+def attempt_of(*, pkce: bool = True, browser: Secret | None = None) -> Attempt:
+    return begin(secrets.token_bytes, now=NOW, pkce=pkce, browser=browser)
+
+
+def answer_to(attempt: Attempt, **parameters: str) -> str:
+    return urlencode({"code": "abc", "state": attempt.state.reveal(), **parameters})
+
+
+# The authorization request
+
+
+def test_state_and_verifier_are_fresh_unguessable_and_of_the_length_that_pkce_asks_for() -> None:
+    first, second = attempt_of(), attempt_of()
+
+    assert first.state != second.state
+    assert first.verifier
+    assert second.verifier
+    assert first.verifier != second.verifier
+    assert 43 <= len(first.verifier.reveal()) <= 128
+    assert len(first.state.reveal()) >= 43
+
+
+def test_the_request_has_all_parameters_with_the_challenge_of_the_published_example() -> None:
+    # RFC 7636, appendix B
+    octets = urlsafe_b64decode("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk=")
+    attempt = begin(lambda _: octets, now=NOW, pkce=True)
+    url = authorization_url(
+        "https://acme.krebit.se/oauth/authorize", attempt, client_id="id 1", redirect_uri=CALLBACK, scope="a b"
+    )
+
+    assert url.startswith("https://acme.krebit.se/oauth/authorize?")
+    assert dict(parse_qsl(urlsplit(url).query)) == {
+        "response_type": "code",
+        "client_id": "id 1",
+        "redirect_uri": CALLBACK,
+        "state": "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+        "scope": "a b",
+        "code_challenge": "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+        "code_challenge_method": "S256",
+    }
+
+
+def test_an_empty_scope_and_pkce_switched_off_are_left_out() -> None:
+    url = authorization_url("https://as/", attempt_of(pkce=False), client_id="c", redirect_uri=CALLBACK)
+
+    assert set(parse_qs(urlsplit(url).query)) == {"response_type", "client_id", "redirect_uri", "state"}
+
+
+def test_the_endpoints_own_query_stays_and_a_fragment_does_not() -> None:
+    url = authorization_url("https://as/authorize?tenant=a%2Fb#x", attempt_of(), client_id="c", redirect_uri=CALLBACK)
+
+    assert url.startswith("https://as/authorize?tenant=a%2Fb&response_type=code&")
+    assert "#" not in url
+
+
+@given(st.text(), st.text())
+def test_whatever_the_settings_hold_arrives_as_it_is_and_adds_no_parameter(client_id: str, uri: str) -> None:
+    url = authorization_url("https://as/a", attempt_of(pkce=False), client_id=client_id, redirect_uri=uri)
+    parameters = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+
+    assert (parameters["client_id"], parameters["redirect_uri"]) == (client_id, uri)
+    assert len(parameters) == 4
+
+
+# The answer
+
+
+def test_the_code_of_the_right_answer_comes_out() -> None:
+    browser = Secret("cookie")
+    attempt = attempt_of(browser=browser)
+
+    outcome = verdict(attempt, read_response(answer_to(attempt)), now=NOW + 1, browser="cookie")
+
+    assert outcome == Secret("abc")
+    assert attempt.browser == browser_mark("cookie") != "cookie"
+
+
+def test_a_command_that_is_its_own_user_agent_needs_no_cookie() -> None:
+    attempt = attempt_of()
+
+    assert verdict(attempt, read_response(answer_to(attempt)), now=NOW) == Secret("abc")
+
+
+def test_the_servers_refusal_comes_out_cut_to_what_may_be_shown() -> None:
+    attempt = attempt_of()
+    query = urlencode(
+        {
+            "error": "access_denied",
+            "error_description": 'no\r\n"<b>\x1b[31m' + "x" * 400,
+            "state": attempt.state.reveal(),
+        }
+    )
+    outcome = verdict(attempt, read_response(query), now=NOW)
+
+    assert isinstance(outcome, Refusal)
+    assert outcome.error == "access_denied"
+    assert outcome.description.startswith("no   <b> [31mxxx")
+    assert len(outcome.description) <= 300
+
+
+def test_an_error_of_nothing_but_forbidden_characters_is_still_an_error() -> None:
+    attempt = attempt_of()
+
+    outcome = verdict(attempt, read_response(f"error=%0a&state={attempt.state.reveal()}"), now=NOW)
+
+    assert outcome == Refusal("error")
+
+
+@pytest.mark.parametrize("kind", ["code=abc", "error=access_denied"])
+@pytest.mark.parametrize("state", ["", "&state=", "&state=wrong", "&state=%C3%A9"])
+def test_an_answer_with_another_state_is_refused_whether_code_or_error(kind: str, state: str) -> None:
+    with pytest.raises(Refused, match="another attempt") as refused:
+        verdict(attempt_of(), read_response(kind + state), now=NOW)
+
+    assert (refused.value.code, refused.value.status) == ("setup_failed", 400)
+
+
+@pytest.mark.parametrize("cookie", [None, "", "other", "\udcff"])
+def test_an_answer_from_another_browser_is_refused(cookie: str | None) -> None:
+    attempt = attempt_of(browser=Secret("cookie"))
+
+    with pytest.raises(Refused, match="another browser"):
+        verdict(attempt, read_response(answer_to(attempt)), now=NOW, browser=cookie)
+
+
+def test_an_answer_is_refused_when_nothing_is_pending_and_when_it_comes_too_late() -> None:
+    attempt = attempt_of()
+    response = read_response(answer_to(attempt))
+
+    with pytest.raises(Refused, match="No authorization is under way"):
+        verdict(None, response, now=NOW)
+    with pytest.raises(Refused, match="ten minutes"):
+        verdict(attempt, response, now=NOW + ATTEMPT_LIFETIME)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "code=a&code=b&state=s",
+        "code=a&state=s&state=s",
+        "error=a&error=b&state=s",
+        "code=a&state=s&iss=a&iss=b",
+        "code=a&error=b&state=s",
+        "state=s",
+        "",
+        "code=&error=&state=s",
+        "code=%0A&state=s",
+        "code=%C3%A9&state=s",
+        "code=%FF&state=s",
+        "code=\udcff&state=s",
+        "a=1&" * 65,
+    ],
+)
+def test_what_no_server_may_send_is_refused(query: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read_response(query)
+
+    assert refused.value.code == "setup_failed"
+
+
+def test_a_parameter_without_a_value_counts_as_absent_and_unknown_ones_are_ignored() -> None:
+    response = read_response("code=&code=a&error=&state=s&x=1&x=2&iss=https://as")
+
+    assert (response.outcome, response.state) == (Secret("a"), Secret("s"))
+
+
+@given(st.text(), st.text())
+def test_any_query_is_read_or_refused_and_never_prints_what_it_holds(text: str, code: str) -> None:
+    for query in (text, urlencode({"code": "marker" + code, "state": "marker" + text})):
+        try:
+            shown = repr(read_response(query))
+        except Refused as refused:
+            shown = f"{refused} {refused.hint}"
+        assert "marker" not in shown
+
+
+@given(st.text(min_size=1))
+def test_no_answer_but_the_one_with_the_attempts_state_is_accepted(state: str) -> None:
+    with pytest.raises(Refused):
+        verdict(attempt_of(), read_response(f"code=a&state={quote(state)}"), now=NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://old.example/cb?code=a%2Bb&state=s",
+        "  https://old.example/cb?code=a%2Bb&state=s#_=_\n",
+        "<https://old.example/cb?code=a%2Bb\n   &state=s>",
+        '"http://localhost:1/?code=a%2Bb&state=s"',
+        "?code=a%2Bb&state=s",
+        "code=a%2Bb&state=s",
+    ],
+)
+def test_a_pasted_address_is_understood_however_it_was_copied(text: str) -> None:
+    assert pasted_query(text) == "code=a%2Bb&state=s"
+
+
+# What a person is told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "detail", "hint"),
+    [
+        (Refusal("access_denied", "no"), "access_denied: no", "start again"),
+        (Refusal("invalid_client"), "client id or the client secret", "`client_secret`"),
+        (Refusal("invalid_grant"), "did not accept the code", f"`{CALLBACK}`"),
+        (Refusal("{nonsense}"), "{nonsense}", f"`{CALLBACK}`"),
+        (NotSent("no connection"), "no connection", "krebit-proxy check"),
+        (Unclear("HTTP status 500"), "HTTP status 500", "start again"),
+    ],
+)
+def test_each_failure_says_what_happened_and_what_to_do(
+    outcome: Refusal | NotSent | Unclear, detail: str, hint: str
+) -> None:
+    error = explain(outcome, redirect_uri=CALLBACK)
+
+    assert error.code == "setup_failed"
+    assert detail in error.detail
+    assert hint in error.hint
+
+
+def issued(*, scope: str = "", refresh: str | None = "r") -> Issued:
+    tokens = Tokens(Secret("a"), Secret(refresh) if refresh else None, NOW, NOW + 3600, scope)
+    return Issued(tokens, ("careful",))
+
+
+def test_a_scope_narrower_than_asked_for_is_pointed_out() -> None:
+    assert cautions(issued(scope="read"), scope="read write") == [
+        "careful",
+        "Krebit granted less than was asked for; missing: write.",
+    ]
+
+
+@pytest.mark.parametrize(("granted", "asked"), [("", "read"), ("read write", "read"), ("read", "")])
+def test_a_scope_that_is_as_asked_or_not_told_is_not_mentioned(granted: str, asked: str) -> None:
+    assert cautions(issued(scope=granted), scope=asked) == ["careful"]
+
+
+def test_access_ends_where_no_refresh_token_came() -> None:
+    assert will_stop(issued(refresh=None).tokens)
+    assert not will_stop(issued().tokens)
+
+
+# Which redirect URI is ours
+
+
+@pytest.mark.parametrize(
+    ("uri", "origin"),
+    [
+        ("http://localhost:8321/setup/callback", "http://localhost:8321"),
+        ("http://127.0.0.1:8321/cb", "http://127.0.0.1:8321"),
+        ("http://[::1]:8321/cb", "http://[::1]:8321"),
+        ("http://app.localhost/cb", "http://app.localhost"),
+        ("https://Proxy.Example/cb", "https://Proxy.Example"),
+        ("https://old.example/cb", None),
+        ("http://192.168.1.5/cb", None),
+        ("com.example.app:/cb", None),
+        ("urn:ietf:wg:oauth:2.0:oob", None),
+        ("http://[::1/cb", None),
+        ("localhost", None),
+    ],
+)
+def test_a_redirect_uri_is_ours_on_loopback_and_on_the_hosts_that_we_serve(uri: str, origin: str | None) -> None:
+    assert own_origin(uri, ("proxy.example.",)) == origin
+
+
+@pytest.mark.parametrize(
+    ("origin", "authority", "same"),
+    [
+        ("http://localhost:8321", "localhost:8321", True),
+        ("http://localhost:8321", "LOCALHOST.:8321", True),
+        ("http://localhost:8321", "127.0.0.1:8321", False),
+        ("http://localhost:8321", "localhost:9000", False),
+        ("http://localhost", "localhost:80", True),
+        ("https://proxy.example", "proxy.example", True),
+        ("https://proxy.example", "proxy.example:443", True),
+        ("https://proxy.example", "proxy.example:80", False),
+        ("http://[::1]:8321", "[::1]:8321", True),
+        ("http://localhost", "", False),
+        ("http://localhost", "localhost:x", False),
+    ],
+)
+def test_two_spellings_of_one_place_are_one_place(origin: str, authority: str, same: bool) -> None:
+    assert serves(origin, authority) is same
+
+
+# One-time keys
+
+SECRET = Secret("client secret")
+
+
+def test_a_key_opens_for_fifteen_minutes() -> None:
+    key = mint_key(SECRET, now=NOW, nonce=b"n" * 16)
+
+    assert check_key(SECRET, key, now=NOW) == NOW + KEY_LIFETIME
+    assert check_key(SECRET, key, now=NOW + KEY_LIFETIME - 1) == NOW + KEY_LIFETIME
+    assert check_key(SECRET, key, now=NOW + KEY_LIFETIME) is None
+    assert quote(key) == key
+
+
+def test_a_key_of_another_secret_is_none() -> None:
+    assert check_key(Secret("other"), mint_key(SECRET, now=NOW, nonce=b"n"), now=NOW) is None
+
+
+def test_a_key_gives_nothing_of_the_secret_away() -> None:
+    key = mint_key(SECRET, now=NOW, nonce=b"n")
+
+    assert sha256(SECRET.reveal().encode()).hexdigest() not in key
+    assert SECRET.reveal() not in key
+
+
+@given(st.data())
+def test_a_key_changed_anywhere_is_none(data: st.DataObject) -> None:
+    key = mint_key(SECRET, now=NOW, nonce=b"n" * 16)
+    at = data.draw(st.integers(0, len(key)))
+    changed = key[:at] + data.draw(st.text(max_size=2)) + key[at + data.draw(st.integers(0, 2)) :]
+
+    assert changed == key or check_key(SECRET, changed, now=NOW) is None
+
+
+@given(st.text())
+def test_no_other_text_is_a_key(text: str) -> None:
+    assert check_key(SECRET, text, now=NOW) is None
