@@ -1,0 +1,137 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krebit_proxy.core.replay import Allowance, Breaker, Kept, Verdict, decide
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 407, 500, 503])
+def test_only_a_401_is_ever_replayed(status: int) -> None:
+    assert decide(status=status, challenges=[], held=True, barred=False) is Verdict.RELAY
+
+
+@pytest.mark.parametrize("challenges", [[], [b"Bearer"], [b'Bearer error="invalid_token"'], [b"Basic realm=x"]])
+def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) -> None:
+    assert decide(status=401, challenges=challenges, held=True, barred=False) is Verdict.REPLAY
+    assert decide(status=401, challenges=challenges, held=False, barred=False) is Verdict.NOT_REPLAYED
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        b'Bearer error="insufficient_scope"',
+        b"Bearer realm=x, error=insufficient_scope",
+        b'bearer ERROR = "INSUFFICIENT_SCOPE", scope="write"',
+    ],
+)
+def test_a_missing_scope_is_relayed(challenge: bytes) -> None:
+    assert decide(status=401, challenges=[b"Basic", challenge], held=True, barred=False) is Verdict.RELAY
+
+
+def test_a_401_is_relayed_while_the_breaker_is_open() -> None:
+    assert decide(status=401, challenges=[], held=True, barred=True) is Verdict.RELAY
+
+
+def test_the_breaker_opens_for_thirty_seconds_and_doubles_up_to_fifteen_minutes() -> None:
+    breaker, now = Breaker(), 1000.0
+    for period in (30, 60, 120, 240, 480, 900, 900):
+        breaker.trip(b"/api/x", now)
+
+        assert breaker.is_open(b"/api/x", now + period - 0.1)
+        assert not breaker.is_open(b"/api/x", now + period)
+        now += period
+
+
+def test_late_failures_do_not_lengthen_a_breaker_that_is_open() -> None:
+    breaker = Breaker()
+    for late in range(10):
+        breaker.trip(b"/api/x", 1000.0 + late)
+
+    assert not breaker.is_open(b"/api/x", 1030.0)
+
+
+def test_a_success_forgets_the_path() -> None:
+    breaker = Breaker()
+    breaker.reset(b"/api/x")
+    breaker.trip(b"/api/x", 0.0)
+    breaker.trip(b"/api/y", 0.0)
+    breaker.reset(b"/api/x")
+
+    assert not breaker.is_open(b"/api/x", 1.0)
+    assert breaker.is_open(b"/api/y", 1.0)
+
+
+def test_the_breaker_remembers_the_last_paths_only() -> None:
+    breaker = Breaker()
+    for number in range(Breaker.PATHS + 1):
+        breaker.trip(b"/api/%d" % number, 0.0)
+
+    assert not breaker.is_open(b"/api/0", 1.0)
+    assert breaker.is_open(b"/api/1", 1.0)
+    assert breaker.is_open(b"/api/%d" % Breaker.PATHS, 1.0)
+
+
+@pytest.mark.parametrize(("size", "complete"), [(9, True), (10, True), (11, False)])
+def test_content_is_kept_up_to_the_limit_of_a_request(size: int, complete: bool) -> None:
+    kept = Kept(10, Allowance(100))
+    kept.add(b"x" * size)
+
+    assert kept.complete is complete
+    assert b"".join(kept.pieces) == (b"x" * size if complete else b"")
+
+
+def test_the_allowance_is_shared_and_given_back() -> None:
+    allowance = Allowance(15)
+    first, second = Kept(10, allowance), Kept(10, allowance)
+    first.add(b"x" * 10)
+    second.add(b"y" * 6)
+
+    assert first.complete
+    assert not second.complete
+    assert allowance.free == 5
+    first.release()
+    first.release()
+    assert allowance.free == 15
+
+
+def test_what_was_let_go_once_is_never_kept_in_part() -> None:
+    kept = Kept(10, Allowance(100))
+    kept.add(b"x" * 11)
+    kept.add(b"y")
+
+    assert not kept.fits(1)
+    assert kept.pieces == []
+
+
+@given(st.lists(st.binary(max_size=9000), max_size=40), st.integers(0, 60_000), st.integers(0, 60_000))
+def test_kept_content_is_whole_or_nothing_and_never_over_a_limit(pieces: list[bytes], limit: int, total: int) -> None:
+    allowance = Allowance(total)
+    kept = Kept(limit, allowance)
+    sent = b""
+    for piece in pieces:
+        kept.add(piece)
+        sent += piece
+
+        held = b"".join(kept.pieces)
+        assert held == (sent if kept.complete else b"")
+        assert allowance.free == total - len(held)
+        assert len(held) <= min(limit, total)
+        assert kept.complete == (len(sent) <= min(limit, total)) or not kept.complete
+    kept.release()
+    assert allowance.free == total
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"/api/a", b"/api/b"]), st.booleans(), st.floats(0, 500)), max_size=60))
+def test_a_path_is_open_at_most_fifteen_minutes_after_its_last_failure(
+    events: list[tuple[bytes, bool, float]],
+) -> None:
+    breaker, now = Breaker(), 0.0
+    for path, failed, later in events:
+        now += later
+        if failed:
+            breaker.trip(path, now)
+            assert breaker.is_open(path, now)
+        else:
+            breaker.reset(path)
+            assert not breaker.is_open(path, now)
+        assert not breaker.is_open(path, now + Breaker.LONGEST)
