@@ -1,0 +1,19 @@
+"""The settings, read from a file and the environment, every problem reported at once."""
+
+from krebit_proxy.config.loading import find, load
+from krebit_proxy.config.model import Access, Limits, Log, Notify, OAuth, Refresh, Replay, Rule, Settings, Upstream
+
+__all__ = [
+    "Access",
+    "Limits",
+    "Log",
+    "Notify",
+    "OAuth",
+    "Refresh",
+    "Replay",
+    "Rule",
+    "Settings",
+    "Upstream",
+    "find",
+    "load",
+]

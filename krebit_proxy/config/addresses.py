@@ -1,0 +1,103 @@
+"""Addresses in settings: what they look like, and whether they leave this computer."""
+
+import re
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic_core import PydanticCustomError
+
+LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# RFC 3986, 2: the characters that a URI is made of. Anything else would be sent differently from how it was written.
+_URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
+_OWN_ROUTES: Final = frozenset({"", "/", "/setup", "/setup/paste", "/setup/done", "/healthz", "/readyz", "/metrics"})
+
+
+def wrong(text: str) -> PydanticCustomError:
+    """A problem with one setting, in the words that a person will read."""
+    return PydanticCustomError("setting", "{text}", {"text": text})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or IP literal stays on this computer."""
+    host = host.lower().removesuffix(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_host(host: str) -> bool:
+    """Whether `host` is an IP literal (no brackets) or a DNS name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        labels = host.lower().removesuffix(".").split(".")
+        return all(LABEL.fullmatch(label) for label in labels) and len(host) <= 253
+    return True
+
+
+def split_listen(address: str) -> tuple[str, int] | None:
+    """Host (no brackets) and port of a TCP listen address; None for `unix:/path` and `fd:N`.
+
+    Raises:
+        PydanticCustomError: it is none of the three forms.
+    """
+    if address.startswith("unix:/") or re.fullmatch(r"fd:\d+", address):
+        return None
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not port.isascii() or not port.isdigit() or (":" in bare and bare == host):
+        raise wrong("is not an address to listen on; write host:port, [IPv6]:port, unix:/path or fd:N")
+    if int(port) > 65535:
+        raise wrong(f"has port {port}; the highest is 65535")
+    if not is_host(bare):
+        raise wrong(f"has {host!r} for a host; write localhost, an IP address, or 0.0.0.0 for all")
+    return bare, int(port)
+
+
+def check_url(url: str, *, origin_only: bool = False, credentials: bool = False) -> SplitResult:
+    """Checks what every URL in the settings must be: https, or http on loopback, to a host that can exist.
+
+    Args:
+        url: the value of the setting.
+        origin_only: whether a path or query makes no sense here.
+        credentials: whether `user:password@` is accepted.
+
+    Raises:
+        PydanticCustomError: says what is wrong.
+    """
+    parts = split_url(url)
+    if parts.scheme not in {"http", "https"}:
+        raise wrong("must start with https://, or with http:// on loopback")
+    if not is_host(parts.hostname or ""):
+        raise wrong("has no host name that can exist")
+    if not credentials and "@" in parts.netloc:
+        raise wrong("must not hold a user name or password")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise wrong("uses plain http beyond this computer, where tokens could be read on the way; use https")
+    if "#" in url:
+        raise wrong("must not have a fragment (#...)")
+    if origin_only and (parts.path not in {"", "/"} or "?" in url):
+        raise wrong("must end after the host name and port; paths come from the requests")
+    return parts
+
+
+def split_url(url: str) -> SplitResult:
+    """Takes a URL apart. Raises PydanticCustomError where it has a character or a port that no URL has."""
+    if not _URI.fullmatch(url):
+        raise wrong("is not a URL: it has a space or another character that must be percent-encoded")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise wrong("is not a URL: its host or port cannot be read") from None
+    return parts
+
+
+def taken_path(path: str) -> bool:
+    """Whether the redirection endpoint cannot be served at `path`, because something else is."""
+    plain = unquote(path)
+    return plain in _OWN_ROUTES or plain == "/api" or plain.startswith("/api/")

@@ -1,0 +1,176 @@
+"""Reads the settings as they were written, and remembers where each one stands."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Key = tuple[str | int, ...]
+
+PREFIX: Final = "KREBIT_PROXY_"
+# For a service called krebit-proxy, Kubernetes gives such variables to every container; they are no settings.
+_SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it stands, which setting, and what to say about it."""
+
+    where: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.text) if part)
+
+
+@dataclass
+class Document:
+    """Values of the settings as nested dicts and lists, with their places."""
+
+    where: str  # the place of what has none: the file's name, or "environment"
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Key, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, key: Key) -> str:
+        """Where `key` stands, or the nearest of what surrounds it."""
+        while key and key not in self.places:
+            key = key[:-1]
+        return self.places.get(key, self.where)
+
+    def report(self, key: Key, text: str) -> None:
+        """Notes a problem with the setting `key`."""
+        self.problems.append(Problem(self.place(key), dotted(key), text))
+
+
+def dotted(key: Key) -> str:
+    """The name of a setting as a person writes it, e.g. `access.allow[0].methods`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+
+
+def read_file(path: Path) -> Document:
+    """Reads a YAML file. What cannot be read becomes a problem of the document."""
+    document = Document(str(path))
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        document.report((), f"cannot be read: {error.strerror}")
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        document.report((), "is not UTF-8 text")
+    else:
+        _Reading(document, loader).read()
+    return document
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(None, None, "a * begins an alias; put the value in quotes", mark)
+        return super().compose_node(parent, index)
+
+
+class _Reading:
+    """Walks the nodes of one file: YAML's own constructor keeps no places and accepts a key twice."""
+
+    _PLAIN: Final = frozenset({"null", "bool", "int", "float", "str"})
+
+    def __init__(self, document: Document, loader: _Loader) -> None:
+        self._document = document
+        self._loader = loader
+
+    def read(self) -> None:
+        try:
+            root = self._loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            # Not the whole text of the error: it quotes the file, and with it perhaps a secret.
+            line = (error.problem_mark.line + 1) if error.problem_mark else 1
+            self._document.problems.append(Problem(f"{self._document.where}:{line}", "", f"not YAML: {error.problem}"))
+            return
+        if isinstance(root, MappingNode):
+            self._document.values = self._mapping(root, ())
+        elif root is not None:
+            self._document.report((), "must hold settings, each as `name: value`")
+
+    def _value(self, node: Node, key: Key) -> Any:
+        if isinstance(node, MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, SequenceNode):
+            return [self._item(item, (*key, i)) for i, item in enumerate(node.value)]
+        return self._scalar(node, key)
+
+    def _item(self, node: Node, key: Key) -> Any:
+        self._mark(node, key)
+        return self._value(node, key)
+
+    def _mapping(self, node: MappingNode, parent: Key) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in node.value:
+            key = (*parent, str(name.value) if isinstance(name, ScalarNode) else "?")
+            if key in self._document.places:
+                text = f"is given twice; first at {self._document.place(key)}"
+                self._document.problems.append(Problem(self._line(name), dotted(key), text))
+                continue
+            self._mark(name, key)
+            read = self._value(value, key)
+            if read is not None:  # `scope:` with nothing behind it leaves the default
+                values[str(key[-1])] = read
+        return values
+
+    def _scalar(self, node: Node, key: Key) -> Any:
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if node.tag.startswith("!"):
+            self._document.report(key, "has a YAML tag (!...), which settings do not have")
+            return None
+        try:
+            return self._loader.construct_object(node) if kind in self._PLAIN else node.value
+        except ValueError:
+            return node.value
+
+    def _mark(self, node: Node, key: Key) -> None:
+        self._document.places[key] = self._line(node)
+
+    def _line(self, node: Node) -> str:
+        return f"{self._document.where}:{node.start_mark.line + 1}"
+
+
+def add_environment(
+    document: Document, environ: Mapping[str, str], texts: frozenset[str], lists: frozenset[str]
+) -> None:
+    """Lays the variables `KREBIT_PROXY_...` over the document; they win over the file.
+
+    Args:
+        document: what the file gave.
+        environ: the environment. An empty variable counts as not set: compose files pass such.
+        texts: the dotted names of settings that are text, taken as they come; all others are read as YAML.
+        lists: the dotted names of settings that are lists of text; what is not YAML is their one value.
+    """
+    for variable, raw in sorted(environ.items()):
+        name = variable.removeprefix(PREFIX)
+        if not raw or name in {variable, "CONFIG"} or _SERVICE_LINK.fullmatch(name):
+            continue
+        key: Key = tuple(name.lower().split("__"))
+        document.places[key] = variable
+        try:
+            value = raw if dotted(key) in texts else yaml.safe_load(raw)
+        except yaml.YAMLError:
+            value = raw
+            if dotted(key) not in lists:
+                document.report(key, "is not YAML; write a number, true or false, or a list like [a, b]")
+                continue
+        _put(document, key, value)
+
+
+def _put(document: Document, key: Key, value: Any) -> None:
+    values = document.values
+    for part in key[:-1]:
+        inner = values.setdefault(str(part), {})
+        if not isinstance(inner, dict):  # the file has a plain value where a section belongs, which is reported as such
+            return
+        values = inner
+    values[str(key[-1])] = value

@@ -1,0 +1,168 @@
+"""From a file and the environment to `Settings`, or to the list of everything that is wrong with them."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from krebit_proxy.config.document import PREFIX, Document, Key, Problem, add_environment, dotted, read_file
+from krebit_proxy.config.model import Settings
+from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
+from krebit_proxy.config.rules import conflicts
+from krebit_proxy.config.secrets import file_problem, read_secret
+from krebit_proxy.errors import SettingsError
+
+_CA_FILE: Final[Key] = ("upstream", "ca_file")
+_PATHS: Final[tuple[Key, ...]] = (("encryption_key_file",), ("access", "client_keys_file"), _CA_FILE)
+_PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
+_TEXTS: Final = {
+    "missing": "is missing",
+    "string_type": "must be text; if it is meant so, put it in quotes",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "path_type": "must be the path of a file",
+    "tuple_type": "must be a list",
+    "model_type": "must be a group of settings, each on its own line",
+    "too_short": "must not be empty",
+}
+
+
+def find(environ: Mapping[str, str], directory: Path) -> Path | None:
+    """The settings file to use when none was named, or None: then the environment must have all.
+
+    Args:
+        environ: the environment; `KREBIT_PROXY_CONFIG` names the file, present or not.
+        directory: the working directory.
+    """
+    if named := environ.get(f"{PREFIX}CONFIG"):
+        return directory / named
+    home = environ.get("XDG_CONFIG_HOME") or f"{environ.get('HOME', '')}/.config"
+    places = (directory, Path(home) / "krebit-proxy", Path("/etc/krebit-proxy"))
+    return next((place / "config.yaml" for place in places if (place / "config.yaml").exists()), None)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Reads, checks and freezes the settings.
+
+    Args:
+        path: the settings file; None where there is none.
+        environ: the environment, which wins over the file.
+
+    Raises:
+        SettingsError: lists every problem, each with its place, its key and what is wrong.
+    """
+    document = read_file(path) if path else Document("environment")
+    if document.problems and not document.values:  # the rest would only be echoes of a file that cannot be read
+        raise SettingsError(_lines(document.problems), hint=_hint(path))
+    directory = path.resolve().parent if path else Path.cwd()
+    in_file = _secret_places(document)
+    add_environment(document, environ, texts(), lists())
+    _read_secret(document, in_file, directory)
+    _make_absolute(document, directory)
+    settings = _validate(document)
+    if document.problems:
+        raise SettingsError(_lines(document.problems), hint=_hint(path))
+    return settings
+
+
+def _hint(path: Path | None) -> str:
+    if path is None:
+        return "write a settings file with: krebit-proxy init"
+    return "config.example.yaml explains every setting" if path.exists() else "write it with: krebit-proxy init"
+
+
+def _lines(problems: list[Problem]) -> list[str]:
+    def position(problem: Problem) -> tuple[str, int]:
+        name, _, line = problem.where.rpartition(":")
+        return (name, int(line)) if line.isdigit() else (problem.where, 0)
+
+    return [str(problem) for problem in sorted(problems, key=position)]
+
+
+def _secret_places(document: Document) -> list[str]:
+    """Where the client secret is given, and under which name."""
+    given = [key for key in (SECRET, SECRET_FILE) if key in document.values]
+    return [f"{key} ({document.place((key,))})" for key in given]
+
+
+def _read_secret(document: Document, in_file: list[str], directory: Path) -> None:
+    """Puts the secret where the model expects it; it may come in three ways, but never in two at once."""
+    given = dict.fromkeys([*in_file, *_secret_places(document)])
+    if len(given) > 1:
+        document.report((SECRET,), f"is given more than once, by {' and by '.join(given)}; keep one of them")
+    values = document.values
+    if SECRET_FILE in values:
+        document.places[(SECRET,)] = document.place((SECRET_FILE,))
+        try:
+            values[SECRET] = read_secret(directory / Path(str(values.pop(SECRET_FILE))).expanduser())
+        except ValueError as error:
+            document.report((SECRET_FILE,), str(error))
+            values[SECRET] = _PLACEHOLDERS[SECRET]
+    elif f"{SECRET} ({document.place((SECRET,))})" in in_file and (problem := file_problem(Path(document.where))):
+        document.report((SECRET,), f"stands in a file that is not private: {problem}")
+
+
+def _make_absolute(document: Document, directory: Path) -> None:
+    """Resolves relative paths: they are relative to the settings file, wherever the program is started."""
+    for key in _PATHS:
+        section: Any = document.values
+        for part in key[:-1]:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(value := section.get(key[-1]), str):
+            section[key[-1]] = file = directory / Path(value).expanduser()
+            if (problem := _unreadable(file) if key == _CA_FILE else file_problem(file)) is not None:
+                document.report(key, problem)
+    store = document.values.get("store", "file:grant")
+    if isinstance(store, str) and store.startswith("file:") and store != "file:":
+        document.values["store"] = f"file:{directory / Path(store.removeprefix('file:')).expanduser()}"
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    return None
+
+
+def _validate(document: Document) -> Settings:
+    """Validates everything. What fails is set aside, so that the rules between settings see all the rest."""
+    failed: list[Key] = []
+    try:
+        settings = Settings.model_validate(document.values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            failed.append(detail["loc"])
+            document.report(detail["loc"], _text(detail))
+        settings = Settings.model_validate(_without(document.values, failed))
+    for key, text in conflicts(settings):
+        if not any(bad[: len(key)] == key for bad in failed):
+            document.report(key, text)
+    return settings
+
+
+def _text(detail: ErrorDetails) -> str:
+    if detail["type"] == "extra_forbidden":
+        name = nearest(dotted(detail["loc"]))
+        return "is not a setting" + (f"; did you mean {name}?" if name else "")
+    if detail["type"] == "literal_error":
+        return f"must be {detail['ctx']['expected']}"
+    return _TEXTS.get(detail["type"], detail["msg"].replace("Input should", "must").replace("greater", "more"))
+
+
+def _without(values: dict[str, Any], failed: list[Key]) -> dict[str, Any]:
+    """A copy of `values` in which all that failed is left to the defaults."""
+    rest = deepcopy(values)
+    for key in failed:
+        section: Any = rest
+        names = list(takewhile(lambda part: isinstance(part, str), key))
+        for name in names[:-1]:
+            section = section.get(name, {})
+        if names:
+            section.pop(names[-1], None)
+    return _PLACEHOLDERS | rest

@@ -1,0 +1,316 @@
+"""The settings: one frozen model. Each setting has its one line of why; the JSON schema for editors shows it too."""
+
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
+from krebit_proxy.core.secret import Secret
+
+_UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_VISIBLE: Final = re.compile(r"[\x20-\x7e]+")  # RFC 6749, appendix A: client_id = *VSCHAR
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"(\d+)\s*([KMG]iB|B|)", str(value), re.IGNORECASE)
+    if match is None:
+        raise wrong("is not a size; write a number of bytes or e.g. 16KiB, 1MiB")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _secret(value: Any) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        raise wrong("must be text; put it in quotes")
+    if not _VISIBLE.fullmatch(value):
+        raise wrong("is empty, or has a line break or another character that no client secret has")
+    return Secret(value)
+
+
+def _organization(value: str) -> str:
+    if LABEL.fullmatch(value):
+        return value
+    first = re.sub(r"^https?://", "", value.strip().lower()).split(".")[0]
+    hint = f"; did you mean {first}?" if LABEL.fullmatch(first) else ""
+    raise wrong(f"must be the one word before .krebit.se: letters, digits and hyphens, in lower case{hint}")
+
+
+def _client_id(value: str) -> str:
+    if not _VISIBLE.fullmatch(value):
+        raise wrong("is empty, or has a character that no client id has")
+    return value
+
+
+def _upstream_url(value: str) -> str:
+    check_url(value.replace("{organization}", "x"), origin_only=True)
+    return value
+
+
+def _url(value: str) -> str:
+    check_url(value)
+    return value
+
+
+def _redirect_uri(value: str) -> str:
+    # RFC 6749, 3.1.2: "The endpoint URI MUST NOT include a fragment component." RFC 9700, 2.6: "Authorization responses
+    # MUST NOT be transmitted over unencrypted network connections", loopback excepted.
+    check_url(value)
+    return value
+
+
+def _any_url(value: str) -> str:
+    parts = split_url(value)
+    if parts.scheme not in {"http", "https"} or not is_host(parts.hostname or ""):
+        raise wrong("must be a URL: http:// or https://, and a host name")
+    return value
+
+
+def _listen(value: str) -> str:
+    split_listen(value)
+    return value
+
+
+def _store(value: str) -> str:
+    if not re.match(r"file:.|postgres(ql)?://", value):
+        raise wrong("must be file:FOLDER or postgresql://...")
+    return value
+
+
+def _host(value: str) -> str:
+    if not is_host(value.removeprefix("[").removesuffix("]")):
+        raise wrong("is not a host name or IP address (no scheme, no port, no *)")
+    return value
+
+
+def _origin(value: str) -> str:
+    parts = split_url(value)
+    if value != f"{parts.scheme}://{parts.netloc}" or _any_url(value) != value.lower():
+        raise wrong("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ip_network(value)
+    except ValueError:
+        raise wrong(_nearest_network(value)) from None
+    return value
+
+
+def _nearest_network(value: str) -> str:
+    try:
+        return f"has bits beyond its prefix; did you mean {ip_network(value, strict=False)}?"
+    except ValueError:
+        return "is not an IP address or network; write e.g. 10.0.0.0/8"
+
+
+def _token(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise wrong("is not a name that HTTP allows here")
+    return value
+
+
+def _path_rule(value: str) -> str:
+    if not value.startswith("/api/"):
+        raise wrong("must start with /api/, for nothing else is forwarded")
+    return value
+
+
+_SIZE_SCHEMA: Final = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+\s*([KMG]iB|B)?$"}]
+}
+Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+OneOrMore = BeforeValidator(_one_or_more, json_schema_input_type=str | tuple[str, ...])
+SecretText = Annotated[Secret, BeforeValidator(_secret), WithJsonSchema({"type": "string"})]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Upstream(Section):
+    """Where requests go. Times are seconds."""
+
+    url: Annotated[str, AfterValidator(_upstream_url)] = "https://{organization}.krebit.se"
+    """Where requests go: https, or http on loopback only."""
+    ca_file: Path | None = None
+    """Certificates (PEM) to trust besides the system's, e.g. of a company's own authority."""
+    proxy: Annotated[str, AfterValidator(_any_url)] | None = Field(default=None, repr=False)
+    """A corporate HTTP proxy to go through, for the token endpoint too."""
+    connect_timeout: Seconds = 10
+    """For address, connection and TLS together."""
+    response_timeout: Seconds = 60
+    """From the end of the request's content to the head of the response."""
+    idle_timeout: Seconds = 300
+    """A transfer in which no byte moves for so long is ended."""
+    keepalive: Seconds = 55
+    """How long an idle connection is kept; less than the upstream keeps it."""
+
+
+class OAuth(Section):
+    """How the authorization server is spoken to."""
+
+    authorize_url: Annotated[str, AfterValidator(_url)] | None = None
+    """Empty: /oauth/authorize at the upstream."""
+    token_url: Annotated[str, AfterValidator(_url)] | None = None
+    """Empty: /api/oauth/token at the upstream."""
+    revoke_url: Annotated[str, AfterValidator(_url)] | None = None
+    """Where logout revokes tokens (RFC 7009). Empty: tokens are only forgotten."""
+    client_auth: Literal["post", "basic"] = "post"
+    """How the client secret is sent: in the content, or as HTTP Basic."""
+    pkce: Flag = True
+    """Binds the code to this proxy (RFC 7636); servers that do not know it ignore it."""
+    scope: str = ""
+    """What to ask for; empty asks for the server's default."""
+
+
+class Refresh(Section):
+    """When the access token is renewed."""
+
+    ahead: Seconds = 300
+    """Seconds before expiry; at least 10 % of the lifetime, at most half of it."""
+
+
+class Replay(Section):
+    """How much content is kept so that a request can be sent again after a 401."""
+
+    max_body: Size = 1 << 20
+    """For one request. A larger one is answered 503 after a 401, and the caller sends it again."""
+    max_total: Size = 64 << 20
+    """For all requests together."""
+
+
+class Rule(Section):
+    """One line of `access.allow`."""
+
+    methods: Annotated[tuple[Annotated[str, AfterValidator(_token)], ...], OneOrMore] = ()
+    """Empty: all methods."""
+    paths: Annotated[tuple[Annotated[str, AfterValidator(_path_rule)], ...], OneOrMore] = ()
+    """`*` stands for one segment, `**` for the rest. Empty: all paths."""
+
+
+class Access(Section):
+    """Who may call, and what."""
+
+    expose: Flag = False
+    """May listen beyond loopback; then client_keys_file or allow_clients is needed too."""
+    allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], OneOrMore] = ()
+    """Names besides localhost that callers may use for this proxy."""
+    allowed_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], OneOrMore] = ()
+    """Web sites whose pages may call, e.g. https://intranet.example."""
+    allow_clients: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], OneOrMore] = ()
+    """Addresses that may call, e.g. 10.1.0.0/16. Empty: all."""
+    client_keys_file: Path | None = None
+    """One name:key a line; callers send a key as Bearer, X-Api-Key or Basic password."""
+    require_header: Annotated[str, AfterValidator(_token)] | None = None
+    """A field that each request must have, so that no page or redirect can make one; e.g. X-Krebit-Proxy."""
+    read_only: Flag = False
+    """Only GET, HEAD and OPTIONS."""
+    allow: tuple[Rule, ...] = ()
+    """What may be called, e.g. {methods: [GET], paths: [/api/invoices/**]}. Empty: all of /api/."""
+    cookies: Literal["drop", "forward"] = "drop"
+    """Cookies of localhost are shared by every program on it, so they stay here."""
+
+
+class Limits(Section):
+    """What one caller, or all of them, may take. Times are seconds."""
+
+    connections: Annotated[int, Field(ge=1, strict=True)] = 1000
+    """At the limit the longest idle one makes room."""
+    header_bytes: Annotated[Size, Field(ge=1024)] = 16 << 10
+    """For the whole head of a request."""
+    header_timeout: Seconds = 30
+    """For the head to arrive."""
+    body_timeout: Seconds = 60
+    """For the next part of the content to arrive."""
+    keepalive: Seconds = 75
+    """How long an idle caller stays connected."""
+    drain: Seconds = 10
+    """How long a stop waits for what is in flight."""
+
+
+class Log(Section):
+    """What is written to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, else JSON."""
+    access: Flag = True
+    """One event for each request."""
+
+
+class Notify(Section):
+    """Who is told when a person must act."""
+
+    webhook: Annotated[str, AfterValidator(_any_url)] | None = Field(default=None, repr=False)
+    """A URL that gets a POST with the state as JSON."""
+    command: str | None = None
+    """A command that is run with the state as JSON on its input."""
+    after: Seconds = 600
+    """Seconds that a passing trouble may last before anybody is told."""
+
+
+class Settings(Section):
+    """All settings. Paths are absolute after loading, and derived values are properties."""
+
+    organization: Annotated[str, AfterValidator(_organization)]
+    """The word before .krebit.se."""
+    client_id: Annotated[str, AfterValidator(_client_id)]
+    """Of the app at https://ORGANIZATION.krebit.se/developer/my-apps."""
+    client_secret: SecretText
+    """Of the same app. Better in a file of its own: client_secret_file."""
+    redirect_uri: Annotated[str, AfterValidator(_redirect_uri)] = "http://localhost:8321/setup/callback"
+    """Exactly as registered with the app; it is sent byte for byte."""
+    listen: Annotated[tuple[Annotated[str, AfterValidator(_listen)], ...], OneOrMore, Field(min_length=1)] = (
+        "localhost:8321",
+    )
+    """host:port, unix:/path or fd:N, or a list. localhost is both 127.0.0.1 and ::1."""
+    store: Annotated[str, AfterValidator(_store)] = Field(default="file:grant", repr=False)
+    """Where the grant is kept: file:FOLDER, or postgresql://... for several proxies with one grant."""
+    encryption_key_file: Path | None = None
+    """Keys that encrypt the stored grant, one a line; the first encrypts. A must for postgresql."""
+    upstream: Upstream = Upstream()
+    oauth: OAuth = OAuth()
+    refresh: Refresh = Refresh()
+    replay: Replay = Replay()
+    access: Access = Access()
+    limits: Limits = Limits()
+    log: Log = Log()
+    notify: Notify = Notify()
+
+    @property
+    def upstream_origin(self) -> str:
+        """Scheme, host and port of the upstream, without a path or a final slash."""
+        return self.upstream.url.replace("{organization}", self.organization).rstrip("/")
+
+    @property
+    def authorize_url(self) -> str:
+        """The authorization endpoint."""
+        return self.oauth.authorize_url or f"{self.upstream_origin}/oauth/authorize"
+
+    @property
+    def token_url(self) -> str:
+        """The token endpoint."""
+        return self.oauth.token_url or f"{self.upstream_origin}/api/oauth/token"

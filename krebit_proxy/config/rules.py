@@ -1,0 +1,47 @@
+"""Rules between settings: each value may be fine alone, and still they can never work together."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from krebit_proxy.config.addresses import is_loopback, split_listen, taken_path
+from krebit_proxy.config.document import Key
+from krebit_proxy.config.model import Settings
+
+_EXPOSE = """\
+listening on {address} lets other computers use your grant. If that is meant, add two lines under `access:`
+    expose: true
+    client_keys_file: client-keys        # name:key a line; or allow_clients: [10.0.0.0/8]"""
+
+
+def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """The settings that contradict each other: the key to blame, and what to say."""
+    yield from _exposure(settings)
+    redirect = urlsplit(settings.redirect_uri)
+    if _is_own(settings, redirect.hostname or "") and taken_path(redirect.path):
+        text = f"has the path {redirect.path or '/'}, where this proxy serves something else; use e.g. /setup/callback"
+        yield ("redirect_uri",), text
+    if not settings.store.startswith("file:") and settings.encryption_key_file is None:
+        yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
+    if settings.replay.max_body > settings.replay.max_total:
+        yield ("replay", "max_body"), "is more than replay.max_total"
+    if len(set(settings.listen)) < len(settings.listen):
+        yield ("listen",), "has the same address twice"
+
+
+def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
+    access = settings.access
+    open_to_all = access.client_keys_file is None and not access.allow_clients
+    exposed = [address for address in settings.listen if _leaves(address)]
+    if exposed and (not access.expose or open_to_all):
+        yield ("listen",), _EXPOSE.format(address=exposed[0])
+    elif access.expose and open_to_all:
+        yield ("access", "expose"), "needs client_keys_file or allow_clients beside it, which say who may call"
+
+
+def _leaves(address: str) -> bool:
+    tcp = split_listen(address)
+    return tcp is not None and not is_loopback(tcp[0])
+
+
+def _is_own(settings: Settings, host: str) -> bool:
+    return is_loopback(host) or host in {name.lower() for name in settings.access.allowed_hosts}
