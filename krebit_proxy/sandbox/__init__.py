@@ -1,0 +1,7 @@
+"""A stand-in for Krebit on loopback: people build against it without an account, and tests drive it."""
+
+from krebit_proxy.sandbox.faults import Faults, Order
+from krebit_proxy.sandbox.grants import Rotation
+from krebit_proxy.sandbox.server import Options, Sandbox
+
+__all__ = ["Faults", "Options", "Order", "Rotation", "Sandbox"]

@@ -1,0 +1,259 @@
+"""The authorization server: authorization endpoint with a consent page, token and revocation endpoint.
+
+It accepts everything that RFC 6749 allows a client to do, and refuses what the RFC has it refuse, so that a client
+that works here is a correct one.
+"""
+
+import hmac
+import secrets
+import time
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
+
+from aiohttp import web
+
+from krebit_proxy.sandbox.faults import Faults, broken_answer
+from krebit_proxy.sandbox.grants import Grants, OAuthError, Pair
+from krebit_proxy.sandbox.journal import Journal
+from krebit_proxy.sandbox.pages import page
+
+_OPEN_CONSENTS: Final = 100  # consent pages that may be open at the same time; the oldest gives way
+
+# RFC 6749 5.1: "The authorization server MUST include the HTTP "Cache-Control" response header field with a value of
+# "no-store" in any response containing tokens, credentials, or other sensitive information, as well as the "Pragma"
+# response header field with a value of "no-cache"."
+_NOT_STORED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The one registered app."""
+
+    organization: str
+    name: str
+    client_id: str
+    client_secret: str
+    redirect_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """An authorization request that waits for a person's answer."""
+
+    redirect_uri: str | None  # as given; None: left out
+    state: str | None
+    challenge: str | None
+
+
+class AuthorizationServer:
+    """Asks a person, gives out codes, and takes them and refresh tokens for access tokens."""
+
+    def __init__(self, client: Client, grants: Grants, faults: Faults, journal: Journal) -> None:
+        self._client = client
+        self._grants = grants
+        self._faults = faults
+        self._journal = journal
+        self._consents: OrderedDict[str, Consent] = OrderedDict()
+
+    def routes(self) -> list[web.RouteDef]:
+        """What it serves."""
+        return [
+            web.get("/oauth/authorize", self.authorize, allow_head=False),
+            web.post("/oauth/authorize", self.decide),
+            web.post("/api/oauth/token", self.token),
+            web.post("/oauth/revoke", self.revoke),
+        ]
+
+    async def authorize(self, request: web.Request) -> web.Response:
+        """The consent page for an authorization request (RFC 6749, 4.1.1)."""
+        pairs = list(request.query.items())
+        given = {name: value for name, value in pairs if value}
+        if problem := self._untrusted(given):
+            # RFC 6749 4.1.2.1: "the authorization server [...] MUST NOT automatically redirect the user-agent to the
+            # invalid redirection URI."
+            return page("refused.html", status=400, problem=problem, given=given, client=self._client)
+        try:
+            _check_authorization_request(pairs)
+        except OAuthError as error:
+            answer = {"error": error.error, "error_description": error.description}
+            return self._back(given.get("redirect_uri"), given.get("state"), answer)
+        ticket = secrets.token_urlsafe(16)
+        self._consents[ticket] = Consent(given.get("redirect_uri"), given.get("state"), given.get("code_challenge"))
+        if len(self._consents) > _OPEN_CONSENTS:
+            self._consents.popitem(last=False)
+        return page(
+            "consent.html",
+            # Chromium holds every redirect that follows the form's POST against form-action.
+            form_action=f"'self' {_origin(self._client.redirect_uri)}",
+            client=self._client,
+            scopes=given.get("scope", "").split(),
+            ticket=ticket,
+        )
+
+    def _untrusted(self, given: dict[str, str]) -> str:
+        if given.get("client_id") != self._client.client_id:
+            return "client_id"
+        # RFC 6749 3.1.2.3: "compare the two URIs using simple string comparison".
+        if given.get("redirect_uri", self._client.redirect_uri) != self._client.redirect_uri:
+            return "redirect_uri"
+        return ""
+
+    async def decide(self, request: web.Request) -> web.Response:
+        """A person's answer, and the way back to the app (RFC 6749, 4.1.2)."""
+        form = await request.post()
+        consent = self._consents.pop(str(form.get("ticket")), None)
+        if consent is None:
+            return page("refused.html", status=400, problem="ticket", given={}, client=self._client)
+        if form.get("decision") != "allow":
+            self._journal.note("denied", "Somebody said no on the consent page.")
+            answer = {"error": "access_denied", "error_description": "The person said no."}
+        else:
+            self._journal.note("authorizations", "Somebody said yes on the consent page.")
+            answer = {"code": self._grants.code(consent.redirect_uri, consent.challenge, time.time())}
+        return self._back(consent.redirect_uri, consent.state, answer)
+
+    def _back(self, redirect_uri: str | None, state: str | None, answer: dict[str, str]) -> web.Response:
+        target = redirect_uri or self._client.redirect_uri
+        # RFC 6749 4.1.2: state is "REQUIRED if the "state" parameter was present in the client authorization request".
+        query = urlencode(answer | ({} if state is None else {"state": state}))
+        location = f"{target}{'&' if '?' in target else '?'}{query}"
+        return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer", **_NOT_STORED})
+
+    async def token(self, request: web.Request) -> web.Response:
+        """The token endpoint (RFC 6749, 3.2)."""
+        self._journal.note("token_requests")
+        fault = self._faults.take_token_endpoint()
+        if fault not in {"ok", "lost"}:
+            self._journal.note("token_faults", f"The token endpoint met the fault '{fault}'.")
+            return await broken_answer(fault)
+        try:
+            form = await self._authenticated_form(request)
+            answer = _token_response(self._issue(form), time.time())
+        except OAuthError as error:
+            self._journal.note("token_refusals", f"The token endpoint refused: {error.error}. {error.description}")
+            answer = _error_response(error, request)
+        if fault == "lost" and request.transport is not None:
+            self._journal.note("token_faults", "The token endpoint did its work, and its answer was lost.")
+            request.transport.abort()
+        return answer
+
+    def _issue(self, form: dict[str, str]) -> Pair:
+        grant_type = _required(form, "grant_type")
+        lifetime, now = self._faults.token_lifetime, time.time()
+        if grant_type == "authorization_code":
+            code, redirect_uri, verifier = _required(form, "code"), form.get("redirect_uri"), form.get("code_verifier")
+            pair = self._grants.exchange(code, redirect_uri, verifier, lifetime=lifetime, now=now)
+            self._journal.note("exchanges", f"The app got its tokens; the access token lives {lifetime:g} s.")
+        elif grant_type == "refresh_token":
+            pair = self._grants.refresh(_required(form, "refresh_token"), lifetime=lifetime, now=now)
+            self._journal.note("refreshes", f"The app renewed its access token; it lives {lifetime:g} s.")
+        else:
+            raise OAuthError("unsupported_grant_type", "Known are authorization_code and refresh_token.")
+        return pair
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """The revocation endpoint (RFC 7009)."""
+        self._journal.note("revocation_requests")
+        try:
+            form = await self._authenticated_form(request)
+            self._grants.revoke(_required(form, "token"))
+        except OAuthError as error:
+            return _error_response(error, request)
+        self._journal.note("revocations", "The app gave a token back.")
+        # RFC 7009 2.2: "Note: invalid tokens do not cause an error response".
+        return web.Response(headers=_NOT_STORED)
+
+    async def _authenticated_form(self, request: web.Request) -> dict[str, str]:
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise OAuthError("invalid_request", "The content must be application/x-www-form-urlencoded.")
+        form = _single(parse_qsl(await request.text()))
+        client_id, client_secret = _client_credentials(request, form)
+        known = self._client
+        if client_id != known.client_id or not _same(client_secret, known.client_secret):
+            raise OAuthError("invalid_client", "The client id or the client secret is wrong.")
+        return form
+
+
+def _check_authorization_request(pairs: list[tuple[str, str]]) -> None:
+    """Raises OAuthError for what the app is told of by redirect (RFC 6749, 4.1.2.1)."""
+    given = _single(pairs)
+    if _required(given, "response_type") != "code":
+        raise OAuthError("unsupported_response_type", "Only response_type=code is known.")
+    # RFC 7636 4.3: code_challenge_method "defaults to "plain" if not present", which this server does not support.
+    if "code_challenge" in given and given.get("code_challenge_method") != "S256":
+        raise OAuthError("invalid_request", "code_challenge_method must be S256.")
+
+
+def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    # RFC 6749 3.1 and 3.2: "Parameters sent without a value MUST be treated as if they were omitted from the request",
+    # "Request and response parameters MUST NOT be included more than once."
+    single: dict[str, str] = {}
+    for name, value in pairs:
+        if name in single:
+            raise OAuthError("invalid_request", "A parameter is there more than once.")
+        if value:
+            single[name] = value
+    return single
+
+
+def _required(form: dict[str, str], name: str) -> str:
+    if name not in form:
+        raise OAuthError("invalid_request", f"{name} is missing.")
+    return form[name]
+
+
+def _client_credentials(request: web.Request, form: dict[str, str]) -> tuple[str, str]:
+    """The client's id and secret from the Authorization field or the content (RFC 6749, 2.3.1)."""
+    field = request.headers.get("Authorization")
+    if field is None:
+        return form.get("client_id", ""), form.get("client_secret", "")
+    if "client_secret" in form:
+        # RFC 6749 2.3: "The client MUST NOT use more than one authentication method in each request."
+        raise OAuthError("invalid_request", "The client secret is there twice: as Basic and in the content.")
+    scheme, _, value = field.partition(" ")
+    try:
+        client_id, colon, client_secret = b64decode(value.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        colon = ""
+    if scheme.lower() != "basic" or not colon:
+        raise OAuthError("invalid_client", "The Authorization field is not Basic authentication.")
+    # RFC 6749 2.3.1: both "encoded using the "application/x-www-form-urlencoded" encoding algorithm".
+    return unquote_plus(client_id), unquote_plus(client_secret)
+
+
+def _same(given: str, known: str) -> bool:
+    return hmac.compare_digest(given.encode(), known.encode())
+
+
+def _token_response(pair: Pair, now: float) -> web.Response:
+    # At least 1: what lives for less than half a second is still a token.
+    answer: dict[str, str | int] = {
+        "access_token": pair.access_token,
+        "token_type": "Bearer",
+        "expires_in": max(1, round(pair.expires_at - now)),
+    }
+    if pair.refresh_token is not None:
+        answer["refresh_token"] = pair.refresh_token
+    return web.json_response(answer, headers=_NOT_STORED)
+
+
+def _error_response(error: OAuthError, request: web.Request) -> web.Response:
+    status, headers = 400, dict(_NOT_STORED)
+    if error.error == "invalid_client":
+        status = 401
+        # RFC 6749 5.2: "If the client attempted to authenticate via the "Authorization" request header field, the
+        # authorization server MUST respond with an HTTP 401 (Unauthorized) status code and include the
+        # "WWW-Authenticate" response header field matching the authentication scheme used by the client."
+        if "Authorization" in request.headers:
+            headers["WWW-Authenticate"] = 'Basic realm="krebit"'
+    answer = {"error": error.error, "error_description": error.description}
+    return web.json_response(answer, status=status, headers=headers)
+
+
+def _origin(uri: str) -> str:
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"

@@ -1,0 +1,191 @@
+"""What the authorization server has given out, and the rules of using it (RFC 6749, RFC 7636). No I/O.
+
+Everything that comes from one consent of a person is one *family*. A token that is revoked is forgotten, so
+"unknown" and "revoked" are the same to all who ask. Times are seconds since the epoch and come in as arguments.
+"""
+
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any, Final, Literal
+
+# What happens to a refresh token that has been used: dead at once; never replaced; good for the same pair again for
+# some seconds; or dead, and its second use takes the whole family with it.
+Rotation = Literal["strict", "off", "grace", "family"]
+
+# RFC 6749 4.1.2: "A maximum authorization code lifetime of 10 minutes is RECOMMENDED."
+CODE_LIFETIME: Final = 600.0
+
+
+class OAuthError(Exception):
+    """An error of RFC 6749, 4.1.2.1 or 5.2, or RFC 6750, 3.1: `error` is its code, `description` is for people."""
+
+    def __init__(self, error: str, description: str) -> None:
+        super().__init__(description)
+        self.error = error
+        self.description = description
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One token response. `refresh_token` is None where the old one stays in use."""
+
+    access_token: str
+    refresh_token: str | None
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Code:
+    """An authorization code, bound to the request that it answers."""
+
+    family: str
+    redirect_uri: str | None  # as it stood in the authorization request
+    challenge: str | None  # PKCE, S256
+    expires_at: float
+    used: bool = False
+
+
+@dataclass(slots=True)
+class AccessToken:
+    """What opens the API until it expires."""
+
+    family: str
+    expires_at: float
+
+
+@dataclass(slots=True)
+class RefreshToken:
+    """What brings the next access token."""
+
+    family: str
+    spent_at: float | None = None
+    next_access: str = ""  # the pair that it was spent for, which the grace time gives out again
+    next_refresh: str = ""
+
+
+class Grants:
+    """Codes and tokens in use, and what may be done with them."""
+
+    def __init__(self, rotation: Rotation, grace: float) -> None:
+        self.rotation = rotation
+        self.grace = grace  # seconds
+        self._codes: dict[str, Code] = {}
+        self._access: dict[str, AccessToken] = {}
+        self._refresh: dict[str, RefreshToken] = {}
+
+    def code(self, redirect_uri: str | None, challenge: str | None, now: float) -> str:
+        """A code for a person's consent."""
+        code = secrets.token_urlsafe(24)
+        self._codes[code] = Code(secrets.token_hex(8), redirect_uri, challenge, now + CODE_LIFETIME)
+        return code
+
+    def exchange(
+        self, code: str, redirect_uri: str | None, verifier: str | None, *, lifetime: float, now: float
+    ) -> Pair:
+        """The tokens for a code. Raises OAuthError (invalid_grant); a code is used up by the first try."""
+        known = self._codes.get(code)
+        if known is None or now >= known.expires_at:
+            raise OAuthError("invalid_grant", "The code is unknown or has expired.")
+        if known.used:
+            # RFC 6749 4.1.2: "If an authorization code is used more than once, the authorization server MUST deny the
+            # request and SHOULD revoke (when possible) all tokens previously issued based on that authorization code."
+            self._revoke_family(known.family)
+            raise OAuthError("invalid_grant", "The code was used before; its tokens are now revoked.")
+        known.used = True
+        # RFC 6749 4.1.3: "if the "redirect_uri" parameter was included in the authorization request [...] their values
+        # MUST be identical."
+        if redirect_uri != known.redirect_uri:
+            raise OAuthError("invalid_grant", "redirect_uri is not the one of the authorization request.")
+        _verify(known.challenge, verifier)
+        return Pair(*self._issue(known.family, lifetime, now), expires_at=now + lifetime)
+
+    def refresh(self, token: str, *, lifetime: float, now: float) -> Pair:
+        """The next access token, and by the rotation the next refresh token. Raises OAuthError (invalid_grant)."""
+        known = self._refresh.get(token)
+        if known is None:
+            raise OAuthError("invalid_grant", "The refresh token is unknown or revoked.")
+        if known.spent_at is not None:
+            return self._again(known, lifetime, now)
+        if self.rotation == "off":
+            return Pair(self._issue_access(known.family, lifetime, now), None, now + lifetime)
+        known.spent_at = now
+        known.next_access, known.next_refresh = self._issue(known.family, lifetime, now)
+        return Pair(known.next_access, known.next_refresh, now + lifetime)
+
+    def _again(self, spent: RefreshToken, lifetime: float, now: float) -> Pair:
+        if self.rotation == "family":
+            self._revoke_family(spent.family)
+            raise OAuthError("invalid_grant", "The refresh token was used before; all its tokens are now revoked.")
+        if self.rotation != "grace" or now > (spent.spent_at or 0) + self.grace:
+            raise OAuthError("invalid_grant", "The refresh token was used before.")
+        if not self.live(spent.next_access, now):
+            spent.next_access = self._issue_access(spent.family, lifetime, now)
+        return Pair(spent.next_access, spent.next_refresh, self._access[spent.next_access].expires_at)
+
+    def live(self, access_token: str, now: float) -> bool:
+        """Whether the API may be used with this token."""
+        known = self._access.get(access_token)
+        return known is not None and now < known.expires_at
+
+    def revoke(self, token: str) -> None:
+        """Forgets a token. RFC 7009 2.1: with a refresh token "SHOULD also invalidate all access tokens"."""
+        self._access.pop(token, None)
+        if (known := self._refresh.get(token)) is not None:
+            self._revoke_family(known.family)
+
+    def revoke_all(self, *, access: bool, refresh: bool) -> None:
+        """Forgets every token of a kind."""
+        if access:
+            self._access.clear()
+        if refresh:
+            self._refresh.clear()
+
+    def summary(self, now: float) -> dict[str, Any]:
+        """How many tokens are good, and for how many seconds the newest access token still is."""
+        left = [token.expires_at - now for token in self._access.values() if token.expires_at > now]
+        return {
+            "access_tokens": len(left),
+            "access_token_expires_in": round(max(left), 1) if left else None,
+            "refresh_tokens": sum(token.spent_at is None for token in self._refresh.values()),
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """All of it as a JSON document."""
+        kinds = {"codes": self._codes, "access": self._access, "refresh": self._refresh}
+        return {
+            kind: {value: asdict(known) for value, known in held.items()}  # type: ignore[attr-defined]
+            for kind, held in kinds.items()
+        }
+
+    def load(self, document: dict[str, Any]) -> None:
+        """Takes up what `dump` gave."""
+        self._codes = {value: Code(**known) for value, known in document["codes"].items()}
+        self._access = {value: AccessToken(**known) for value, known in document["access"].items()}
+        self._refresh = {value: RefreshToken(**known) for value, known in document["refresh"].items()}
+
+    def _issue(self, family: str, lifetime: float, now: float) -> tuple[str, str]:
+        refresh_token = secrets.token_urlsafe(24)
+        self._refresh[refresh_token] = RefreshToken(family)
+        return self._issue_access(family, lifetime, now), refresh_token
+
+    def _issue_access(self, family: str, lifetime: float, now: float) -> str:
+        self._access = {value: known for value, known in self._access.items() if known.expires_at > now}
+        access_token = secrets.token_urlsafe(24)
+        self._access[access_token] = AccessToken(family, now + lifetime)
+        return access_token
+
+    def _revoke_family(self, family: str) -> None:
+        self._access = {value: known for value, known in self._access.items() if known.family != family}
+        self._refresh = {value: known for value, known in self._refresh.items() if known.family != family}
+
+
+def _verify(challenge: str | None, verifier: str | None) -> None:
+    """RFC 7636 4.6: "BASE64URL-ENCODE(SHA256(ASCII(code_verifier))) == code_challenge"; else invalid_grant."""
+    if (challenge is None) != (verifier is None):
+        raise OAuthError("invalid_grant", "code_challenge and code_verifier only work together.")
+    digest = urlsafe_b64encode(sha256((verifier or "").encode()).digest()).rstrip(b"=")
+    if challenge is not None and not hmac.compare_digest(digest, challenge.encode()):
+        raise OAuthError("invalid_grant", "code_verifier does not fit the code_challenge.")

@@ -1,0 +1,72 @@
+"""The data behind the sandbox's API: invented, the same at each start, and big enough to page through."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+Record = dict[str, Any]
+
+CUSTOMERS: Final = 57
+_INVOICES: Final = 24
+
+_NAMES: Final = ("Norrsken", "Lönnberga", "Havsörn", "Björkdal", "Silverån", "Fyrvakt", "Granlund", "Älvstrand")
+_TRADES: Final = ("Bageri", "Snickeri", "Åkeri", "Konsult", "Redovisning", "Trädgård", "Elservice")
+_CITIES: Final = ("Umeå", "Göteborg", "Malmö", "Örebro", "Visby", "Luleå")
+_RATINGS: Final = ("AAA", "AA", "A", "B", "C")
+
+ME: Final[Record] = {"id": "usr_1", "name": "Astrid Lindqvist", "email": "astrid@example.com", "role": "admin"}
+
+
+def customers() -> list[Record]:
+    """All customers, by id. The organization numbers belong to nobody: their check digits are wrong on purpose."""
+    return [
+        {
+            "id": f"cus_{number:03}",
+            "name": f"{_NAMES[number % len(_NAMES)]} {_TRADES[number % len(_TRADES)]} AB",
+            "organization_number": f"559900-{1000 + number}",
+            "city": _CITIES[number % len(_CITIES)],
+            "email": f"faktura{number}@example.com",
+        }
+        for number in range(1, CUSTOMERS + 1)
+    ]
+
+
+def invoices() -> list[Record]:
+    """The invoices that are there at the start."""
+    return [
+        invoice(number, f"cus_{number * 2:03}", 1250 * number, "paid" if number % 3 else "overdue")
+        for number in range(1, _INVOICES + 1)
+    ]
+
+
+def invoice(number: int, customer_id: str, amount: float, status: str = "sent") -> Record:
+    """One invoice; `amount` in kronor."""
+    return {
+        "id": f"inv_{number:04}",
+        "customer_id": customer_id,
+        "amount": amount,
+        "currency": "SEK",
+        "status": status,
+        "due_date": f"2025-{number % 12 + 1:02}-28",
+    }
+
+
+def credit_report(customer: Record) -> Record:
+    """A report on a customer."""
+    number = int(customer["organization_number"][-4:])
+    return {
+        "organization_number": customer["organization_number"],
+        "name": customer["name"],
+        "score": 40 + number * 7 % 60,
+        "rating": _RATINGS[number % len(_RATINGS)],
+        "credit_limit": number * 250,
+        "currency": "SEK",
+        "payment_remarks": number % 3,
+    }
+
+
+def export_lines(rows: int) -> Iterator[str]:
+    """A CSV file of `rows` bookings."""
+    yield "date;customer;text;amount\r\n"
+    for row in range(rows):
+        customer = row % CUSTOMERS + 1
+        yield f"2025-{row % 12 + 1:02}-{row % 28 + 1:02};cus_{customer:03};Betalning {row + 1};{row * 37 % 9000},00\r\n"
