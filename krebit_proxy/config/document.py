@@ -170,7 +170,8 @@ def _put(document: Document, key: Key, value: Any) -> None:
     values = document.values
     for part in key[:-1]:
         inner = values.setdefault(str(part), {})
-        if not isinstance(inner, dict):  # the file has a plain value where a section belongs, which is reported as such
+        if not isinstance(inner, dict):
+            document.report(key, f"is not a setting, for {dotted(key[:-1])} is no group of settings")
             return
         values = inner
     values[str(key[-1])] = value

@@ -77,9 +77,11 @@ def _hint(path: Path | None) -> str:
 
 
 def _lines(problems: list[Problem]) -> list[str]:
-    def position(problem: Problem) -> tuple[str, int]:
-        name, _, line = problem.where.rpartition(":")
-        return (name, int(line)) if line.isdigit() else (problem.where, 0)
+    """The file's problems from top to bottom, then the environment's."""
+
+    def position(problem: Problem) -> tuple[bool, int, str]:
+        line = problem.where.rpartition(":")[2]
+        return problem.where.startswith(PREFIX), int(line) if line.isdigit() else 0, problem.where
 
     return [str(problem) for problem in sorted(problems, key=position)]
 

@@ -6,10 +6,10 @@ from typing import Final
 
 LARGEST: Final = 64 * 1024
 # Container engines mount secrets here, readable to all by design: the mount is private to the container.
-_MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
+MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 
 
-def file_problem(path: Path) -> str | None:
+def file_problem(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:
     """What is wrong with a file that holds a secret, or None. Links are followed: Kubernetes mounts secrets by them."""
     try:
         found = path.stat()
@@ -19,7 +19,7 @@ def file_problem(path: Path) -> str | None:
         return f"{path} is not a file"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"{path} can be changed by other users; run: chmod 600 {path}"
-    if found.st_mode & stat.S_IROTH and not any(path.is_relative_to(mount) for mount in _MOUNTS):
+    if found.st_mode & stat.S_IROTH and not any(path.is_relative_to(mount) for mount in mounts):
         return f"{path} can be read by every user of this computer; run: chmod 600 {path}"
     return None
 

@@ -1,0 +1,382 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from krebit_proxy.config import Settings, load
+from krebit_proxy.config.loading import find
+from krebit_proxy.config.secrets import file_problem
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import SettingsError
+
+MINIMUM = "organization: acme\nclient_id: abc\nclient_secret: s3cret\n"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(name="write")
+def _write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "config.yaml", mode: int = 0o600) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def problems(path: Path | None, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(path, environ or {})
+    prefix = f"{path.parent}/" if path else "-"
+    return [line.replace(prefix, "") for line in caught.value.problems]
+
+
+def test_three_settings_are_enough(write: Write) -> None:
+    settings = load(write(MINIMUM), {})
+
+    assert settings.organization == "acme"
+    assert settings.client_secret == Secret("s3cret")
+    assert settings.upstream_origin == "https://acme.krebit.se"
+    assert settings.authorize_url == "https://acme.krebit.se/oauth/authorize"
+    assert settings.token_url == "https://acme.krebit.se/api/oauth/token"
+    assert settings.listen == ("localhost:8321",)
+
+
+def test_the_environment_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(
+        None,
+        {
+            "KREBIT_PROXY_ORGANIZATION": "acme",
+            "KREBIT_PROXY_CLIENT_ID": "0123",
+            "KREBIT_PROXY_CLIENT_SECRET": "no",
+            "UNRELATED": "x",
+        },
+    )
+
+    assert settings.client_id == "0123"
+    assert settings.client_secret == Secret("no")
+    assert settings.store == f"file:{tmp_path}/grant"
+
+
+def test_the_environment_wins_over_the_file(write: Write) -> None:
+    path = write(MINIMUM + "listen: localhost:1\nlimits: {drain: 3, connections: 7}\noauth: {pkce: true}\n")
+    environ = {
+        "KREBIT_PROXY_LISTEN": "['127.0.0.1:2', '[::1]:2']",
+        "KREBIT_PROXY_LIMITS__DRAIN": "2.5",
+        "KREBIT_PROXY_OAUTH__PKCE": "false",
+        "KREBIT_PROXY_OAUTH__SCOPE": "123",
+        "KREBIT_PROXY_REPLAY__MAX_BODY": "2MiB",
+        "KREBIT_PROXY_ACCESS__ALLOW": "[{methods: GET, paths: /api/a}]",
+    }
+    settings = load(path, environ)
+
+    assert settings.listen == ("127.0.0.1:2", "[::1]:2")
+    assert (settings.limits.drain, settings.limits.connections) == (2.5, 7)
+    assert settings.oauth.pkce is False
+    assert settings.oauth.scope == "123"
+    assert settings.replay.max_body == 2 << 20
+    assert settings.access.allow[0].methods == ("GET",)
+
+
+def test_one_value_that_is_not_yaml_stands_for_a_list_of_one(write: Write) -> None:
+    settings = load(write(MINIMUM), {"KREBIT_PROXY_LISTEN": "[::1]:8321"})
+
+    assert settings.listen == ("[::1]:8321",)
+
+
+def test_an_empty_value_leaves_the_default(write: Write) -> None:
+    settings = load(write(MINIMUM + "oauth:\n  scope:\nlimits:\n"), {"KREBIT_PROXY_STORE": ""})
+
+    assert settings.oauth.scope == ""
+    assert settings.limits.connections == 1000
+    assert settings.store.endswith("/grant")
+
+
+def test_variables_that_kubernetes_adds_for_a_service_are_not_settings(write: Write) -> None:
+    environ = {
+        "KREBIT_PROXY_CONFIG": "elsewhere.yaml",
+        "KREBIT_PROXY_SERVICE_HOST": "10.0.0.1",
+        "KREBIT_PROXY_SERVICE_PORT_HTTP": "8321",
+        "KREBIT_PROXY_PORT": "tcp://10.0.0.1:8321",
+        "KREBIT_PROXY_PORT_8321_TCP_ADDR": "10.0.0.1",
+    }
+
+    assert load(write(MINIMUM), environ).listen == ("localhost:8321",)
+
+
+def test_relative_paths_are_relative_to_the_file(write: Write, tmp_path: Path) -> None:
+    write("a:b", "keys")
+    write("pem", "ca.pem", 0o644)
+    path = write(MINIMUM + "store: file:state\nencryption_key_file: keys\nupstream: {ca_file: ca.pem}\n")
+    settings = load(path, {})
+
+    assert settings.store == f"file:{tmp_path}/state"
+    assert settings.encryption_key_file == tmp_path / "keys"
+    assert settings.upstream.ca_file == tmp_path / "ca.pem"
+
+
+def test_every_problem_comes_at_once_with_its_line_and_key(write: Write) -> None:
+    path = write(
+        """\
+organization: https://acme.krebit.se
+client-id: abc
+client_id: 12
+client_secret: s3cret
+upstream:
+  urll: https://x
+  url: http://krebit.example
+  connect_timeout: yes
+limits:
+  drain: -1
+access: {cookies: eat, allow: [{path: /api/x}]}
+"""
+    )
+
+    assert problems(path, {"KREBIT_PROXY_REPLAY__MAX_BODY": "lots"}) == [
+        (
+            "config.yaml:1: organization: must be the one word before .krebit.se: "
+            "letters, digits and hyphens, in lower case; did you mean acme?"
+        ),
+        "config.yaml:2: client-id: is not a setting; did you mean client_id?",
+        "config.yaml:3: client_id: must be text; if it is meant so, put it in quotes",
+        "config.yaml:6: upstream.urll: is not a setting; did you mean upstream.url?",
+        (
+            "config.yaml:7: upstream.url: uses plain http beyond this computer, "
+            "where tokens could be read on the way; use https"
+        ),
+        "config.yaml:8: upstream.connect_timeout: must be a number",
+        "config.yaml:10: limits.drain: must be more than 0",
+        "config.yaml:11: access.allow[0].path: is not a setting; did you mean access.allow.paths?",
+        "config.yaml:11: access.cookies: must be 'drop' or 'forward'",
+        "KREBIT_PROXY_REPLAY__MAX_BODY: replay.max_body: is not a size; write a number of bytes or e.g. 16KiB, 1MiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("lissen: localhost:1", "lissen: is not a setting; did you mean listen?"),
+        ("url: https://x.example", "url: is not a setting; did you mean upstream.url?"),
+        ("zzzz: 1", "zzzz: is not a setting"),
+        ("client_secret_fil: x", "client_secret_fil: is not a setting; did you mean client_secret_file?"),
+        ("upstream: here", "upstream: must be a group of settings, each on its own line"),
+        ("listen: []", "listen: must not be empty"),
+        ("listen: 8321", "listen: must be a list"),
+        ("? [a, b]\n: x", "?: is not a setting"),
+        ("oauth: {pkce: 1}", "oauth.pkce: must be true or false"),
+        ("limits: {connections: 1.5}", "limits.connections: must be a whole number"),
+        ("limits: {connections: 0x_}", "limits.connections: must be a whole number"),
+        ("upstream: {ca_file: 7}", "upstream.ca_file: must be the path of a file"),
+        ("oauth: {scope: 2024-01-01, token_url: 2024-01-01}", "oauth.token_url: must start with https://"),
+        ("oauth: {scope: !secret x}", "oauth.scope: has a YAML tag (!...), which settings do not have"),
+        ("replay: {max_total: true}", "replay.max_total: is not a size"),
+    ],
+)
+def test_a_wrong_value_is_named(write: Write, line: str, problem: str) -> None:
+    (found,) = problems(write(MINIMUM + line))
+
+    assert found.startswith(f"config.yaml:4: {problem}")
+
+
+def test_a_key_given_twice_is_an_error(write: Write) -> None:
+    assert problems(write(MINIMUM + "upstream:\n  idle_timeout: 1\n  idle_timeout: 2\n")) == [
+        "config.yaml:6: upstream.idle_timeout: is given twice; first at config.yaml:5"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("organization: [", "config.yaml:1: not YAML: "),
+        ("a: b: c", "config.yaml:1: not YAML: mapping values are not allowed here"),
+        ("client_secret: *s3cret", "config.yaml:1: not YAML: a * begins an alias; put the value in quotes"),
+        ("- a\n- b", "config.yaml: must hold settings, each as `name: value`"),
+        ("a: \x07", "config.yaml: is not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_has_one_problem(write: Write, text: str, problem: str) -> None:
+    (found,) = problems(write(text))
+
+    assert found.startswith(problem)
+    assert "s3cret" not in found
+
+
+def test_a_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\xfa")
+
+    assert problems(tmp_path / "config.yaml") == ["config.yaml: is not UTF-8 text"]
+
+
+def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "config.yaml", {})
+
+    assert caught.value.detail == f"{tmp_path}/config.yaml: cannot be read: No such file or directory"
+    assert caught.value.hint == "write it with: krebit-proxy init"
+
+
+def test_without_any_settings_each_missing_one_is_named() -> None:
+    assert problems(None) == [
+        "environment: organization: is missing",
+        "environment: client_id: is missing",
+        "environment: client_secret: is missing",
+    ]
+
+
+def test_a_variable_that_is_no_setting_is_an_error(write: Write) -> None:
+    environ = {"KREBIT_PROXY_UPSTREAM__URLL": "x", "KREBIT_PROXY_LIMITS__DRAIN": "[", "KREBIT_PROXY_LISTEN__X": "1"}
+
+    assert problems(write(MINIMUM + "listen: localhost:1"), environ) == [
+        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not YAML; write a number, true or false, or a list like [a, b]",
+        "KREBIT_PROXY_LISTEN__X: listen.x: is not a setting, for listen is no group of settings",
+        "KREBIT_PROXY_UPSTREAM__URLL: upstream.urll: is not a setting; did you mean upstream.url?",
+    ]
+
+
+class TestTheClientSecret:
+    def test_comes_from_its_own_file(self, write: Write) -> None:
+        write("s3cret\n", "secret")
+        path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n", mode=0o644)
+
+        assert load(path, {}).client_secret == Secret("s3cret")
+
+    def test_comes_from_a_file_that_the_environment_names(self, write: Write, tmp_path: Path) -> None:
+        write("s3cret", "secret")
+        path = write("organization: acme\nclient_id: abc\n")
+
+        environ = {"KREBIT_PROXY_CLIENT_SECRET_FILE": str(tmp_path / "secret")}
+        assert load(path, environ).client_secret == Secret("s3cret")
+
+    @pytest.mark.parametrize(
+        ("text", "environ"),
+        [
+            (MINIMUM + "client_secret_file: secret", {}),
+            (MINIMUM, {"KREBIT_PROXY_CLIENT_SECRET": "other"}),
+            (MINIMUM, {"KREBIT_PROXY_CLIENT_SECRET_FILE": "secret"}),
+            (
+                "organization: a\nclient_id: b",
+                {"KREBIT_PROXY_CLIENT_SECRET": "s3cret", "KREBIT_PROXY_CLIENT_SECRET_FILE": "secret"},
+            ),
+        ],
+    )
+    def test_is_never_given_twice(self, write: Write, text: str, environ: dict[str, str]) -> None:
+        write("s3cret", "secret")
+        (found,) = problems(write(text), environ)
+
+        assert "client_secret: is given more than once, by client_secret" in found
+        assert found.endswith("; keep one of them")
+        assert "s3cret" not in found
+
+    @pytest.mark.parametrize(
+        ("mode", "problem"),
+        [
+            (0o644, "can be read by every user of this computer; run: chmod 600 secret"),
+            (0o660, "can be changed by other users; run: chmod 600 secret"),
+            (0o602, "can be changed by other users; run: chmod 600 secret"),
+        ],
+    )
+    def test_must_not_lie_open(self, write: Write, mode: int, problem: str) -> None:
+        write("s3cret", "secret", mode)
+        path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
+
+        assert problems(path) == [f"config.yaml:3: client_secret_file: secret {problem}"]
+
+    def test_may_be_readable_by_a_group(self, write: Write) -> None:
+        write("s3cret", "secret", 0o640)
+
+        assert load(write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n"), {}).client_secret
+
+    def test_must_not_stand_in_an_open_settings_file(self, write: Write) -> None:
+        assert problems(write(MINIMUM, mode=0o644)) == [
+            (
+                "config.yaml:3: client_secret: stands in a file that is not private: "
+                "config.yaml can be read by every user of this computer; run: chmod 600 config.yaml"
+            )
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (b"", "client_secret_file: secret is empty; it must hold the secret and nothing else"),
+            (b"\n", "client_secret_file: secret is empty; it must hold the secret and nothing else"),
+            (b"\xff\xfe", "client_secret_file: secret is not text"),
+            (b"two\nlines", "client_secret: is empty, or has a line break or another character"),
+        ],
+    )
+    def test_must_be_one_line_of_text(self, write: Write, tmp_path: Path, content: bytes, problem: str) -> None:
+        write("", "secret")
+        (tmp_path / "secret").write_bytes(content)
+        (found,) = problems(write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n"))
+
+        assert found.startswith(f"config.yaml:3: {problem}")
+
+    def test_must_be_a_file_that_is_there(self, write: Write, tmp_path: Path) -> None:
+        path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
+        assert problems(path) == ["config.yaml:3: client_secret_file: secret cannot be read: No such file or directory"]
+
+        (tmp_path / "secret").mkdir()
+        assert problems(path) == ["config.yaml:3: client_secret_file: secret is not a file"]
+
+    def test_must_be_text(self, write: Write) -> None:
+        assert problems(write("organization: a\nclient_id: b\nclient_secret: 123")) == [
+            "config.yaml:3: client_secret: must be text; put it in quotes"
+        ]
+
+    def test_is_not_shown_by_the_settings(self, write: Write) -> None:
+        settings = load(write(MINIMUM + "upstream: {proxy: 'http://me:s3cret@proxy:3128'}"), {})
+
+        assert "s3cret" not in repr(settings)
+
+
+def test_other_files_must_be_there_and_private(write: Write) -> None:
+    write("a:b", "keys", 0o644)
+    path = write(MINIMUM + "access: {client_keys_file: keys}\nupstream: {ca_file: none.pem}\n")
+
+    assert problems(path) == [
+        "config.yaml:4: access.client_keys_file: keys can be read by every user of this computer; run: chmod 600 keys",
+        "config.yaml:5: upstream.ca_file: none.pem cannot be read: No such file or directory",
+    ]
+
+
+def test_settings_do_not_change_after_loading(write: Write) -> None:
+    settings = load(write(MINIMUM), {})
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.organization = "other"  # type: ignore[misc]
+    assert isinstance(settings, Settings)
+
+
+class TestTheFileThatIsUsed:
+    def test_is_the_one_that_the_environment_names_even_if_it_is_missing(self, tmp_path: Path) -> None:
+        assert find({"KREBIT_PROXY_CONFIG": "mine.yaml"}, tmp_path) == tmp_path / "mine.yaml"
+
+    def test_is_else_the_first_that_is_there(self, tmp_path: Path) -> None:
+        environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": str(tmp_path)}
+        in_home = tmp_path / "xdg" / "krebit-proxy" / "config.yaml"
+        in_home.parent.mkdir(parents=True)
+        in_home.touch()
+        assert find(environ, tmp_path) == in_home
+
+        (tmp_path / "config.yaml").touch()
+        assert find(environ, tmp_path) == tmp_path / "config.yaml"
+
+    def test_is_in_the_home_folder_by_default(self, tmp_path: Path) -> None:
+        config = tmp_path / ".config" / "krebit-proxy" / "config.yaml"
+        config.parent.mkdir(parents=True)
+        config.touch()
+        assert find({"HOME": str(tmp_path)}, tmp_path / "elsewhere") == config
+
+    @pytest.mark.skipif(Path("/etc/krebit-proxy/config.yaml").exists(), reason="this computer has one")
+    def test_may_be_none(self, tmp_path: Path) -> None:
+        assert find({"HOME": str(tmp_path)}, tmp_path) is None
+
+
+def test_mounted_secrets_may_be_readable_by_all_in_their_container(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    secret.chmod(0o444)
+
+    assert file_problem(secret) == f"{secret} can be read by every user of this computer; run: chmod 600 {secret}"
+    assert file_problem(secret, mounts=(tmp_path,)) is None

@@ -1,0 +1,265 @@
+"""What can never work is said before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krebit_proxy.config import Settings, load
+from krebit_proxy.config.addresses import is_loopback, split_listen
+from krebit_proxy.errors import SettingsError
+
+
+def check(tmp_path: Path, **settings: Any) -> list[str]:
+    """The problems of settings that are given as YAML in flow style."""
+    values = {"organization": "acme", "client_id": "abc", "client_secret": "s3cret"} | settings
+    path = tmp_path / "config.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    path.chmod(0o600)
+    try:
+        load(path, {})
+    except SettingsError as error:
+        return [problem.split(": ", 1)[1] for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize("organization", ["acme", "a", "a-b", "0x", "a" * 63])
+def test_an_organization_is_a_dns_label(tmp_path: Path, organization: str) -> None:
+    assert check(tmp_path, organization=f'"{organization}"') == []
+
+
+@pytest.mark.parametrize(
+    "organization", ["", "-a", "a-", "A", "a.b", "a_b", "evil.com/#", "x@evil", "a" * 64, "å", "a\\n"]
+)
+def test_an_organization_that_would_change_the_host_is_refused(tmp_path: Path, organization: str) -> None:
+    (problem,) = check(tmp_path, organization=f'"{organization}"')
+
+    assert problem.startswith("organization: must be the one word before .krebit.se")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://{organization}.krebit.se",
+        "https://{organization}.krebit.se/",
+        "https://krebit.example:8443",
+        "http://localhost:1",
+        "http://127.0.0.1:1",
+        "http://[::1]:1",
+        "http://krebit.localhost",
+        "https://192.0.2.1",
+    ],
+)
+def test_an_upstream_is_an_origin(tmp_path: Path, url: str) -> None:
+    assert check(tmp_path, upstream=f'{{url: "{url}"}}') == []
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://krebit.example", "uses plain http beyond this computer"),
+        ("http://0.0.0.0:80", "uses plain http beyond this computer"),
+        ("ftp://krebit.example", "must start with https://"),
+        ("krebit.example", "must start with https://"),
+        ("https://", "has no host name"),
+        ("https://a_b.example", "has no host name"),
+        ("https://-a.example", "has no host name"),
+        ("https://{org}.krebit.se", "is not a URL"),
+        ("https://krebit.example/api", "must end after the host name and port"),
+        ("https://krebit.example?x", "must end after the host name and port"),
+        ("https://krebit.example#x", "must not have a fragment"),
+        ("https://me@krebit.example", "must not hold a user name"),
+        ("https://krebit.example:99999", "is not a URL: its host or port"),
+        ("https://[::1", "is not a URL: its host or port"),
+        ("https://krebit example", "is not a URL: it has a space"),
+    ],
+)
+def test_an_upstream_that_can_never_work_is_refused(tmp_path: Path, url: str, problem: str) -> None:
+    (found,) = check(tmp_path, upstream=f'{{url: "{url}"}}')
+
+    assert found.startswith(f"upstream.url: {problem}")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://localhost:8321/setup/callback",
+        "http://127.0.0.1/cb?tenant=1",
+        "https://proxy.example/setup/callback",
+        "https://elsewhere.example/",  # not served by this proxy, so its path is nobody's
+        "https://elsewhere.example/api/cb",
+    ],
+)
+def test_a_redirect_uri_that_can_work_is_taken(tmp_path: Path, uri: str) -> None:
+    assert check(tmp_path, redirect_uri=f'"{uri}"', access="{allowed_hosts: [proxy.example]}") == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("http://localhost:8321", "has the path /, where"),
+        ("http://localhost:8321/", "has the path /, where"),
+        ("http://localhost:8321/setup", "has the path /setup, where"),
+        ("http://localhost:8321/setup/paste", "has the path /setup/paste, where"),
+        ("http://localhost:8321/metrics", "has the path /metrics, where"),
+        ("http://localhost:8321/api/cb", "has the path /api/cb, where"),
+        ("http://localhost:8321/%61pi/cb", "has the path /%61pi/cb, where"),
+        ("https://Proxy.example/healthz", "has the path /healthz, where"),
+        ("http://localhost:8321/cb#", "must not have a fragment"),
+        ("http://proxy.example/cb", "uses plain http beyond this computer"),
+        ("/setup/callback", "must start with https://"),
+        ("myapp://callback", "must start with https://"),
+    ],
+)
+def test_a_redirect_uri_that_can_never_work_is_refused(tmp_path: Path, uri: str, problem: str) -> None:
+    (found,) = check(tmp_path, redirect_uri=f'"{uri}"', access="{allowed_hosts: [Proxy.example]}")
+
+    assert found.startswith(f"redirect_uri: {problem}")
+
+
+@pytest.mark.parametrize("key", ["authorize_url", "token_url", "revoke_url"])
+def test_an_oauth_url_never_sends_secrets_in_the_clear(tmp_path: Path, key: str) -> None:
+    assert check(tmp_path, oauth=f'{{{key}: "https://a.example/x?y=z"}}') == []
+    (found,) = check(tmp_path, oauth=f'{{{key}: "http://a.example/x"}}')
+
+    assert found.startswith(f"oauth.{key}: uses plain http beyond this computer")
+
+
+def test_oauth_urls_replace_the_derived_ones() -> None:
+    settings = Settings.model_validate(
+        {
+            "organization": "acme",
+            "client_id": "abc",
+            "client_secret": "s",
+            "oauth": {"authorize_url": "https://id.example/a", "token_url": "https://id.example/t"},
+        }
+    )
+
+    assert settings.authorize_url == "https://id.example/a"
+    assert settings.token_url == "https://id.example/t"
+
+
+class TestListen:
+    @pytest.mark.parametrize(
+        "address",
+        ["localhost:8321", "127.0.0.1:0", "[::1]:8321", "127.9.9.9:1", "proxy.localhost:1", "unix:/run/p.sock", "fd:3"],
+    )
+    def test_stays_on_this_computer(self, tmp_path: Path, address: str) -> None:
+        assert check(tmp_path, listen=f'"{address}"') == []
+
+    @pytest.mark.parametrize("address", ["0.0.0.0:8321", "[::]:8321", "192.0.2.1:1", "proxy.example:1"])
+    def test_beyond_it_must_be_meant(self, tmp_path: Path, address: str) -> None:
+        (found,) = check(tmp_path, listen=f'"{address}"')
+
+        assert found.startswith(f"listen: listening on {address} lets other computers use your grant.")
+        assert found.splitlines()[1:] == [
+            "    expose: true",
+            "    client_keys_file: client-keys        # name:key a line; or allow_clients: [10.0.0.0/8]",
+        ]
+
+    def test_beyond_it_needs_both_lines(self, tmp_path: Path) -> None:
+        listen = '"0.0.0.0:8321"'
+        assert len(check(tmp_path, listen=listen, access="{expose: true}")) == 1
+        assert len(check(tmp_path, listen=listen, access="{allow_clients: 10.0.0.0/8}")) == 1
+        assert check(tmp_path, listen=listen, access="{expose: true, allow_clients: 10.0.0.0/8}") == []
+
+    @pytest.mark.parametrize(
+        ("address", "problem"),
+        [
+            ("8321", "is not an address to listen on"),
+            (":8321", "has '' for a host"),
+            ("*:8321", "has '*' for a host"),
+            ("::1:8321", "is not an address to listen on"),
+            ("localhost:http", "is not an address to listen on"),
+            ("localhost:65536", "has port 65536; the highest is 65535"),
+            ("unix:relative", "is not an address to listen on"),
+        ],
+    )
+    def test_that_can_never_work_is_refused(self, tmp_path: Path, address: str, problem: str) -> None:
+        (found,) = check(tmp_path, listen=f'"{address}"')
+
+        assert found.startswith(f"listen[0]: {problem}")
+
+    def test_twice_at_one_place_is_refused(self, tmp_path: Path) -> None:
+        assert check(tmp_path, listen='["localhost:1", "localhost:1"]') == ["listen: has the same address twice"]
+
+    def test_says_nothing_of_exposure_while_it_cannot_be_read(self, tmp_path: Path) -> None:
+        assert len(check(tmp_path, listen='["0.0.0.0:1", "nonsense"]')) == 1
+
+
+def test_exposure_names_who_may_call_even_before_it_is_used(tmp_path: Path) -> None:
+    (found,) = check(tmp_path, access="{expose: true}")
+
+    assert found.startswith("access.expose: needs client_keys_file or allow_clients beside it")
+
+
+@pytest.mark.parametrize(
+    ("access", "problem"),
+    [
+        ('{allowed_hosts: "*"}', "access.allowed_hosts[0]: is not a host name"),
+        ('{allowed_hosts: "a.example:80"}', "access.allowed_hosts[0]: is not a host name"),
+        ('{allowed_origins: "a.example"}', "access.allowed_origins[0]: is not an origin"),
+        ('{allowed_origins: "https://a.example/"}', "access.allowed_origins[0]: is not an origin"),
+        ('{allowed_origins: "https://A.example"}', "access.allowed_origins[0]: is not an origin"),
+        ('{allowed_origins: "*"}', "access.allowed_origins[0]: is not an origin"),
+        (
+            '{allow_clients: "10.0.0.1/8"}',
+            "access.allow_clients[0]: has bits beyond its prefix; did you mean 10.0.0.0/8?",
+        ),
+        ('{allow_clients: "office"}', "access.allow_clients[0]: is not an IP address or network"),
+        ('{require_header: "X Y"}', "access.require_header: is not a name"),
+        ("{allow: [{methods: [GET], paths: [/setup]}]}", "access.allow[0].paths[0]: must start with /api/"),
+        ('{allow: [{methods: ["G T"]}]}', "access.allow[0].methods[0]: is not a name"),
+    ],
+)
+def test_access_rules_that_can_never_match_are_refused(tmp_path: Path, access: str, problem: str) -> None:
+    (found,) = check(tmp_path, access=access)
+
+    assert found.startswith(problem)
+
+
+def test_access_rules_that_can_match_are_taken(tmp_path: Path) -> None:
+    access = (
+        '{allowed_hosts: [a.example, 192.0.2.1, "[2001:db8::1]"], allowed_origins: ["https://a.example:1"],'
+        ' allow_clients: [10.0.0.1, "2001:db8::/32"], require_header: X-Krebit-Proxy,'
+        " allow: [{methods: [GET], paths: [/api/invoices/**]}]}"
+    )
+
+    assert check(tmp_path, access=access) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("store", "memory", "store: must be file:FOLDER or postgresql://"),
+        ("store", '"file:"', "store: must be file:FOLDER or postgresql://"),
+        ("store", "postgresql://db/x", "encryption_key_file: must be set when the store is a database"),
+        ("replay", "{max_body: 2MiB, max_total: 1MiB}", "replay.max_body: is more than replay.max_total"),
+        ("client_id", '"a\\tb"', "client_id: is empty, or has a character that no client id has"),
+        ("limits", "{header_bytes: 10}", "limits.header_bytes: must be more than or equal to 1024"),
+        ("upstream", "{proxy: 'socks5://x'}", "upstream.proxy: must be a URL"),
+        ("notify", "{webhook: nowhere}", "notify.webhook: must be a URL"),
+        ("log", "{level: loud}", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_other_values_that_can_never_work_are_refused(tmp_path: Path, key: str, value: str, problem: str) -> None:
+    (found,) = check(tmp_path, **{key: value})
+
+    assert found.startswith(problem)
+
+
+def test_rules_between_settings_are_checked_even_when_one_of_them_is_wrong(tmp_path: Path) -> None:
+    found = check(tmp_path, organization="A.B", listen='"0.0.0.0:1"', redirect_uri="http://localhost:1/api/cb")
+
+    assert [problem.split(":")[0] for problem in found] == ["organization", "listen", "redirect_uri"]
+
+
+def test_loopback_is_known_by_name_and_number() -> None:
+    assert all(is_loopback(host) for host in ("localhost", "LOCALHOST.", "a.localhost", "127.1.2.3", "::1"))
+    assert not any(is_loopback(host) for host in ("localhost.example", "0.0.0.0", "::", "10.0.0.1", ""))
+
+
+def test_a_listen_address_is_taken_apart() -> None:
+    assert split_listen("[::1]:8321") == ("::1", 8321)
+    assert split_listen("localhost:0") == ("localhost", 0)
+    assert split_listen("unix:/run/proxy.sock") is None
