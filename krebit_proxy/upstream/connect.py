@@ -1,0 +1,202 @@
+"""Makes a connection to the upstream: name, TCP, a forward proxy if one is set, TLS."""
+
+import asyncio
+import base64
+import socket
+import ssl
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import aiohappyeyeballs
+
+from krebit_proxy.config import Settings
+from krebit_proxy.errors import Refused, SettingsError
+from krebit_proxy.upstream.link import Link, Owner, SocketLink
+from krebit_proxy.upstream.transport import TransportLink
+
+_NAME_LIFETIME: Final = 60.0  # seconds that a resolved name is kept
+_FAMILY_DELAY: Final = 0.25  # RFC 8305, 5: "One recommended value for a default delay is 250 milliseconds"
+_TUNNEL_HEAD: Final = 16 << 10
+_DEFAULT_PORT: Final = {"https": 443, "http": 80}
+
+
+class Connector:
+    """Knows the way to one origin. Raises SettingsError when `ca_file` cannot be read."""
+
+    def __init__(self, settings: Settings) -> None:
+        origin = urlsplit(settings.upstream_origin)
+        self._host, self._port = _address(origin)
+        self._timeout = settings.upstream.connect_timeout
+        self._proxy = urlsplit(settings.upstream.proxy) if settings.upstream.proxy else None
+        self._tls = _tls_context(settings) if origin.scheme == "https" else None
+        self._session: ssl.SSLSession | None = None
+        self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}
+
+    async def connect(self, owner: Owner) -> Link:
+        """A link that `owner` hears of. Raises Refused(upstream_unreachable)."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                link = await self._connect(owner)
+        except TimeoutError:
+            self._names.clear()
+            detail = f"{self._host} did not take a connection within {self._timeout:g} seconds."
+            raise _unreachable(detail) from None
+        except OSError as error:
+            self._names.clear()
+            raise _unreachable(self._explain(error)) from None
+        if link.closed:
+            raise _unreachable(f"{self._host} closed the connection at once.")
+        return link
+
+    async def _connect(self, owner: Owner) -> Link:
+        loop = asyncio.get_running_loop()
+        sock = await self._reach(loop)
+        try:
+            if type(loop).add_reader is asyncio.AbstractEventLoop.add_reader:
+                return await self._on_transport(loop, sock, owner)
+            if self._tls is not None:
+                sock = await self._handshake(loop, sock, self._tls)
+            return SocketLink(loop, sock, owner)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _reach(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        # A plain http upstream is on loopback (the settings see to it), where a forward proxy has no business.
+        if self._proxy is None or self._tls is None:
+            return await self._dial(loop, self._host, self._port)
+        sock = await self._dial(loop, *_address(self._proxy))
+        try:
+            await self._tunnel(loop, sock, self._proxy)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+        expires, addresses = self._names.get((host, port), (0.0, []))
+        if expires < loop.time():
+            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self._names[host, port] = loop.time() + _NAME_LIFETIME, addresses
+        sock = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=_FAMILY_DELAY, interleave=1, loop=loop
+        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    async def _tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: SplitResult) -> None:
+        # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
+        target = f"{_bracketed(self._host)}:{self._port}"
+        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_proxy_authorization(proxy)}\r\n"
+        await loop.sock_sendall(sock, head.encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            received = await loop.sock_recv(sock, 4096)
+            answer += received
+            if not received or len(answer) > _TUNNEL_HEAD:
+                raise ConnectionError("the forward proxy did not answer with HTTP")
+        status = answer.split(b"\r\n", 1)[0].split(b" ")[1:2]
+        if not (status and len(status[0]) == 3 and status[0].startswith(b"2")):
+            said = status[0].decode("ascii", "replace") if status and status[0].isdigit() else "no status"
+            raise ConnectionError(f"the forward proxy refused the tunnel ({said})")
+
+    async def _handshake(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext
+    ) -> ssl.SSLSocket:
+        # With suppress_ragged_eofs a connection that was cut would look like one that was closed.
+        tls = context.wrap_socket(
+            sock,
+            server_hostname=self._host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            session=self._session,
+        )
+        try:
+            while True:
+                try:
+                    tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    await _ready(loop.add_reader, loop.remove_reader, tls.fileno())
+                except ssl.SSLWantWriteError:
+                    await _ready(loop.add_writer, loop.remove_writer, tls.fileno())
+                else:
+                    return tls
+        except BaseException:
+            tls.close()
+            raise
+
+    async def _on_transport(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: Owner) -> TransportLink:
+        _, link = await loop.create_connection(
+            lambda: TransportLink(owner),
+            sock=sock,
+            ssl=self._tls,
+            server_hostname=self._host if self._tls is not None else None,
+        )
+        return link
+
+    def remember(self, link: Link) -> None:
+        """Keeps the TLS session of a link for the next handshake. TLS 1.3 gives it after the first response."""
+        if isinstance(link, SocketLink) and link.tls is not None and not link.closed:
+            self._session = link.tls.session
+
+    def _explain(self, error: OSError) -> str:
+        """What went wrong, in words that hold nothing of the exchange."""
+        match error:
+            case socket.gaierror():
+                return f"The name {self._host} cannot be resolved."
+            case ssl.SSLCertVerificationError():
+                return f"The certificate of {self._host} is not accepted: {error.verify_message}."
+            case ssl.SSLError():
+                return f"TLS with {self._host} failed ({error.reason or 'the connection was cut'})."
+            case ConnectionRefusedError():
+                return f"{self._host} refuses connections on port {self._port}."
+            case _:
+                return f"{self._host} cannot be reached: {error.strerror or error}."
+
+
+async def _ready(add: Any, remove: Any, fd: int) -> None:
+    """Waits until the loop sees `fd` readable or writable."""
+    future = asyncio.get_running_loop().create_future()
+
+    def ready() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    add(fd, ready)
+    try:
+        await future
+    finally:
+        remove(fd)
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.upstream.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=settings.upstream.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            problem = f"upstream.ca_file: {settings.upstream.ca_file} holds no certificate that can be read."
+            raise SettingsError([problem], hint="Give a PEM file with the CA's certificate.") from error
+    return context
+
+
+def _address(url: SplitResult) -> tuple[str, int]:
+    return url.hostname or "", url.port or _DEFAULT_PORT[url.scheme]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _proxy_authorization(proxy: SplitResult) -> str:
+    if proxy.username is None:
+        return ""
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
+
+
+def _unreachable(detail: str) -> Refused:
+    return Refused(
+        "upstream_unreachable", detail, hint="Try again; `krebit-proxy check` shows where the way to Krebit ends."
+    )

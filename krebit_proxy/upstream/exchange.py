@@ -1,0 +1,337 @@
+"""One request and its response on a link.
+
+Everything that the network does arrives through `received`, `flushed` and `ended`, called by the link; everything that
+the caller does are the public methods. Between them stand two futures at most: one that waits for the response, one
+that waits until more of the request's content can be taken.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from krebit_proxy.errors import Refused
+from krebit_proxy.tasks import spawn
+from krebit_proxy.upstream.link import LOW_WATER, Link
+from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from krebit_proxy.upstream.pool import Upstream
+
+HIGH_WATER: Final = 256 << 10  # octets, each way, above which the quicker side waits
+HELD: Final = 64 << 10  # octets of content kept for the one retry
+
+# RFC 9110, 9.2.2, "of the request methods defined by this specification".
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+class UpstreamBroken(Exception):
+    """The transfer broke off after the response head was returned."""
+
+
+class Exchange:
+    """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
+
+    __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_left",
+                 "_link", "_method", "_pool", "_response", "_seen", "_time", "_upgrade", "_waiter",
+                 "broken")  # fmt: skip
+
+    def __init__(
+        self, pool: "Upstream", link: Link, head: bytes, method: str, content: int | None, *, upgrade: bool
+    ) -> None:
+        self.broken: Callable[[], object] | None = None
+        """Called when the response breaks off; the caller may be busy with something else than `read`."""
+        self._pool = pool
+        self._link: Link | None = None  # None while a retry connects
+        self._method = method
+        self._upgrade = upgrade
+        self._left = content or 0
+        self._chunked = content is None
+        self._finished = content == 0
+        self._head = head  # not sent yet: goes with the first content in one write
+        self._held: list[bytes] | None = [head] if link.uses and method in IDEMPOTENT else None
+        self._response = Response(method, upgrade=upgrade)
+        self._error: Exception | None = None
+        self._answered = False  # response() has returned the head
+        self._waiter: asyncio.Future[None] | None = None
+        self._drainer: asyncio.Future[None] | None = None
+        self._time = pool.time
+        self._asked = self._seen = pool.time()
+        self._start(link)
+
+    def _start(self, link: Link) -> None:
+        self._link = link
+        link.owner = self
+        link.uses += 1
+        if self._finished:
+            self._flush_head()
+        else:
+            self._pool.loop.call_soon(self._flush_head)
+
+    def _flush_head(self) -> None:
+        if self._head and self._link is not None:
+            head, self._head = self._head, b""
+            self._link.write(head)
+
+    # The request
+
+    def send(self, data: bytes) -> None:
+        """Sends request content; chunks are framed here. Buffers what does not go at once: call `drain`.
+
+        Raises ValueError for more than the Content-Length said.
+        """
+        if not data:
+            return
+        if self._response.head is not None and self._response.head.status == 101:
+            pass
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        else:
+            self._left -= len(data)
+            if self._left < 0:
+                self.abort()
+                raise ValueError("more content than the Content-Length of the request")
+        self._write(data)
+
+    def finish(self) -> None:
+        """The request's content is complete. Raises ValueError when it is shorter than its Content-Length."""
+        if self._finished:
+            return
+        if self._left:
+            self.abort()
+            raise ValueError("less content than the Content-Length of the request")
+        self._finished = True
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+        self._asked = self._time()
+
+    def _write(self, data: bytes) -> None:
+        self._seen = self._time()
+        self._hold(data)
+        if self._link is None:
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._link.write(data)
+
+    def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            return
+        self._held.append(data)
+        if self._link is not None and sum(map(len, self._held[1:])) > HELD:
+            self._held = None
+
+    async def drain(self) -> None:
+        """Waits until the upstream has taken most of what was sent.
+
+        Raises UpstreamBroken when it takes no more: then stop sending, and ask `response`.
+        """
+        while True:
+            if self._error is not None or self._response.done or (self._link is not None and self._link.closed):
+                raise UpstreamBroken("the upstream takes no more content")
+            if self._link is not None and self._link.buffered <= HIGH_WATER:
+                return
+            self._drainer = self._pool.loop.create_future()
+            try:
+                await self._drainer
+            finally:
+                self._drainer = None
+
+    # The response
+
+    async def response(self) -> ResponseHead:
+        """The final head; earlier than the request's content ends if the upstream answers early.
+
+        Raises Refused: upstream_invalid, upstream_timeout or upstream_unreachable. The exchange is over then.
+        """
+        self._flush_head()
+        while self._error is None:
+            if (head := self._response.head) is not None:
+                self._answered = True
+                return head
+            await self._wait()
+        raise self._error
+
+    async def continued(self, timeout: float) -> bool:
+        """Waits `timeout` seconds at most for the upstream's word to a request with `Expect: 100-continue`.
+
+        True: send the content, because 100 (Continue) came or nothing did. False: `response` has the outcome.
+        """
+        self._flush_head()
+        response = self._response
+        deadline = self._pool.loop.call_later(timeout, self._wake)
+        due = self._time() + timeout
+        try:
+            while not response.continued and response.head is None and self._error is None and self._time() < due:
+                await self._wait()
+        finally:
+            deadline.cancel()
+        return response.head is None and self._error is None
+
+    def read_nowait(self) -> bytes | None:
+        """Content at hand; b"" at its complete end; None when there is nothing yet: await `read`."""
+        response = self._response
+        if response.buffered:
+            self._seen = self._time()
+            data = response.take()
+            if self._link is not None:
+                self._link.resume()
+            return data
+        if response.done:
+            return b""
+        if self._error is not None:
+            raise self._error
+        return None
+
+    async def read(self) -> bytes:
+        """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
+        while (data := self.read_nowait()) is None:
+            await self._wait()
+        return data
+
+    async def _wait(self) -> None:
+        self._waiter = self._pool.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _wake_drainer(self) -> None:
+        if self._drainer is not None and not self._drainer.done():
+            self._drainer.set_result(None)
+
+    # The end
+
+    def release(self) -> None:
+        """Gives the connection back, if another request may follow on it; ends it if not."""
+        link, response = self._link, self._response
+        head = response.head
+        if link is None:
+            self.abort()
+            return
+        if (
+            response.done
+            and not response.surplus
+            and head is not None
+            and head.persistent
+            and self._finished
+            and not link.buffered
+            and not link.closed
+        ):
+            self._link = None
+            self._pool.put_back(self, link)
+        else:
+            self._drop(link.close if response.done else link.abort)
+        response.close()
+
+    def abort(self) -> None:
+        """Ends the connection at once; the upstream sees that the request was given up."""
+        if self._error is None:
+            self._error = UpstreamBroken("the exchange was given up")
+        self._drop(self._link.abort if self._link is not None else None)
+        self._response.close()
+        self._wake()
+        self._wake_drainer()
+
+    def _drop(self, end: Callable[[], None] | None) -> None:
+        self._held = None
+        self._pool.forget(self)
+        if end is not None:
+            end()
+
+    def _fail(self, error: Exception) -> None:
+        """Ends the exchange for a reason that its caller must learn of."""
+        self._error = error
+        self.abort()
+        if self._answered and self.broken is not None:
+            self.broken()
+
+    # What the link and the pool call
+
+    def received(self, link: Link, data: memoryview | bytes) -> None:
+        """Octets of the response."""
+        self._seen = self._time()
+        response = self._response
+        try:
+            response.feed(data)
+        except InvalidResponse as invalid:
+            self._fail(self._invalid(str(invalid)))
+            return
+        if response.buffered >= HIGH_WATER:
+            link.pause()
+        self._wake()
+        if response.done:
+            self._wake_drainer()
+
+    def flushed(self, link: Link) -> None:
+        """The link took what was to be sent, or most of it."""
+        self._seen = self._time()
+        if self._finished and not link.buffered:
+            self._asked = self._seen
+        if link.buffered <= LOW_WATER:
+            self._wake_drainer()
+
+    def ended(self, _link: Link, error: Exception | None) -> None:
+        """The connection ended: the end of a close-delimited response, a stale connection, or a fault."""
+        response = self._response
+        if response.end(clean=error is None):
+            self._wake()
+            self._wake_drainer()
+        elif not response.started and self._held is not None:
+            # RFC 9112, 9.3.1: "a user agent or proxy may retry an idempotent request on a new connection" when the one
+            # that it was sent on had been open before and gave nothing.
+            self._link = None
+            spawn(self._again(), name="upstream.retry")
+        elif response.started and response.head is None:
+            self._fail(self._invalid("it breaks off inside its head"))
+        elif response.head is None:
+            detail = "The upstream closed the connection without an answer."
+            self._fail(Refused("upstream_unreachable", detail, hint=_AGAIN))
+        elif not self._answered:
+            self._fail(self._invalid("it breaks off after its head"))
+        else:
+            self._fail(UpstreamBroken("the upstream broke off"))
+
+    async def _again(self) -> None:
+        """The one retry, on a fresh connection."""
+        try:
+            link = await self._pool.connect()
+        except Refused as refused:
+            self._fail(refused)
+            return
+        if self._error is not None:  # given up meanwhile
+            link.abort()
+            return
+        held, self._held = self._held or [], None
+        self._head = b"".join(held)
+        self._asked = self._seen = self._time()
+        self._start(link)
+        self._flush_head()
+        self._wake_drainer()
+
+    def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
+        """Ends the exchange if its time is up. A caller that takes nothing lets nothing arrive, and counts as idle."""
+        link, response = self._link, self._response
+        if link is None or (response.done and not response.buffered):
+            return
+        if response.head is None and self._finished and not link.buffered:
+            if now - self._asked > response_timeout:
+                detail = f"The upstream did not answer within {response_timeout:g} seconds."
+                self._fail(Refused("upstream_timeout", detail, hint=_AGAIN))
+        elif now - self._seen > idle_timeout:
+            detail = f"Nothing moved for {idle_timeout:g} seconds."
+            early = not self._answered
+            self._fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
+
+    def _invalid(self, rule: str) -> Exception:
+        detail = f"The upstream's answer cannot be relayed: {rule}."
+        if self._answered:
+            return UpstreamBroken(detail)
+        return Refused("upstream_invalid", detail, hint="This is for Krebit to mend; try again later.")
+
+
+_AGAIN: Final = "Try again; if it stays so, see whether Krebit has a disturbance."

@@ -1,0 +1,244 @@
+"""Reads one response: its head strictly, then its content by one of the four framings of RFC 9112, 6.3."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+
+# What a head may take, 1xx answers before it included. Krebit's are small; 60 kB of Set-Cookie must pass.
+HEAD_LIMIT: Final = 128 << 10
+
+# RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )"; the parser lets every octet pass.
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_FRAMING: Final = frozenset(map(len, (b"connection", b"content-length", b"transfer-encoding")))
+
+Octets = bytes | bytearray | memoryview
+
+
+class InvalidResponse(Exception):
+    """What came is not HTTP/1.x that may be relayed. The text names the rule, never the octets."""
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """The final head of a response. Reason and fields are raw, in the order they came."""
+
+    version: str  # "1.0" or "1.1"
+    status: int
+    reason: bytes
+    fields: list[tuple[bytes, bytes]]
+    length: int | None  # Content-Length; None: chunked, close-delimited, or not said
+    chunked: bool
+    has_content: bool  # False for HEAD, 101, 204 and 304
+    persistent: bool  # the connection may carry another request afterwards
+
+
+class Response:
+    """The response to one request, fed with octets as they arrive.
+
+    `head` is None until the final head is complete; `chunks` then collects content, without framing and trailers, of
+    which `buffered` octets were not taken yet; `done` says that the content is complete; `surplus` that octets came
+    after its end.
+    """
+
+    __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_upgrade", "buffered", "chunks", "continued",
+                 "done", "fields", "head", "surplus")  # fmt: skip
+
+    def __init__(self, method: str, *, upgrade: bool = False) -> None:
+        self.head: ResponseHead | None = None
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.buffered = 0
+        self.continued = False
+        self.done = False
+        self.surplus = False
+        self._bodiless = method == "HEAD"
+        self._upgrade = upgrade
+        self._reason = b""
+        self._seen = 0  # octets before the final head was complete
+        self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
+        # A parser for each response: nothing of one message can leak into the next one.
+        self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    @property
+    def started(self) -> bool:
+        """An octet has come, so the request must not be sent again."""
+        return self._seen > 0
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the content ends where the connection ends."""
+        head = self.head
+        return head is not None and head.has_content and head.length is None and not head.chunked
+
+    def feed(self, data: Octets) -> None:
+        """Takes what arrived. Raises InvalidResponse."""
+        head = self.head
+        if head is None or (head.chunked and not self.done):
+            self._parse(data)
+        elif self.done:
+            self.surplus = True
+        else:
+            self._pass(data)
+
+    def take(self) -> bytes:
+        """All content at hand; b"" is none."""
+        chunks, self.buffered = self.chunks, 0
+        if len(chunks) == 1:
+            return chunks.pop()
+        data = b"".join(chunks)
+        chunks.clear()
+        return data
+
+    def _pass(self, data: Octets) -> None:
+        """Content whose end is known by counting, or by the end of the connection, needs no parser."""
+        if self._left is not None:
+            self.surplus = len(data) > self._left
+            data = data[: self._left]
+            self._left -= len(data)
+            self.done = not self._left
+        self.chunks.append(bytes(data))
+        self.buffered += len(data)
+
+    def _parse(self, data: Octets) -> None:
+        http = self._http
+        assert http is not None  # noqa: S101
+        if not self._seen and not b"HTTP/".startswith(bytes(data[:5])):
+            raise InvalidResponse("it does not begin with HTTP/")
+        if self.head is None:
+            self._seen += len(data)
+        try:
+            http.feed_data(data)
+        except httptools.HttpParserUpgrade as upgraded:
+            if rest := data[upgraded.args[0] :]:
+                self._pass(rest)
+        except httptools.HttpParserError as error:
+            # Octets after a complete response are not an error of it: they cost the connection, nothing else.
+            if not self.done:
+                raise _reason_of(error) from None
+            self.surplus = True
+        if self.head is None and self._seen > HEAD_LIMIT:
+            raise InvalidResponse("its head is too large")
+
+    def end(self, *, clean: bool) -> bool:
+        """The connection ended. True: the response is complete by that."""
+        # RFC 9112, 8: "a response that has neither chunked transfer coding nor Content-Length is terminated by closure
+        # of the connection and ... is considered complete regardless of the number of message body octets received",
+        # but over TLS only by a close_notify (RFC 9112, 9.8), and never by a reset.
+        if clean and self.open_ended:
+            self.done = True
+        return self.done
+
+    def close(self) -> None:
+        """Frees the parser, which holds this object and is held by it."""
+        self._http = None
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Another message: after a 1xx that is the next answer, after the final one it is surplus."""
+        if self.done:
+            self.surplus = True
+        else:
+            self.fields, self._reason = [], b""
+
+    def on_status(self, reason: bytes) -> None:
+        """A part of the reason phrase."""
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head. RFC 9110, 6.5.1: trailers are not merged into it; they are dropped."""
+        if self.head is None:
+            self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """A head is complete, an interim or the final one."""
+        http = self._http
+        if self.done or http is None:
+            return
+        status = http.get_status_code()
+        version = http.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise InvalidResponse("its HTTP version is neither 1.0 nor 1.1")
+        if self._reason and _CONTROL.search(self._reason):
+            raise InvalidResponse("its reason phrase holds a control character")
+        if 200 <= status < 600:
+            self._final(version, status)
+        elif status == 101:
+            self._switch(version)
+        elif not 100 <= status < 200:
+            raise InvalidResponse("its status is outside 200 to 599")
+        elif status == 100:
+            self.continued = True
+
+    def _final(self, version: str, status: int) -> None:
+        length, chunked, persistent = _framing(self.fields, version)
+        if self._bodiless or status in {204, 304}:
+            # RFC 9112, 6.3: "is always terminated by the first empty line after the header fields, regardless of the
+            # header fields present in the message".
+            has_content, self.done = False, True
+            persistent = persistent and not (status == 204 and (length or chunked))
+        else:
+            has_content = True
+            self._left = None if chunked else length
+            persistent = persistent and (chunked or length is not None)
+        self.head = ResponseHead(version, status, self._reason, self.fields, length, chunked, has_content, persistent)
+
+    def _switch(self, version: str) -> None:
+        # RFC 9110, 15.2.2: 101 is the server's consent "to a change in the application protocol" that was asked for.
+        if not self._upgrade:
+            raise InvalidResponse("it switches protocols unasked")
+        self._left = None
+        self.head = ResponseHead(version, 101, self._reason, self.fields, None, False, False, False)
+
+    def on_body(self, data: bytes) -> None:
+        """Content, without its framing."""
+        if self.done:
+            if self.head is not None and self.head.status == 204:
+                raise InvalidResponse("it is a 204 with content")
+            self.surplus = True
+            return
+        self.chunks.append(data)
+        self.buffered += len(data)
+        if self._left is not None:
+            self._left -= len(data)
+
+    def on_message_complete(self) -> None:
+        """A message is complete; a 1xx answer is one too, and does not count."""
+        if self.head is not None and self.head.status != 101:
+            self.done = True
+
+
+def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
+    """Content-Length, whether chunked, whether the connection persists. Raises InvalidResponse."""
+    length: int | None = None
+    chunked = False
+    persistent = version == "1.1"
+    for name, value in fields:
+        if len(name) not in _FRAMING:
+            continue
+        match name.lower():
+            case b"content-length":
+                # The parser refuses all but digits, and a second one; what it lets pass is checked all the same,
+                # for the whole framing hangs on it.
+                if length is not None or not _DIGITS.fullmatch(value.strip(b" \t")):
+                    raise InvalidResponse("its Content-Length is not one number")
+                length = int(value)
+            case b"transfer-encoding":
+                # RFC 9112, 6.1: a server must not send it to HTTP/1.0. We asked for no other coding than chunked.
+                if chunked or version != "1.1" or value.strip(b" \t").lower() != b"chunked":
+                    raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
+                chunked = True
+            case b"connection":
+                if b"close" in [option.strip(b" \t") for option in value.lower().split(b",")]:
+                    persistent = False
+    if chunked and length is not None:
+        raise InvalidResponse("it has both Content-Length and Transfer-Encoding")
+    return length, chunked, persistent
+
+
+def _reason_of(error: httptools.HttpParserError) -> InvalidResponse:
+    cause = error.__context__
+    return cause if isinstance(cause, InvalidResponse) else InvalidResponse(f"the parser says: {error}")
