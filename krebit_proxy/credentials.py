@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.grant import Tokens
-from krebit_proxy.core.lifecycle import GrantStatus
+from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.stores import Store
 from krebit_proxy.token_endpoint import TokenEndpoint
 

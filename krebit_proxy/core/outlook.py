@@ -1,0 +1,133 @@
+"""What callers, people and probes are told about a state: a token, a wait, or why not."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.protocol import Caller, Denial, Phase, State
+
+PATIENCE: Final = 30.0  # seconds that a caller waits at most
+
+_SETUP: Final = Denial("setup_required", "This proxy is not authorized yet.", "Open /setup in a browser, once.")
+_NO_REFRESH_TOKEN: Final = Denial(
+    "reauthorization_required",
+    "The access token has expired, and the authorization server issued no refresh token.",
+    "Open /setup in a browser to authorize again.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantStatus:
+    """What people and probes may know. Times are seconds since the epoch, None where there is none. No token."""
+
+    ready: bool  # a request would be authenticated now
+    code: str | None  # one of errors.CODES when something is wrong, even while still ready
+    detail: str  # one sentence: what is the matter
+    hint: str  # one sentence: what to do
+    generation: int
+    obtained_at: float | None
+    expires_at: float | None
+    scope: str
+    last_refresh_at: float | None
+    last_refresh: str | None  # outcome of the last refresh: "ok", or a short reason
+    next_refresh_at: float | None
+    refreshing: bool
+    lock_held: bool
+    store_error: str | None
+
+
+def time_left(state: State, now: Moment) -> float:
+    """Seconds for which the token is believed to be good; 0 or less when it is not."""
+    return state.fresh.left(now) if state.fresh and not state.rejected else 0
+
+
+def window(state: State) -> float:
+    """Seconds before expiry from which the token is to be renewed; more when a caller needs a longer-lived one."""
+    if state.fresh is None:
+        return 0
+    wanted = max((caller.lifetime for caller in state.callers), default=0.0)
+    return max(state.fresh.window(state.policy.ahead, state.policy.jitter), min(wanted, state.fresh.lifetime / 2))
+
+
+def renewable(state: State) -> bool:
+    """Whether a refresh could bring a new token at all."""
+    return bool(state.tokens and state.tokens.refresh_token and state.grant and not state.grant.verdict)
+
+
+def is_ready(state: State, caller: Caller, now: Moment) -> bool:
+    """Whether the token at hand is all that this caller can wish for."""
+    left = time_left(state, now)
+    if state.fresh is None or left <= state.fresh.margin:
+        return False
+    return left >= min(caller.lifetime, state.fresh.lifetime / 2)
+
+
+def answer(state: State, caller: Caller, now: Moment) -> Denial | bool:
+    """True: use the token. False: wait. Else why there is none.
+
+    A caller waits only while something is under way that may bring a better token, and never longer than `PATIENCE`.
+    """
+    if is_ready(state, caller, now):
+        return True
+    hopeful = state.phase not in {Phase.IDLE, Phase.UNSTORED}
+    if hopeful and now.boot - caller.since < PATIENCE:
+        return False
+    # Nothing better will come for now: what is left of the old token is still a valid token.
+    return True if time_left(state, now) > 0 else denial(state, now)
+
+
+def denial(state: State, now: Moment) -> Denial:
+    """Why there is no usable token."""
+    if state.known or state.grant:
+        if state.tokens is None:
+            return _SETUP
+        if state.grant and state.grant.verdict:
+            return Denial(
+                "reauthorization_required",
+                state.grant.verdict.reason,
+                "Open /setup in a browser to authorize again.",
+            )
+        if state.tokens.refresh_token is None:
+            return _NO_REFRESH_TOKEN
+    trouble = state.trouble or state.store_trouble
+    if trouble is None:
+        return Denial("token_unavailable", "A new token is still being fetched.", "Try again shortly.", 1)
+    if trouble.code == "misconfigured":
+        return trouble
+    next_try = max(state.try_at, state.look_at if state.store_trouble else state.try_at)
+    return replace(trouble, retry_after=max(1, math.ceil(min(next_try - now.boot, PATIENCE * 20))))
+
+
+def status(state: State, now: Moment) -> GrantStatus:
+    """The state of the grant for people and probes."""
+    left = time_left(state, now)
+    tokens = state.tokens
+    problem = _problem(state, now, ready=left > 0)
+    renewal = None
+    if state.fresh and renewable(state):
+        renewal = now.wall + max(0.0, state.fresh.left(now) - window(state), state.try_at - now.boot)
+    return GrantStatus(
+        ready=left > 0,
+        code=problem.code if problem else None,
+        detail=problem.detail if problem else "Authorized.",
+        hint=problem.hint if problem else "",
+        generation=state.generation,
+        obtained_at=tokens.obtained_at if tokens else None,
+        expires_at=tokens.expires_at if tokens else None,
+        scope=tokens.scope if tokens else "",
+        last_refresh_at=state.refreshed_at,
+        last_refresh=state.refreshed,
+        next_refresh_at=renewal,
+        refreshing=state.phase in {Phase.SPENDING, Phase.PAUSING},
+        lock_held=state.locked,
+        store_error=state.store_trouble.detail if state.store_trouble else None,
+    )
+
+
+def _problem(state: State, now: Moment, *, ready: bool) -> Denial | None:
+    if not ready:
+        return denial(state, now)
+    if state.grant and state.grant.verdict:
+        return denial(state, now)
+    return state.store_trouble or state.trouble
