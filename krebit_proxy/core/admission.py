@@ -1,0 +1,217 @@
+"""Who may call: the Host rule, the rules for browsers, peers, keys, methods and paths.
+
+The rules are compiled once, a peer is looked up once a connection (`Rules.peer`), and `admit` runs for each request. A
+plain tool on loopback sends nothing but `Host` that matters here, and pays for no more than that.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final
+
+from krebit_proxy.core.fields import Fields, origin
+from krebit_proxy.core.policy import template
+from krebit_proxy.core.rules import Allowance, Caller, Peer, Rules
+from krebit_proxy.core.target import meanings, origin_form
+from krebit_proxy.errors import Refused
+
+_OCTET: Final = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_LOOPBACK_HOST: Final = re.compile(
+    rb"(?:(?:[a-z0-9_-]+\.)*localhost\.?|127(?:\.%b){3}\.?|\[::1\])(?::\d{0,5})?" % _OCTET, re.IGNORECASE
+)
+_HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::\d{0,5})?", re.IGNORECASE)
+
+# What only browsers send, and what makes a request theirs to judge.
+_BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
+# TRACE would echo our Authorization to the caller; CONNECT would open a tunnel.
+_NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
+_READ_ONLY: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+# Frameworks take the method from these, whatever the request line says.
+_METHOD_OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
+
+
+@dataclass(slots=True)
+class Call:
+    """What a request says of itself.
+
+    Attributes:
+        peer: From `Rules.peer` or `Rules.unix_peer`, once a connection.
+        method: As sent.
+        target: As sent.
+        names: From `fields.checked`.
+        fields: As sent.
+        http10: Whether it is HTTP/1.0.
+        page: Whether it is for one of our own pages. They need no key, and a link from elsewhere may lead to them.
+    """
+
+    peer: Peer
+    method: bytes
+    target: bytes
+    names: Sequence[bytes]
+    fields: Fields
+    http10: bool = False
+    page: bool = False
+
+    def only(self, name: bytes) -> bytes | None:
+        """The value of a field that browsers send once or not at all."""
+        lines = self.names.count(name)
+        if lines > 1:
+            raise Refused("cross_site", "A field that browsers send once came more than once.")
+        return self.fields[self.names.index(name)][1] if lines else None
+
+
+def admit(call: Call, rules: Rules) -> Caller:
+    """The caller of a request that may pass. Every other request is Refused, with what would let it pass."""
+    peer = call.peer
+    if not peer.allowed and not (call.page and peer.loopback):
+        raise Refused("client_not_allowed", "This address may not call.", hint="access.allow_clients lists who may.")
+    host = _host(call, rules)
+    caller = peer.caller
+    if not _BROWSER_FIELDS.isdisjoint(call.names):
+        caller = _from_browser(call, rules, host)
+    if call.method in _NEVER:
+        raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
+    if rules.open or call.page or caller.preflight:
+        return caller
+    return _by_policy(call, rules, caller)
+
+
+def _host(call: Call, rules: Rules) -> bytes:
+    """The authority by which the caller knows us, empty when it named none.
+
+    A page whose name was rebound to our address shows that name here, and gives itself away by nothing else.
+    """
+    lines = call.names.count(b"host")
+    host = call.fields[call.names.index(b"host")][1] if lines else b""
+    if not call.target.startswith((b"/", b"*")):
+        # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use the
+        # host information of the request-target".
+        host = origin_form(call.target)[1] or b""
+    if call.peer.unix:
+        return host
+    if lines != 1 and not (call.http10 and lines == 0):
+        raise Refused("host_not_allowed", "A request has exactly one Host field.")
+    if _LOOPBACK_HOST.fullmatch(host) or not (host or lines):
+        return host
+    match = _HOST.fullmatch(host)
+    if match and (match[1].lower() in rules.hosts or match[1].lower() == call.peer.local):
+        return host
+    name = match[1].decode("ascii") if match else "this name"
+    raise Refused(
+        "host_not_allowed",
+        f"Requests for {name} are not served.",
+        hint="Add the name to access.allowed_hosts if it is yours.",
+    )
+
+
+def _from_browser(call: Call, rules: Rules, host: bytes) -> Caller:
+    """The caller of a request with an `Origin` or Fetch metadata. Other sites, also those of this host, are refused."""
+    asked, site = call.only(b"origin"), call.only(b"sec-fetch-site")
+    preflight = call.method == b"OPTIONS" and b"access-control-request-method" in call.names
+    caller = call.peer.caller
+    if asked is None:
+        own = site in {None, b"same-origin", b"none"} or (call.page and _is_link(call))
+        if own and not preflight:
+            return caller
+    elif origin(asked) in rules.origins:
+        return replace(caller, origin=asked, preflight=_preflight(call, asked) if preflight else b"")
+    elif host and site in {None, b"same-origin", b"none"} and origin(asked) == origin(call.peer.scheme + b"://" + host):
+        return replace(caller, preflight=_preflight(call, asked)) if preflight else caller
+    raise Refused(
+        "cross_site",
+        "A page of another web site asked for this in a browser.",
+        hint="Add its origin to access.allowed_origins if the page is yours.",
+    )
+
+
+def _is_link(call: Call) -> bool:
+    """Whether a person followed a link, or a redirect, in a tab of its own: nobody else can read what comes."""
+    return (
+        call.method in {b"GET", b"HEAD"}
+        and call.only(b"sec-fetch-mode") == b"navigate"
+        and call.only(b"sec-fetch-dest") == b"document"
+    )
+
+
+def _preflight(call: Call, asked: bytes) -> bytes:
+    """The answer to a CORS preflight of a page that may call: what it asked for, for ten minutes."""
+    lines = [
+        b"Access-Control-Allow-Origin: " + asked,
+        b"Access-Control-Allow-Methods: " + (call.only(b"access-control-request-method") or b""),
+        b"Access-Control-Max-Age: 600",
+        b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+    ]
+    if wanted := call.only(b"access-control-request-headers"):
+        lines.append(b"Access-Control-Allow-Headers: " + wanted)
+    if call.only(b"access-control-request-private-network"):
+        lines.append(b"Access-Control-Allow-Private-Network: true")
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def _by_policy(call: Call, rules: Rules, caller: Caller) -> Caller:
+    """The caller, by its key where keys are in use, when the request is within what it may do."""
+    if rules.keys:
+        caller = replace(caller, name=_key_owner(call, rules))
+    if rules.require_header and rules.require_header not in call.names:
+        field = rules.require_header.decode("ascii")
+        raise Refused("client_not_allowed", f"The field {field} is missing.", hint="access.require_header asks for it.")
+    if (rules.read_only or rules.allow) and not _METHOD_OVERRIDES.isdisjoint(call.names):
+        raise Refused("method_not_allowed", "A field that changes the method is not taken while methods are limited.")
+    if rules.read_only and call.method not in _READ_ONLY:
+        raise Refused("method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.")
+    if rules.allow:
+        path = origin_form(call.target)[0].partition(b"?")[0]
+        if allowed_by(rules, caller.name, call.method, path) is None:
+            needed = f"{{methods: [{call.method.decode('ascii')}], paths: [{template(path)}]}}"
+            raise Refused("forbidden_path", "No rule allows this request.", hint=f"access.allow would need {needed}")
+    return caller
+
+
+def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> Allowance | None:
+    """The line of `access.allow` that lets the request through, or None. `path` is as spelt, without the query."""
+    understood = meanings(path)
+    return next((line for line in rules.allow if line.covers(caller, method, understood)), None)
+
+
+def _key_owner(call: Call, rules: Rules) -> str:
+    """Whose key came. All keys are compared, each in constant time, so that the time says nothing about any."""
+    owner = None
+    for candidate in _candidates(call):
+        digest = sha256(candidate).digest()
+        for name, known in rules.keys:
+            if compare_digest(digest, known):
+                owner = name
+    if owner is None:
+        raise Refused(
+            "client_key_required",
+            "A valid client key is needed.",
+            hint="Send it as Authorization: Bearer KEY, as X-Api-Key, or as the password in the URL.",
+        )
+    return owner
+
+
+def _candidates(call: Call) -> list[bytes]:
+    """What may be a client key: X-Api-Key, a Bearer token, the password or the user of Basic."""
+    candidates = []
+    for name, (_, value) in zip(call.names, call.fields, strict=True):
+        if name == b"x-api-key":
+            candidates.append(value)
+        elif name == b"authorization":
+            scheme, _, parameters = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                candidates.append(parameters.strip())
+            elif scheme.lower() == b"basic":
+                user, _, password = _decoded(parameters).partition(b":")
+                candidates += [user, password]
+    return candidates
+
+
+def _decoded(parameters: bytes) -> bytes:
+    try:
+        return b64decode(parameters.strip(), validate=True)
+    except NotBase64:
+        return b""

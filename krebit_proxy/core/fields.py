@@ -1,0 +1,252 @@
+"""The rules for header fields, in both directions (RFC 9110, 7.6).
+
+Fields are pairs of bytes in the order of arrival. `checked` looks at all of them once and gives their names in lower
+case; everything after it works with those names, so that no field is folded twice.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from krebit_proxy.errors import Refused
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110, 5.6.2
+_NAMES: Final = _TOKEN + b"\n"
+_CONTROLS: Final = bytes(octet for octet in (*range(0x20), 0x7F) if octet != ord("\t"))
+
+# RFC 9110, 7.6.1: "intermediaries SHOULD remove or replace fields that are known to require removal before forwarding,
+# whether or not they appear as a connection-option".
+_HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
+)
+# Made anew by us; or a claim about the caller or the target that only a trusted proxy may make.
+_NEVER_SENT: Final = _HOP_BY_HOP | {
+    b"authorization",
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-original-url",
+    b"x-real-ip",
+    b"x-rewrite-url",
+}
+# (cookies are forwarded, client keys are in use) -> names that stay here
+_NOT_SENT: Final = {
+    (cookies, keys): _NEVER_SENT
+    | (frozenset() if cookies else {b"cookie", b"cookie2"})
+    | ({b"x-api-key"} if keys else frozenset())
+    for cookies in (False, True)
+    for keys in (False, True)
+}
+_HAS_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+
+# What is true of the upstream's origin and false of the caller's, and what only we may say.
+_NEVER_RETURNED: Final = _HOP_BY_HOP | {
+    b"alt-svc",
+    b"clear-site-data",
+    b"content-length",
+    b"cross-origin-resource-policy",
+    b"strict-transport-security",
+    b"timing-allow-origin",
+    b"x-content-type-options",
+    b"x-krebit-proxy-error",
+}
+_NOT_RETURNED: Final = {True: _NEVER_RETURNED, False: _NEVER_RETURNED | {b"set-cookie", b"set-cookie2"}}
+_URL: Final = re.compile(rb"(https?:)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_GUARDS: Final = b"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n"
+_FOR_ALLOWED_ORIGIN: Final = (
+    b"X-Content-Type-Options: nosniff\r\nAccess-Control-Allow-Origin: %b\r\n"
+    b"Access-Control-Expose-Headers: *\r\nVary: Origin\r\n"
+)
+
+
+def checked(fields: Fields) -> list[bytes]:
+    """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
+    names = _names(fields)
+    if names is None:
+        raise Refused("bad_request", "A header field has a bad name, or a control character in its value.")
+    return names
+
+
+def _names(fields: Fields) -> list[bytes] | None:
+    """The names in lower case, or None if one is not a token or a value holds a control character other than HTAB."""
+    if not fields:
+        return []
+    together = b"\n".join([name for name, _ in fields])
+    values = b"".join([value for _, value in fields])
+    names = together.lower().split(b"\n")
+    if (
+        together.translate(None, _NAMES)
+        or len(names) != len(fields)
+        or b"" in names
+        or len(values.translate(None, _CONTROLS)) != len(values)
+    ):
+        return None
+    return names
+
+
+def connection_options(names: Sequence[bytes], fields: Fields) -> frozenset[bytes]:
+    """The options in all `Connection` fields, in lower case (RFC 9110, 7.6.1)."""
+    if b"connection" not in names:
+        return frozenset()
+    values = [value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"]
+    return frozenset(option.strip(b" \t") for option in b",".join(values).lower().split(b","))
+
+
+def framing(names: Sequence[bytes], fields: Fields, *, http10: bool = False) -> int | None:
+    """How long a request's content is: 0 when there is none, None when it is chunked.
+
+    Raises Refused(bad_request) where two readers could disagree about it, Refused(not_implemented) for another coding.
+    """
+    lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
+    if not codings:
+        if not lengths:
+            return 0
+        value = fields[names.index(b"content-length")][1]
+        if lengths > 1 or not value.isdigit():
+            raise Refused("bad_request", "Content-Length must be one number.")
+        return int(value)
+    # RFC 9112, 6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding". We do.
+    if lengths or codings > 1:
+        raise Refused("bad_request", "Either one Content-Length or one Transfer-Encoding tells the length.")
+    if http10:
+        raise Refused("bad_request", "Transfer-Encoding is not a part of HTTP/1.0.")
+    if fields[names.index(b"transfer-encoding")][1].lower() != b"chunked":
+        raise Refused("not_implemented", "The only transfer coding here is chunked.")
+    return None
+
+
+def request_head(
+    method: bytes,
+    target: bytes,
+    names: Sequence[bytes],
+    fields: Fields,
+    *,
+    authority: bytes,
+    bearer: bytes,
+    content: int | None,
+    cookies: bool = False,
+    keys: bool = False,
+    expect: bool = False,
+    upgrade: bytes | None = None,
+) -> bytes:
+    """The whole head of the upstream's request, with the blank line.
+
+    Args:
+        method: As the caller sent it.
+        target: From `target.upstream_target`.
+        names: From `checked`.
+        fields: The caller's.
+        authority: The upstream's, for `Host`.
+        bearer: The access token.
+        content: How many bytes follow; 0 for none, None for chunks.
+        cookies: Whether `Cookie` is forwarded.
+        keys: Whether callers prove themselves to us by keys, so that none of their places is forwarded.
+        expect: Whether to ask for 100 (Continue).
+        upgrade: The protocols that the caller offers to switch to, when they are offered to the upstream too.
+    """
+    # "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for each
+    # connection-option in this field, remove any header or trailer field(s) from the message with the same name as the
+    # connection-option" (RFC 9110, 7.6.1). Ours come after that, so no option can remove them.
+    dropped = _not_sent(names, fields, cookies=cookies, keys=keys)
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, authority)]
+    lines += [name + b": " + value for lower, (name, value) in zip(names, fields, strict=True) if lower not in dropped]
+    if content is None:
+        lines.append(b"Transfer-Encoding: chunked")
+    elif content or method in _HAS_CONTENT:
+        lines.append(b"Content-Length: %d" % content)
+    if expect:
+        lines.append(b"Expect: 100-continue")
+    if upgrade is not None:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
+    lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: Bearer %b\r\n\r\n" % bearer)
+    return b"\r\n".join(lines)
+
+
+def _not_sent(names: Sequence[bytes], fields: Fields, *, cookies: bool, keys: bool) -> frozenset[bytes]:
+    """The names that stay here: always, by this request's `Connection`, and those that claim something by their form."""
+    dropped = _NOT_SENT[cookies, keys]
+    if b"connection" in names:
+        dropped |= connection_options(names, fields)
+    together = b"\n".join(names)
+    # An upstream that maps `-` and `_` to the same name would take X_Forwarded_For for X-Forwarded-For.
+    if b"_" in together or b"proxy-" in together or b"x-forwarded-" in together:
+        dropped |= {name for name in names if b"_" in name or name.startswith((b"proxy-", b"x-forwarded-"))}
+    return dropped
+
+
+def response_fields(
+    fields: Fields,
+    *,
+    length: int | None,
+    upstream_origin: bytes,
+    caller_origin: bytes,
+    cookies: bool = False,
+    allowed_origin: bytes | None = None,
+) -> bytes:
+    """The field lines of the caller's response, each with its line end, without the blank line.
+
+    Args:
+        fields: The upstream's.
+        length: For `Content-Length`; None when there is none to state.
+        upstream_origin: Where a `Location` must lead to be brought back to the caller's origin.
+        caller_origin: As the caller named us, e.g. http://localhost:8321; empty if it did not.
+        cookies: Whether `Set-Cookie` is forwarded.
+        allowed_origin: The web origin that may read the answer, from `Caller.origin`.
+
+    Raises Refused(upstream_invalid) for a bad name or value.
+    """
+    names = _names(fields)
+    if names is None:
+        raise Refused("upstream_invalid", "The answer has a bad header field.")
+    dropped = _NOT_RETURNED[cookies]
+    if b"connection" in names:
+        dropped |= connection_options(names, fields)
+    if b"access-control-" in b"\n".join(names):
+        dropped |= {name for name in names if name.startswith(b"access-control-")}
+    if b"location" in names:
+        fields = [
+            (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)
+            for lower, (name, value) in zip(names, fields, strict=True)
+        ]
+    lines = [
+        name + b": " + value + b"\r\n"
+        for lower, (name, value) in zip(names, fields, strict=True)
+        if lower not in dropped
+    ]
+    if length is not None:
+        lines.append(b"Content-Length: %d\r\n" % length)
+    lines.append(_GUARDS if allowed_origin is None else _FOR_ALLOWED_ORIGIN % allowed_origin)
+    return b"".join(lines)
+
+
+def _caller_location(location: bytes, upstream_origin: bytes, caller_origin: bytes) -> bytes:
+    """`location` on the caller's origin if it leads to the upstream's, else as it is."""
+    match = _URL.fullmatch(location)
+    scheme = upstream_origin.partition(b"//")[0]
+    if match is None or origin((match[1] or scheme) + b"//" + match[2]) != origin(upstream_origin):
+        return location
+    path: bytes = match[3]
+    if not caller_origin and path.startswith(b"//"):
+        return location  # alone it would be the name of another host
+    return caller_origin + (path if path.startswith(b"/") else b"/" + path)
+
+
+def origin(url: bytes) -> bytes:
+    """`url`, which has no path, in the form in which origins are compared: lower case, without a default port."""
+    url = url.lower()
+    return url.removesuffix(b":443" if url.startswith(b"https:") else b":80")

@@ -1,0 +1,180 @@
+"""The `access` settings, compiled: what admission looks up for each connection and each request."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from krebit_proxy.core.fields import origin
+from krebit_proxy.core.policy import pattern
+from krebit_proxy.errors import SettingsError
+
+_NAME: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
+_ORIGIN: Final = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who called. `origin` is the allowed web origin that may read the answer, or None.
+
+    `preflight`: the field lines of the 204 that answers a CORS preflight; when not empty, nothing is forwarded.
+    """
+
+    name: str
+    origin: bytes | None = None
+    preflight: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of one connection. `caller` is who it is while no key says more; `local` our address as a Host."""
+
+    caller: Caller
+    allowed: bool
+    loopback: bool
+    unix: bool = False
+    local: bytes = b""
+    scheme: bytes = b"http"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """One line of `access.allow`. Without callers, methods or paths it speaks of all of them."""
+
+    text: str
+    callers: frozenset[str]
+    methods: frozenset[bytes]
+    paths: tuple[re.Pattern[bytes], ...]
+
+    def covers(self, caller: str, method: bytes, understood: Iterable[bytes]) -> bool:
+        """Whether the request is allowed by this line, in each way in which its path may be understood."""
+        return (
+            (not self.callers or caller in self.callers)
+            and (not self.methods or method in self.methods)
+            and (not self.paths or any(all(p.fullmatch(path) for path in understood) for p in self.paths))
+        )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The `access` settings, compiled."""
+
+    hosts: frozenset[bytes] = frozenset()
+    origins: frozenset[bytes] = frozenset()
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    owners: frozenset[str] = frozenset()
+    keys: tuple[tuple[str, bytes], ...] = ()
+    require_header: bytes | None = None
+    read_only: bool = False
+    allow: tuple[Allowance, ...] = ()
+
+    @classmethod
+    def compiled(
+        cls,
+        *,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
+        allow_clients: Sequence[str] = (),
+        client_keys: Mapping[str, bytes] | None = None,
+        require_header: str | None = None,
+        read_only: bool = False,
+        allow: Sequence[tuple[Sequence[str], Sequence[str], Sequence[str]]] = (),
+    ) -> "Rules":
+        """The rules from plain values.
+
+        Args:
+            allowed_hosts: Names or addresses, without a port.
+            allowed_origins: Web origins, e.g. http://localhost:3000.
+            allow_clients: Networks for TCP peers (10.0.0.0/8), `uid:1000` and `gid:33` for those of unix sockets.
+            client_keys: Caller's name -> SHA-256 of its key.
+            require_header: A field that every API request must have.
+            read_only: GET, HEAD and OPTIONS only.
+            allow: (methods, path templates, callers) a line.
+
+        Raises SettingsError with every problem.
+        """
+        problems: list[str] = []
+
+        def sifted(values: Iterable[str], good: re.Pattern[str], what: str) -> frozenset[bytes]:
+            problems.extend(f"{what}: {value!r} cannot be used" for value in values if not good.fullmatch(value))
+            return frozenset(value.lower().removesuffix(".").encode("ascii", "replace") for value in values)
+
+        hosts = sifted(allowed_hosts, _NAME, "access.allowed_hosts")
+        origins = sifted(allowed_origins, _ORIGIN, "access.allowed_origins")
+        sifted([require_header] if require_header is not None else [], _TOKEN, "access.require_header")
+        networks, owners = _clients(allow_clients, problems)
+        lines = tuple(_allowance(*line, problems) for line in allow)
+        if problems:
+            raise SettingsError(problems)
+        return cls(
+            hosts=hosts,
+            origins=frozenset(origin(value) for value in origins),
+            networks=networks,
+            owners=owners,
+            keys=tuple((client_keys or {}).items()),
+            require_header=require_header.lower().encode() if require_header else None,
+            read_only=read_only,
+            allow=lines,
+        )
+
+    @cached_property
+    def open(self) -> bool:
+        """Whether every method, path and caller is welcome, so that there is nothing to look up."""
+        return not (self.keys or self.require_header or self.read_only or self.allow)
+
+    def peer(self, address: str, local: str, *, scheme: bytes = b"http") -> Peer:
+        """The peer at the IP address `address` that reached us at `local`; named by the network that lets it in."""
+        remote, ours = _address(address), _address(local)
+        network = next((network for network in self.networks if remote in network), None)
+        name = str(network) if network is not None else "loopback" if remote.is_loopback else "network"
+        host = f"[{ours}]" if isinstance(ours, IPv6Address) else str(ours)
+        return Peer(
+            Caller(name),
+            allowed=network is not None or not (self.networks or self.owners),
+            loopback=remote.is_loopback,
+            local=host.encode(),
+            scheme=scheme,
+        )
+
+    def unix_peer(self, uid: int, gid: int, *, scheme: bytes = b"http") -> Peer:
+        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone."""
+        allowed = not self.owners or not self.owners.isdisjoint((f"uid:{uid}", f"gid:{gid}"))
+        return Peer(Caller(f"uid:{uid}"), allowed=allowed, loopback=True, unix=True, scheme=scheme)
+
+
+def _clients(
+    values: Sequence[str], problems: list[str]
+) -> tuple[tuple[IPv4Network | IPv6Network, ...], frozenset[str]]:
+    networks: list[IPv4Network | IPv6Network] = []
+    owners = frozenset(value for value in values if re.fullmatch(r"[ug]id:\d+", value))
+    for value in values:
+        if value not in owners:
+            try:
+                networks.append(ip_network(value))
+            except ValueError as error:
+                problems.append(f"access.allow_clients: {error}; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket")
+    return tuple(networks), owners
+
+
+def _allowance(methods: Sequence[str], paths: Sequence[str], callers: Sequence[str], problems: list[str]) -> Allowance:
+    named = {method.upper().encode("ascii", "replace") for method in methods}
+    if b"GET" in named:
+        named.add(b"HEAD")  # RFC 9110, 9.3.2: "identical to GET except that the server MUST NOT send content"
+    patterns = []
+    for path in paths:
+        try:
+            patterns.append(pattern(path))
+        except ValueError as error:
+            problems.append(f"access.allow: {path}: {error}")
+    text = f"{' '.join(methods) or 'any method'} on {' '.join(paths) or 'any path'}"
+    return Allowance(text, frozenset(callers), frozenset(named), tuple(patterns))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """The address without its zone; an IPv4 caller of a socket for both families counts as what it is."""
+    address = ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
