@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
+from krebit_proxy.core.policy import pattern
 from krebit_proxy.core.secret import Secret
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -101,6 +102,8 @@ def _origin(value: str) -> str:
 
 
 def _network(value: str) -> str:
+    if re.fullmatch(r"[ug]id:\d+", value):
+        return value
     try:
         ip_network(value)
     except ValueError:
@@ -112,7 +115,7 @@ def _nearest_network(value: str) -> str:
     try:
         return f"has bits beyond its prefix; did you mean {ip_network(value, strict=False)}?"
     except ValueError:
-        return "is not an IP address or network; write e.g. 10.0.0.0/8"
+        return "is not an IP address or network; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket"
 
 
 def _token(value: str) -> str:
@@ -122,8 +125,10 @@ def _token(value: str) -> str:
 
 
 def _path_rule(value: str) -> str:
-    if not value.startswith("/api/"):
-        raise wrong("must start with /api/, for nothing else is forwarded")
+    try:
+        pattern(value)
+    except ValueError as error:
+        raise wrong(f"cannot match: {error}") from None
     return value
 
 
@@ -207,7 +212,9 @@ class Rule(Section):
     methods: Annotated[tuple[Annotated[str, AfterValidator(_token)], ...], OneOrMore] = ()
     """Empty: all methods."""
     paths: Annotated[tuple[Annotated[str, AfterValidator(_path_rule)], ...], OneOrMore] = ()
-    """`*` stands for one segment, `**` for the rest. Empty: all paths."""
+    """`{id}`, or any name in braces, stands for one segment, a final `**` for the rest. Empty: all paths."""
+    callers: Annotated[tuple[str, ...], OneOrMore] = ()
+    """Names of client keys. Empty: everybody."""
 
 
 class Access(Section):
@@ -220,7 +227,7 @@ class Access(Section):
     allowed_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], OneOrMore] = ()
     """Web sites whose pages may call, e.g. https://intranet.example."""
     allow_clients: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], OneOrMore] = ()
-    """Addresses that may call, e.g. 10.1.0.0/16. Empty: all."""
+    """Addresses that may call, e.g. 10.1.0.0/16; on unix sockets uid:1000 or gid:33. Empty: all."""
     client_keys_file: Path | None = None
     """One name:key a line; callers send a key as Bearer, X-Api-Key or Basic password."""
     require_header: Annotated[str, AfterValidator(_token)] | None = None

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from krebit_proxy.config.addresses import is_loopback, split_listen, taken_path
 from krebit_proxy.config.document import Key
 from krebit_proxy.config.model import Settings
+from krebit_proxy.core.authorization import own_origin
 
 _EXPOSE = """\
 listening on {address} lets other computers use your grant. If that is meant, add two lines under `access:`
@@ -17,7 +18,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
     """The settings that contradict each other: the key to blame, and what to say."""
     yield from _exposure(settings)
     redirect = urlsplit(settings.redirect_uri)
-    if _is_own(settings, redirect.hostname or "") and taken_path(redirect.path):
+    if own_origin(settings.redirect_uri, settings.access.allowed_hosts) and taken_path(redirect.path):
         text = f"has the path {redirect.path or '/'}, where this proxy serves something else; use e.g. /setup/callback"
         yield ("redirect_uri",), text
     if not settings.store.startswith("file:") and settings.encryption_key_file is None:
@@ -41,7 +42,3 @@ def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
 def _leaves(address: str) -> bool:
     tcp = split_listen(address)
     return tcp is not None and not is_loopback(tcp[0])
-
-
-def _is_own(settings: Settings, host: str) -> bool:
-    return is_loopback(host) or host in {name.lower() for name in settings.access.allowed_hosts}

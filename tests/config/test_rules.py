@@ -208,7 +208,10 @@ def test_exposure_names_who_may_call_even_before_it_is_used(tmp_path: Path) -> N
         ),
         ('{allow_clients: "office"}', "access.allow_clients[0]: is not an IP address or network"),
         ('{require_header: "X Y"}', "access.require_header: is not a name"),
-        ("{allow: [{methods: [GET], paths: [/setup]}]}", "access.allow[0].paths[0]: must start with /api/"),
+        (
+            "{allow: [{methods: [GET], paths: [/setup]}]}",
+            "access.allow[0].paths[0]: cannot match: a path template starts with /api/",
+        ),
         ('{allow: [{methods: ["G T"]}]}', "access.allow[0].methods[0]: is not a name"),
     ],
 )
@@ -221,8 +224,8 @@ def test_access_rules_that_can_never_match_are_refused(tmp_path: Path, access: s
 def test_access_rules_that_can_match_are_taken(tmp_path: Path) -> None:
     access = (
         '{allowed_hosts: [a.example, 192.0.2.1, "[2001:db8::1]"], allowed_origins: ["https://a.example:1"],'
-        ' allow_clients: [10.0.0.1, "2001:db8::/32"], require_header: X-Krebit-Proxy,'
-        " allow: [{methods: [GET], paths: [/api/invoices/**]}]}"
+        ' allow_clients: [10.0.0.1, "2001:db8::/32", "uid:1000"], require_header: X-Krebit-Proxy,'
+        ' allow: [{methods: [GET], paths: ["/api/invoices/{id}", /api/a/**]}]}'
     )
 
     assert check(tmp_path, access=access) == []
