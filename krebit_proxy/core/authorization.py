@@ -41,6 +41,9 @@ class Attempt:
     browser: str | None = None
 
 
+ENDED: Final = Attempt(Secret(""), None, expires_at=0)  # where no attempt is pending
+
+
 def begin(entropy: Callable[[int], bytes], *, now: float, pkce: bool, browser: Secret | None = None) -> Attempt:
     """A fresh attempt. `entropy` gives so many unguessable bytes; `browser` is the value of the binding cookie."""
     # RFC 7636 4.1: "a high-entropy cryptographic random STRING [...] with a minimum length of 43 characters".
@@ -119,12 +122,12 @@ def read_response(query: str) -> AuthorizationResponse:
 
 
 def verdict(
-    attempt: Attempt | None, response: AuthorizationResponse, *, now: float, browser: str | None = None
+    attempt: Attempt, response: AuthorizationResponse, *, now: float, browser: str | None = None
 ) -> Secret | Refusal:
     """What `response` means for `attempt`: the code to exchange, or the server's refusal. Either way it is used up.
 
     Args:
-        attempt: the pending one, if there is any.
+        attempt: the pending one, or `ENDED`.
         response: from `read_response`.
         now: seconds, by the clock that `begin` was given.
         browser: the value of the cookie that came along, if one did.
@@ -133,14 +136,12 @@ def verdict(
         Refused: setup_failed; this is not the answer to the attempt, which stays alive. Else anybody who can reach the
             redirection endpoint could end a login with a made-up answer.
     """
-    if attempt is None:
-        raise _stranger("No authorization is under way here, or it is finished already.")
+    if now >= attempt.expires_at:
+        raise _stranger("No authorization is under way here: it is finished, or took longer than ten minutes.")
     if attempt.browser and not hmac.compare_digest(attempt.browser, browser_mark(browser or "")):
         raise _stranger("This answer came from another browser than the one that started, or its cookie was lost.")
     if not attempt.state.matches(response.state.reveal()):
         raise _stranger("This answer belongs to another attempt, perhaps an older one.")
-    if now >= attempt.expires_at:
-        raise _stranger("The authorization took longer than ten minutes.")
     return response.outcome
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from krebit_proxy.core.authorization import (
     ATTEMPT_LIFETIME,
+    ENDED,
     KEY_LIFETIME,
     Attempt,
     authorization_url,
@@ -163,9 +164,11 @@ def test_an_answer_is_refused_when_nothing_is_pending_and_when_it_comes_too_late
     response = read_response(answer_to(attempt))
 
     with pytest.raises(Refused, match="No authorization is under way"):
-        verdict(None, response, now=NOW)
+        verdict(ENDED, response, now=NOW)
     with pytest.raises(Refused, match="ten minutes"):
         verdict(attempt, response, now=NOW + ATTEMPT_LIFETIME)
+    with pytest.raises(Refused):
+        verdict(ENDED, read_response("code=a"), now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""What all pages for people share: rendering, protective fields, times, and the line that shows how to call."""
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from krebit_proxy import __version__
+from krebit_proxy.config import Settings
+from krebit_proxy.core.authorization import own_origin, serves
+from krebit_proxy.errors import ProxyError, Refused
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+ERROR_FIELD: Final = "X-Krebit-Proxy-Error"
+_PROTECTION: Final = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_AUTHORITY: Final = re.compile(r"[A-Za-z0-9.:\[\]-]+")
+
+
+def render(template: str, *, form_action: str = "", **facts: object) -> tuple[dict[str, str], bytes]:
+    """Fields and content of a page.
+
+    Args:
+        template: the name of a file in templates/.
+        form_action: where its forms lead beyond this proxy, redirects included: an origin.
+        facts: what the template shows; all of it is escaped.
+    """
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; frame-ancestors 'none'; base-uri 'none'; "
+        f"form-action 'self' {form_action}"
+    )
+    fields = _PROTECTION | {
+        "Content-Type": "text/html; charset=utf-8",
+        "Content-Security-Policy": policy.rstrip(),
+    }
+    text = _templates().get_template(template).render(nonce=nonce, version=__version__, now=time.time(), **facts)
+    return fields, text.encode()
+
+
+def page(template: str, *, status: int = 200, form_action: str = "", **facts: object) -> web.Response:
+    """A page as a response; the arguments are those of `render`."""
+    fields, content = render(template, form_action=form_action, **facts)
+    return web.Response(status=status, headers=fields, body=content)
+
+
+def error_page(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:
+    """Fields and content of the page that tells a person about `error`; status and further fields are the caller's."""
+    return render("error.html", error=error, request_id=request_id, setup_url=setup_url)
+
+
+def see_other(location: str, cookies: Iterable[str] = ()) -> web.Response:
+    """A redirect that makes a GET of anything, and leaves nothing behind in caches or Referer fields.
+
+    Args:
+        location: one of our own pages, or the authorization endpoint; never what a caller asked for.
+        cookies: values of Set-Cookie fields.
+    """
+    fields = _PROTECTION | {
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Location": location,
+    }
+    response = web.Response(status=303, headers=fields)
+    response.headers.extend(("Set-Cookie", cookie) for cookie in cookies)
+    return response
+
+
+def allow(request: web.BaseRequest, *methods: str) -> None:
+    """Raises Refused(method_not_allowed) unless the request's method is one of `methods`."""
+    if request.method not in methods:
+        raise Refused("method_not_allowed", f"This page answers {', '.join(methods)} only.")
+
+
+def origin_seen(request: web.BaseRequest, settings: Settings) -> str:
+    """Where the caller reaches this proxy, e.g. http://localhost:8321, as far as that can be known."""
+    own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
+    authority = request.headers.get("Host", "")
+    if own and (serves(own, authority) or not _AUTHORITY.fullmatch(authority)):
+        return own
+    return f"http://{authority if _AUTHORITY.fullmatch(authority) else 'localhost:8321'}"
+
+
+def example_call(request: web.BaseRequest, settings: Settings) -> str:
+    """A line for a shell that calls the API through this proxy, with the fields that the settings ask of callers."""
+    access = settings.access
+    required = f"-H '{access.require_header}: 1' " if access.require_header else ""
+    key = "-H 'X-Api-Key: YOUR_KEY' " if access.client_keys_file else ""
+    return f"curl {required}{key}{origin_seen(request, settings)}/api/"
+
+
+def moment(at: float, now: float) -> str:
+    """A point in time for people, in the zone of this computer: "14:03 CET, in 42 minutes". Both are seconds."""
+    local, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
+    form = "%H:%M %Z" if local.date() == today.date() else "%Y-%m-%d %H:%M %Z"
+    span = _span(abs(at - now))
+    return f"{local.strftime(form)}, {f'in {span}' if at >= now else f'{span} ago'}"
+
+
+def _span(seconds: float) -> str:
+    units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+    size, name = next((unit for unit in units if seconds >= 2 * unit[0]), (1, "seconds"))
+    return f"{int(seconds // size)} {name}"
+
+
+@cache
+def _templates() -> "Environment":
+    """Jinja2, loaded when a page is first asked for: a proxy may run for months without showing one."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
+    templates = Environment(
+        loader=PackageLoader("krebit_proxy.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["moment"] = moment
+    return templates

@@ -1,0 +1,322 @@
+"""Setup: sends a person's browser to the authorization server, and takes the answer (RFC 6749, 4.1).
+
+Who may start: a browser on this computer while setup is needed; from elsewhere, or when setup is done already, only
+with a one-time key. A key admits the one browser that brought it, until the key expires or setup succeeds.
+"""
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import structlog
+from aiohttp import web
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.authorization import (
+    ATTEMPT_LIFETIME,
+    ENDED,
+    Attempt,
+    AuthorizationResponse,
+    authorization_url,
+    begin,
+    browser_mark,
+    cautions,
+    check_key,
+    explain,
+    mint_key,
+    own_origin,
+    pasted_query,
+    read_response,
+    serves,
+    verdict,
+    will_stop,
+)
+from krebit_proxy.core.grant import Issued, Outcome, Refusal
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.credentials import Credentials
+from krebit_proxy.errors import ProxyError, Refused, StoreError
+from krebit_proxy.tasks import spawn
+from krebit_proxy.token_endpoint import TokenEndpoint
+from krebit_proxy.web.pages import Page, allow, example_call, page, see_other
+from krebit_proxy.web.status import SETUP_CODES
+
+LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
+_KEY_HINT: Final = (
+    "Run `krebit-proxy setup` where the proxy runs; it gives a link that works once, for fifteen minutes."
+)
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The attempt that was answered last, and what comes of it: None for success."""
+
+    attempt: Attempt
+    result: asyncio.Task[ProxyError | None]
+
+
+class Setup:
+    """GET /setup, the redirection endpoint, /setup/paste and /setup/done. One attempt is pending at a time."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, token_endpoint: TokenEndpoint) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._token_endpoint = token_endpoint
+        self._own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
+        # RFC 6265 8.5: "Cookies do not provide isolation by port." So each proxy on a host has a name of its own.
+        self._cookie = f"krebit-proxy-setup-{browser_mark(settings.redirect_uri)[:8]}"
+        self._callback = urlsplit(settings.redirect_uri).path if self._own else "/setup/callback"
+        self._attempt = ENDED
+        self._settled: Settled | None = None
+        self._used_keys: dict[str, float] = {}  # key -> its expiry
+        self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that brought a key, and the key's expiry
+        self._issued: Issued | None = None
+
+    def routes(self) -> dict[str, Page]:
+        """The pages by exact path. The redirection endpoint is there only if the redirect URI leads here."""
+        pages = {"/setup": self._start, "/setup/paste": self._paste, "/setup/done": self._done}
+        if self._own:
+            pages[self._callback] = self._redirected
+        return {path: self._telling(answer) for path, answer in pages.items()}
+
+    def announce(self, origin: str) -> None:
+        """Says in the log that setup is needed, if it is: where, and which redirect URI the app must have.
+
+        Args:
+            origin: where this proxy is reached, for a redirect URI that leads elsewhere.
+        """
+        if self._needed():
+            link = self._link(origin) if self._settings.access.expose else f"{self._own or origin}/setup"
+            _log.warning("setup.needed", open=link, redirect_uri=self._settings.redirect_uri)
+
+    async def close(self) -> None:
+        """Waits for an exchange that is under way: its code works only once."""
+        if self._settled:
+            await asyncio.wait([self._settled.result])
+
+    # Starting
+
+    async def _start(self, request: web.BaseRequest) -> web.Response:
+        _check_navigation(request)
+        until = self._admit(request)
+        key = {"key": request.query["key"]} if "key" in request.query else {}
+        if self._own is None:
+            return see_other(f"/setup/paste?{urlencode(key)}")
+        # The cookie must be set where the browser comes back to: 127.0.0.1 and localhost do not share one. `moved` ends
+        # this after one step: behind a front proxy that changes Host the two may never look alike.
+        if not serves(self._own, request.headers.get("Host", "")) and "moved" not in request.query:
+            return see_other(f"{self._own}/setup?{urlencode(key | {'moved': '1'})}")
+        attempt, cookies = self._begin(request, until)
+        return see_other(self._authorization_url(attempt), cookies)
+
+    def _begin(self, request: web.BaseRequest, until: float) -> tuple[Attempt, list[str]]:
+        """Starts the one pending attempt, instead of any older one; also the cookies that bind it to the browser."""
+        cookie, now = Secret(secrets.token_urlsafe(32)), time.time()
+        attempt = begin(secrets.token_bytes, now=now, pkce=self._settings.oauth.pkce, browser=cookie)
+        self._attempt = attempt
+        self._admitted = (browser_mark(cookie.reveal()), until)
+        self._used_keys = {key: end for key, end in self._used_keys.items() if end > now}
+        if until:
+            self._used_keys[request.query.get("key", "")] = until
+        _log.info("setup.started", peer=request.remote)
+        return attempt, self._cookies(cookie)
+
+    def _cookies(self, cookie: Secret) -> list[str]:
+        # Lax, not Strict: it must come along when the authorization server sends the browser back.
+        # Secure on https only: Safari refuses it on http://localhost.
+        attributes = f"Max-Age={ATTEMPT_LIFETIME}; HttpOnly; SameSite=Lax"
+        if self._own and self._own.startswith("https:"):
+            attributes += "; Secure"
+        paths = {"/setup"} if self._callback.startswith("/setup/") else {"/setup", self._callback}
+        return [f"{self._cookie}={cookie.reveal()}; Path={path}; {attributes}" for path in sorted(paths)]
+
+    def _authorization_url(self, attempt: Attempt) -> str:
+        return authorization_url(
+            self._settings.authorize_url,
+            attempt,
+            client_id=self._settings.client_id,
+            redirect_uri=self._settings.redirect_uri,
+            scope=self._settings.oauth.scope,
+        )
+
+    # Who may start
+
+    def _admit(self, request: web.BaseRequest) -> float:
+        """Lets a browser start or raises Refused. Returns until when it may do so again thanks to a key; else 0."""
+        key, now = request.query.get("key", ""), time.time()
+        expires_at = check_key(self._settings.client_secret, key, now=now)
+        if expires_at and key not in self._used_keys:
+            return expires_at
+        mark, until = self._admitted
+        if now < until and hmac.compare_digest(mark, browser_mark(self._cookie_of(request))):
+            return until
+        if not self._needed():
+            raise Refused("setup_closed", "Setup is done. To authorize anew, open it again.", hint=_KEY_HINT)
+        if not _is_local(request):
+            old = "This one-time key was used before, or is too old."
+            new = "From another computer, setup needs a one-time key."
+            raise Refused("setup_key_required", old if key else new, hint=_KEY_HINT)
+        return 0
+
+    def _needed(self) -> bool:
+        return self._credentials.status().code in SETUP_CODES
+
+    def _cookie_of(self, request: web.BaseRequest) -> str:
+        return request.cookies.get(self._cookie, "")
+
+    def _link(self, origin: str) -> str:
+        key = mint_key(self._settings.client_secret, now=time.time(), nonce=secrets.token_bytes(16))
+        return f"{self._own or origin}/setup?{urlencode({'key': key})}"
+
+    # Coming back
+
+    async def _redirected(self, request: web.BaseRequest) -> web.Response:
+        _check_navigation(request)
+        return await self._finish(request, request.rel_url.raw_query_string)
+
+    async def _paste(self, request: web.BaseRequest) -> web.Response:
+        """For a redirect URI that leads elsewhere: the link, and a field for the address that the browser ended on."""
+        if request.method == "POST":
+            return await self._pasted(request)
+        _check_navigation(request)
+        if (attempt := self._attempt_of(request)) is None:
+            attempt, cookies = self._begin(request, self._admit(request))
+            return self._paste_page(attempt, cookies=cookies)
+        return self._paste_page(attempt)  # a reload: the link that may be open already stays good
+
+    async def _pasted(self, request: web.BaseRequest) -> web.Response:
+        # No other site can make this request: it would have to know the state, which no page but ours shows.
+        if request.content_length is None or request.content_length > LONGEST_PASTE:
+            raise Refused("bad_request", "The form is too large.")
+        form = parse_qs((await request.read()).decode("ascii", "replace"))
+        try:
+            return await self._finish(request, pasted_query(form.get("address", [""])[0]))
+        except Refused as error:
+            if (attempt := self._attempt_of(request)) is None:
+                raise
+            self._tell(request, error)
+            return self._paste_page(attempt, error=error)
+
+    def _attempt_of(self, request: web.BaseRequest) -> Attempt | None:
+        """The pending attempt, if it is this browser's and not too old."""
+        attempt, mark = self._attempt, browser_mark(self._cookie_of(request))
+        same = hmac.compare_digest(attempt.browser or "", mark)
+        return attempt if same and time.time() < attempt.expires_at else None
+
+    def _paste_page(
+        self, attempt: Attempt, *, error: Refused | None = None, cookies: Iterable[str] = ()
+    ) -> web.Response:
+        link = self._authorization_url(attempt)
+        authorize = urlsplit(self._settings.authorize_url)
+        response = page(
+            "paste.html",
+            status=error.status if error else 200,
+            # Chromium applies form-action to the redirects that follow a form, too.
+            form_action=f"{authorize.scheme}://{authorize.netloc}",
+            settings=self._settings,
+            link=link,
+            error=error,
+        )
+        response.headers.extend(("Set-Cookie", cookie) for cookie in cookies)
+        return response
+
+    async def _finish(self, request: web.BaseRequest, query: str) -> web.Response:
+        """Takes an authorization response: exchanges its code, once, and stores what comes. Raises ProxyError."""
+        response, settled = read_response(query), self._settled
+        if settled is None or not self._answers(settled.attempt, request, response):
+            outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
+            attempt, self._attempt = self._attempt, ENDED  # used up, before anything is awaited
+            exchange = self._exchange(outcome, attempt.verifier, request.remote)
+            settled = self._settled = Settled(attempt, spawn(exchange, name="setup.exchange"))
+        # A reload or a second click meets the same exchange, and a browser that leaves does not end it.
+        if error := await asyncio.shield(settled.result):
+            raise error
+        return see_other("/setup/done")
+
+    def _answers(self, attempt: Attempt, request: web.BaseRequest, response: AuthorizationResponse) -> bool:
+        try:
+            verdict(attempt, response, now=time.time(), browser=self._cookie_of(request))
+        except Refused:
+            return False
+        return True
+
+    async def _exchange(
+        self, outcome: Secret | Refusal, verifier: Secret | None, peer: str | None
+    ) -> ProxyError | None:
+        """Spends the code, and stores the tokens. Returns what went wrong, if anything did."""
+        answer: Outcome = (
+            await self._token_endpoint.exchange(outcome, verifier) if isinstance(outcome, Secret) else outcome
+        )
+        if not isinstance(answer, Issued):
+            return explain(answer, redirect_uri=self._settings.redirect_uri)
+        try:
+            await self._credentials.authorized(answer.tokens)
+        except StoreError as error:
+            return error
+        self._issued = answer
+        self._admitted = ("", 0)
+        generation = self._credentials.status().generation
+        _log.info("setup.completed", peer=peer, organization=self._settings.organization, generation=generation)
+        return None
+
+    async def _done(self, request: web.BaseRequest) -> web.Response:
+        allow(request, "GET", "HEAD")
+        status = self._credentials.status()
+        if not status.ready:
+            return see_other("/")
+        return page(
+            "done.html",
+            settings=self._settings,
+            grant=status,
+            will_stop=self._issued is not None and will_stop(self._issued.tokens),
+            cautions=cautions(self._issued, scope=self._settings.oauth.scope) if self._issued else [],
+            example=example_call(request, self._settings),
+        )
+
+    # Telling
+
+    def _telling(self, answer: Page) -> Page:
+        """The page `answer`, with each refusal in the log; never with the query, which may hold a code."""
+
+        async def telling(request: web.BaseRequest) -> web.Response:
+            try:
+                return await answer(request)
+            except ProxyError as error:
+                self._tell(request, error)
+                raise
+
+        return telling
+
+    def _tell(self, request: web.BaseRequest, error: ProxyError) -> None:
+        facts = {"peer": request.remote, "path": request.path, "code": error.code, "reason": error.detail}
+        if error.code == "setup_key_required":
+            # Whoever reads this log may open setup; whoever asked may not.
+            facts["open"] = self._link(f"http://{request.host}")
+        _log.warning("setup.refused", **facts)
+
+
+def _check_navigation(request: web.BaseRequest) -> None:
+    """Raises Refused unless a person opened this page: a prefetch or a frame must not start or use up an attempt."""
+    allow(request, "GET")
+    fields = request.headers
+    early = "prefetch" in fields.get("Sec-Purpose", "") + fields.get("Purpose", "")
+    if early or fields.get("Sec-Fetch-Dest", "document") != "document":
+        raise Refused("setup_failed", "This page works only as a page of its own, opened by a person.")
+
+
+def _is_local(request: web.BaseRequest) -> bool:
+    """Whether the caller sits on this computer. One that comes through a front proxy may sit anywhere."""
+    if any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")):
+        return False
+    try:
+        address = ip_address(request.remote or "")
+    except ValueError:
+        return False  # a unix socket: what is behind it cannot be told
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -1,0 +1,89 @@
+"""The pages that tell how things stand: for people, for programs, for probes, for Prometheus."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from krebit_proxy import __version__
+from krebit_proxy.config import Settings
+from krebit_proxy.core.lifecycle import GrantStatus
+from krebit_proxy.credentials import Credentials
+from krebit_proxy.errors import CODES
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page
+
+SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those that a person ends at /setup
+
+
+class StatusPages:
+    """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._metrics = metrics
+
+    def routes(self) -> dict[str, Page]:
+        """The pages by exact path."""
+        return {
+            "/": self._status,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._scrape,
+        }
+
+    async def _status(self, request: web.BaseRequest) -> web.Response:
+        allow(request, "GET", "HEAD")
+        status = self._credentials.status()
+        if wants_json(request):
+            return web.json_response(self._document(status, request), headers={"Cache-Control": "no-store"})
+        access = self._settings.access
+        return page(
+            "status.html",
+            settings=self._settings,
+            grant=status,
+            title=CODES[status.code][1] if status.code else "Not ready",
+            setup_needed=status.code in SETUP_CODES,
+            example=example_call(request, self._settings),
+            guarded=bool(access.client_keys_file or access.require_header),
+        )
+
+    def _document(self, status: GrantStatus, request: web.BaseRequest) -> dict[str, object]:
+        """What the page shows, for programs; times are ISO 8601 in UTC."""
+        facts = {name: _utc(value) if name.endswith("_at") else value for name, value in asdict(status).items()}
+        needed = status.code in SETUP_CODES
+        return facts | {
+            "organization": self._settings.organization,
+            "client_id": self._settings.client_id,
+            "redirect_uri": self._settings.redirect_uri,
+            "setup_url": f"{origin_seen(request, self._settings)}/setup" if needed else None,
+            "example": example_call(request, self._settings),
+            "version": __version__,
+        }
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
+        allow(request, "GET", "HEAD")
+        return web.json_response({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        allow(request, "GET", "HEAD")
+        status = self._credentials.status()
+        reason = {"ready": status.ready, "code": status.code, "detail": status.detail, "hint": status.hint}
+        return web.json_response(reason, status=200 if status.ready else 503, headers={"Cache-Control": "no-store"})
+
+    async def _scrape(self, request: web.BaseRequest) -> web.Response:
+        allow(request, "GET", "HEAD")
+        # The media type of the text format, https://prometheus.io/docs/instrumenting/exposition_formats/
+        fields = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"}
+        return web.Response(body=self._metrics.render(self._credentials.status()), headers=fields)
+
+
+def wants_json(request: web.BaseRequest) -> bool:
+    """Whether the caller asked for JSON and not for a page."""
+    accept = request.headers.get("Accept", "")
+    return "application/json" in accept and "text/html" not in accept
+
+
+def _utc(at: float | None) -> str | None:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at is not None else None
