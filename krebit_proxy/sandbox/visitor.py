@@ -1,0 +1,58 @@
+"""A person with a browser, played by an HTTP client: follows links, keeps cookies, answers the consent page."""
+
+from html.parser import HTMLParser
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urljoin
+
+from aiohttp import ClientSession, ClientTimeout, CookieJar
+
+
+class _ConsentForm(HTMLParser):
+    """Finds where a page's form goes, and its hidden fields."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.action = ""
+        self.fields: dict[str, str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.action = given["action"]
+        elif tag == "input" and given.get("type") == "hidden":
+            self.fields[given["name"]] = given["value"]
+
+
+class Visitor:
+    """One browser session. Use it as `async with Visitor() as visitor`."""
+
+    def __init__(self) -> None:
+        self._session = ClientSession(cookie_jar=CookieJar(unsafe=True), timeout=ClientTimeout(total=10))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def open(self, url: str) -> tuple[int, str, str]:
+        """Opens `url` and follows redirects: the status, the address it ended on, and the page."""
+        async with self._session.get(url) as response:
+            return response.status, str(response.url), await response.text()
+
+    async def consent(self, url: str, decision: Literal["allow", "deny"] = "allow") -> str:
+        """Opens `url`, which leads to a consent page, and answers it: the address that the browser is sent to.
+
+        Raises ValueError where there is no consent page.
+        """
+        status, address, page = await self.open(url)
+        form = _ConsentForm(page)
+        if not form.action:
+            raise ValueError(f"no consent page, but a page with status {status}")
+        content = form.fields | {"decision": decision}
+        async with self._session.post(urljoin(address, form.action), data=content, allow_redirects=False) as answer:
+            return answer.headers.get("Location", "")
