@@ -1,0 +1,227 @@
+"""What is written to standard error: one line for each event, for people on a terminal and as JSON elsewhere.
+
+    log = structlog.get_logger()          # where each request writes one: structlog.get_logger().bind(), once
+    log.info("request.done", method="GET", path="/api/x", status=200)
+
+An event is a dotted name with flat values. Nothing secret gets out, by construction and not by care: a `Secret` is
+masked by its type, a path loses its query, an exception is named by its type and its places in the code (its text may
+hold what somebody sent), and what other libraries log is cut down in the same way. Control characters, which could
+take over a terminal or forge a line, are escaped.
+
+It is cheap, since one event is written for each request: one processor makes the line, and lines are written together
+once the event loop has a moment, errors at once.
+"""
+
+import asyncio
+import atexit
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from json import JSONEncoder
+from json.encoder import encode_basestring_ascii as _quoted
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+import structlog
+
+from krebit_proxy.config import Log
+from krebit_proxy.core.secret import MASK, Secret
+
+Event = MutableMapping[str, Any]
+
+_COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_PLAIN: Final = "\x1b[0m"
+
+
+def configure(settings: Log, stream: TextIO | None = None) -> None:
+    """Sends every event from now on to `stream`, standard error if None. May be called again.
+
+    `settings.access` is for whoever writes `request.done`: it is not filtered here.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    console = settings.format == "console" or (settings.format == "auto" and terminal)
+    _writer.open(stream)
+    # In place: loggers that were used before hold this list, and hear of the change by that.
+    _processors[:] = [_Console(colours=terminal) if console else _json]
+    structlog.configure(
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(settings.level),
+        logger_factory=lambda *_: _writer,
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Foreign()], level=max(logging.WARNING, _LEVELS[settings.level]), force=True)
+
+
+def flush() -> None:
+    """Writes out what is still waiting to be written."""
+    _writer.flush()
+
+
+# The line
+
+
+def _json(_logger: object, level: str, event: Event) -> str:
+    """The event as one line of JSON."""
+    name = event.pop("event", "")
+    _without_query(event)
+    if event.pop("exc_info", None):
+        event.update(_failure(sys.exception()))
+    line = [f'{{"timestamp":"{_timestamp()}","level":"{level}","event":{_quoted(name)}']
+    for key, value in event.items():
+        kind = type(value)
+        if kind is str:
+            text = _quoted(value)
+        elif kind is int or (kind is float and isfinite(value)):
+            text = str(value)
+        else:
+            text = _encode(value)
+        line.append(f'"{key}":{text}')
+    text = ",".join(line)
+    # ASCII alone is left now, and of that all that is control is escaped but this one.
+    return (text if "\x7f" not in text else text.replace("\x7f", "\\u007f")) + "}"
+
+
+class _Console:
+    """The event as a line for people."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, _logger: object, level: str, event: Event) -> str:
+        name = _printable(event.pop("event", ""))
+        _without_query(event)
+        if event.pop("exc_info", None):
+            event.update(_failure(sys.exception()))
+        values = "  ".join(f"{key}={_printable(value)}" for key, value in event.items() if value is not None)
+        line = f"{_timestamp()[11:19]}  {level:<7}  {name:<20}  {values}".rstrip()
+        colour = _COLOURS.get(level) if self._colours else None
+        return f"{colour}{line}{_PLAIN}" if colour else line
+
+
+def _without_query(event: Event) -> None:
+    path = event.get("path")
+    if path is not None and "?" in path:
+        event["path"] = path.partition("?")[0]
+
+
+def _simple(value: object) -> object:
+    """A value that is no text, number or list, as something that gives nothing away."""
+    match value:
+        case Secret():
+            return MASK
+        case BaseException():
+            return type(value).__name__
+        case bytes():
+            return value.decode("ascii", "backslashreplace")
+        case set() | frozenset():
+            return sorted(value)
+        case _:
+            return str(value)
+
+
+_encode: Final = JSONEncoder(separators=(",", ":"), default=_simple, skipkeys=True).encode
+
+
+def _printable(value: object) -> str:
+    text = value if isinstance(value, str) else str(value if isinstance(value, int | float) else _simple(value))
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f'"{text}"' if " " in text or not text else text
+
+
+def _timestamp() -> str:
+    """Now, in UTC, to the millisecond."""
+    now = time.time()
+    second = int(now)
+    if second != _second[0]:
+        _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{_second[1]}.{int((now - second) * 1000):03d}Z"
+
+
+_second: Final[list[Any]] = [0, ""]
+
+
+def _failure(error: BaseException | None) -> dict[str, str]:
+    """Type and places of an exception. Neither its text nor any variable: both may hold what was sent."""
+    if error is None:
+        return {}
+    return {"error": type(error).__name__, "at": _places(error.__traceback__)}
+
+
+def _places(trace: TracebackType | None) -> str:
+    frames = traceback.extract_tb(trace, limit=-8)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+
+
+# Where it goes
+
+
+class _Writer:
+    """Collects lines and writes them together: one call to the system for each turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._write: Callable[[str], object] | None = None
+        self._stream: TextIO | None = None
+
+    def open(self, stream: TextIO) -> None:
+        self.flush()
+        self._stream = stream
+
+    def info(self, line: str) -> None:
+        """Takes a line; it is written in a moment."""
+        lines = self._lines
+        lines.append(line)
+        if len(lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    debug = info
+
+    def error(self, line: str) -> None:
+        """Takes a line and writes it at once: the next thing may be the end of the process."""
+        self._lines.append(line)
+        self.flush()
+
+    warning = critical = error
+
+    def flush(self) -> None:
+        """Writes all lines. A log that cannot be written must not stop the proxy."""
+        if not self._lines or self._stream is None:
+            return
+        text = "\n".join(self._lines) + "\n"
+        self._lines.clear()
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
+
+
+_writer: Final = _Writer()
+_processors: Final[list[Any]] = []
+atexit.register(flush)
+
+
+# What others log
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class _Foreign(logging.Handler):
+    """Records of other libraries: who, where and what kind, without their text, which may hold octets of a request."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        place = f"{record.module}:{record.lineno} {record.funcName}"
+        getattr(structlog.get_logger(), level)(
+            "library.message", logger=record.name, **{"at": place, **_failure(error)}
+        )
