@@ -7,13 +7,12 @@ plain tool on loopback sends nothing but `Host` that matters here, and pays for 
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
-from krebit_proxy.core.fields import Fields, origin
+from krebit_proxy.core.fields import Fields, Names, origin
 from krebit_proxy.core.policy import template
 from krebit_proxy.core.rules import Allowance, Caller, Peer, Rules
 from krebit_proxy.core.target import meanings, origin_form
@@ -51,7 +50,7 @@ class Call:
     peer: Peer
     method: bytes
     target: bytes
-    names: Sequence[bytes]
+    names: Names
     fields: Fields
     http10: bool = False
     page: bool = False

@@ -6,14 +6,16 @@ case; everything after it works with those names, so that no field is folded twi
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import compress
 from typing import Final
 
 from krebit_proxy.errors import Refused
 
 Fields = Sequence[tuple[bytes, bytes]]
+Names = tuple[bytes, ...]
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110, 5.6.2
-_NAMES: Final = _TOKEN + b"\n"
 _CONTROLS: Final = bytes(octet for octet in (*range(0x20), 0x7F) if octet != ord("\t"))
 
 # RFC 9110, 7.6.1: "intermediaries SHOULD remove or replace fields that are known to require removal before forwarding,
@@ -52,6 +54,10 @@ _NOT_SENT: Final = {
     for cookies in (False, True)
     for keys in (False, True)
 }
+# An upstream that maps `-` and `_` to the same name would take X_Forwarded_For for X-Forwarded-For.
+_CLAIMS: Final = re.compile(rb".*_|proxy-|x-forwarded-")
+_CORS: Final = re.compile(rb"access-control-")
+_MOST_DIGITS: Final = 18
 _HAS_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 # What is true of the upstream's origin and false of the caller's, and what only we may say.
@@ -74,7 +80,7 @@ _FOR_ALLOWED_ORIGIN: Final = (
 )
 
 
-def checked(fields: Fields) -> list[bytes]:
+def checked(fields: Fields) -> Names:
     """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
     names = _names(fields)
     if names is None:
@@ -82,32 +88,58 @@ def checked(fields: Fields) -> list[bytes]:
     return names
 
 
-def _names(fields: Fields) -> list[bytes] | None:
+def _names(fields: Fields) -> Names | None:
     """The names in lower case, or None if one is not a token or a value holds a control character other than HTAB."""
     if not fields:
-        return []
-    together = b"\n".join([name for name, _ in fields])
-    values = b"".join([value for _, value in fields])
-    names = together.lower().split(b"\n")
-    if (
-        together.translate(None, _NAMES)
-        or len(names) != len(fields)
-        or b"" in names
-        or len(values.translate(None, _CONTROLS)) != len(values)
-    ):
+        return ()
+    sent, values = zip(*fields, strict=True)
+    names = _folded(b"\n".join(sent))
+    content = b"".join(values)
+    if len(names) != len(fields) or len(content.translate(None, _CONTROLS)) != len(content):
         return None
     return names
 
 
-def connection_options(names: Sequence[bytes], fields: Fields) -> frozenset[bytes]:
-    """The options in all `Connection` fields, in lower case (RFC 9110, 7.6.1)."""
-    if b"connection" not in names:
-        return frozenset()
-    values = [value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"]
-    return frozenset(option.strip(b" \t") for option in b",".join(values).lower().split(b","))
+# Callers, and the upstream, send the same few sets of names again and again: what follows from the names alone is kept.
+@lru_cache(maxsize=256)
+def _folded(names: bytes) -> Names:
+    """The names, one a line, in lower case; () if one of them is not a token."""
+    lines = tuple(names.lower().split(b"\n"))
+    return () if b"" in lines or names.translate(None, _TOKEN + b"\n") else lines
 
 
-def framing(names: Sequence[bytes], fields: Fields, *, http10: bool = False) -> int | None:
+@lru_cache(maxsize=256)
+def _kept(
+    names: Names, connection: bytes, dropped: frozenset[bytes], also_dropped: re.Pattern[bytes]
+) -> tuple[bool, ...]:
+    """Which of the fields with these names pass. `connection` is the value of the message's `Connection` fields.
+
+    RFC 9110, 7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
+    each connection-option in this field, remove any header or trailer field(s) from the message with the same name as
+    the connection-option". Our own are added to what is left, so no option can remove them.
+    """
+    dropped |= _options(connection)
+    return tuple(name not in dropped and not also_dropped.match(name) for name in names)
+
+
+def _connection(names: Names, fields: Fields) -> bytes:
+    """The value of all `Connection` fields as one list (RFC 9110, 5.3)."""
+    lines = names.count(b"connection")
+    if lines == 1:
+        return fields[names.index(b"connection")][1]
+    return b",".join([value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"])
+
+
+def _options(connection: bytes) -> frozenset[bytes]:
+    return frozenset(option.strip(b" \t") for option in connection.lower().split(b","))
+
+
+def connection_options(names: Names, fields: Fields) -> frozenset[bytes]:
+    """The options in all `Connection` fields, in lower case; among them perhaps an empty one."""
+    return _options(_connection(names, fields))
+
+
+def framing(names: Names, fields: Fields, *, http10: bool = False) -> int | None:
     """How long a request's content is: 0 when there is none, None when it is chunked.
 
     Raises Refused(bad_request) where two readers could disagree about it, Refused(not_implemented) for another coding.
@@ -117,7 +149,7 @@ def framing(names: Sequence[bytes], fields: Fields, *, http10: bool = False) -> 
         if not lengths:
             return 0
         value = fields[names.index(b"content-length")][1]
-        if lengths > 1 or not value.isdigit():
+        if lengths > 1 or not value.isdigit() or len(value) > _MOST_DIGITS:
             raise Refused("bad_request", "Content-Length must be one number.")
         return int(value)
     # RFC 9112, 6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding". We do.
@@ -133,7 +165,7 @@ def framing(names: Sequence[bytes], fields: Fields, *, http10: bool = False) -> 
 def request_head(
     method: bytes,
     target: bytes,
-    names: Sequence[bytes],
+    names: Names,
     fields: Fields,
     *,
     authority: bytes,
@@ -159,12 +191,9 @@ def request_head(
         expect: Whether to ask for 100 (Continue).
         upgrade: The protocols that the caller offers to switch to, when they are offered to the upstream too.
     """
-    # "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for each
-    # connection-option in this field, remove any header or trailer field(s) from the message with the same name as the
-    # connection-option" (RFC 9110, 7.6.1). Ours come after that, so no option can remove them.
-    dropped = _not_sent(names, fields, cookies=cookies, keys=keys)
+    kept = _kept(names, _connection(names, fields), _NOT_SENT[cookies, keys], _CLAIMS)
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, authority)]
-    lines += [name + b": " + value for lower, (name, value) in zip(names, fields, strict=True) if lower not in dropped]
+    lines += [b": ".join(field) for field in compress(fields, kept)]
     if content is None:
         lines.append(b"Transfer-Encoding: chunked")
     elif content or method in _HAS_CONTENT:
@@ -175,18 +204,6 @@ def request_head(
         lines.append(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
     lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: Bearer %b\r\n\r\n" % bearer)
     return b"\r\n".join(lines)
-
-
-def _not_sent(names: Sequence[bytes], fields: Fields, *, cookies: bool, keys: bool) -> frozenset[bytes]:
-    """The names that stay here: always, by this request's `Connection`, and those that claim something by their form."""
-    dropped = _NOT_SENT[cookies, keys]
-    if b"connection" in names:
-        dropped |= connection_options(names, fields)
-    together = b"\n".join(names)
-    # An upstream that maps `-` and `_` to the same name would take X_Forwarded_For for X-Forwarded-For.
-    if b"_" in together or b"proxy-" in together or b"x-forwarded-" in together:
-        dropped |= {name for name in names if b"_" in name or name.startswith((b"proxy-", b"x-forwarded-"))}
-    return dropped
 
 
 def response_fields(
@@ -213,25 +230,17 @@ def response_fields(
     names = _names(fields)
     if names is None:
         raise Refused("upstream_invalid", "The answer has a bad header field.")
-    dropped = _NOT_RETURNED[cookies]
-    if b"connection" in names:
-        dropped |= connection_options(names, fields)
-    if b"access-control-" in b"\n".join(names):
-        dropped |= {name for name in names if name.startswith(b"access-control-")}
+    kept = _kept(names, _connection(names, fields), _NOT_RETURNED[cookies], _CORS)
     if b"location" in names:
         fields = [
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)
             for lower, (name, value) in zip(names, fields, strict=True)
         ]
-    lines = [
-        name + b": " + value + b"\r\n"
-        for lower, (name, value) in zip(names, fields, strict=True)
-        if lower not in dropped
-    ]
+    lines = [b": ".join(field) for field in compress(fields, kept)]
     if length is not None:
-        lines.append(b"Content-Length: %d\r\n" % length)
+        lines.append(b"Content-Length: %d" % length)
     lines.append(_GUARDS if allowed_origin is None else _FOR_ALLOWED_ORIGIN % allowed_origin)
-    return b"".join(lines)
+    return b"\r\n".join(lines)
 
 
 def _caller_location(location: bytes, upstream_origin: bytes, caller_origin: bytes) -> bytes:
