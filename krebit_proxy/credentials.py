@@ -1,12 +1,63 @@
 """The only holder of the grant: drives `core.lifecycle.step`, performs its effects, and hands out bearer tokens."""
 
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Final, assert_never
+
+import structlog
 
 from krebit_proxy.config import Settings
+from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Tokens
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.outlook import GrantStatus, status
+from krebit_proxy.core.protocol import (
+    Abandoned,
+    Answer,
+    Answered,
+    Authorized,
+    Conflicted,
+    Demanded,
+    Denial,
+    Effect,
+    Event,
+    Failed,
+    FreeLock,
+    Locked,
+    LogoutAsked,
+    Phase,
+    Policy,
+    Read,
+    ReadStore,
+    Report,
+    Revoke,
+    Revoked,
+    Spend,
+    State,
+    Stopping,
+    TakeLock,
+    WakeAt,
+    Woke,
+    WriteGrant,
+    Written,
+)
+from krebit_proxy.errors import Refused, StoreConflictError, StoreError
 from krebit_proxy.stores import Store
+from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
+
+_log = structlog.get_logger()
+# CLOCK_BOOTTIME goes on while the machine sleeps; where there is none, the monotonic clock has to do.
+_BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 1))
+_read_clock = getattr(time, "clock_gettime", lambda _: time.monotonic())
+_UNUSABLE: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +75,47 @@ class Credentials:
     """Hands out the current token, and keeps it current."""
 
     def __init__(self, settings: Settings, store: Store, token_endpoint: TokenEndpoint) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._token_endpoint = token_endpoint
+        self._state = State(
+            Policy(
+                organization=settings.organization,
+                client_id=settings.client_id,
+                holder=f"{socket.gethostname()}/{os.getpid()}",
+                ahead=settings.refresh.ahead,
+                jitter=random.uniform(-0.1, 0.1),
+                intent_grace=store.intent_grace,
+            )
+        )
+        self._bearer = Bearer(0, b"")
+        self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
+        self._callers: dict[int, asyncio.Future[Denial | None]] = {}
+        self._ids = itertools.count()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._under_way: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._looked = asyncio.Event()
 
     async def start(self) -> None:
         """Reads the store for the first time; a store that fails is reported in `status`, and tried again."""
+        self._happened(Woke())
+        await self._looked.wait()
 
     async def close(self) -> None:
         """Waits for a running refresh and its write, then closes the store."""
+        self._happened(Stopping())
+        if self._state.phase is Phase.LOCKING and self._under_way:
+            self._under_way.cancel()
+        await self._idle.wait()
+        if self._alarm:
+            self._alarm.cancel()
+        await self._store.close()
 
     def current(self) -> Bearer | None:
         """The token, if one can be used at once. The hot path: no await, no lock. None: call `bearer`."""
+        if time.time() < self._usable_wall and _read_clock(_BOOT_CLOCK) < self._usable_boot:
+            return self._bearer
+        return None
 
     async def bearer(self, *, rejected: int | None = None, lifetime: float = 0) -> Bearer:
         """Waits for a usable token. Safe to cancel: that never cancels a refresh.
@@ -45,14 +127,132 @@ class Credentials:
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
         """
-        raise NotImplementedError
+        caller = next(self._ids)
+        denial = await self._told(caller, Demanded(caller, rejected, lifetime))
+        if denial is not None:
+            raise Refused(denial.code, denial.detail, hint=denial.hint, retry_after=denial.retry_after)
+        return self._bearer
 
     async def authorized(self, tokens: Tokens) -> None:
-        """Stores the tokens of a new authorization as the next generation. Raises StoreError."""
+        """Stores the tokens of a new authorization as the next generation. Raises StoreError if that failed for now."""
+        caller = next(self._ids)
+        await self._ordered(caller, Authorized(caller, tokens))
 
     async def logout(self) -> None:
-        """Revokes where a revocation endpoint is set, then forgets the tokens, in the store too."""
+        """Revokes where a revocation endpoint is set, then forgets the tokens. Raises StoreError if it cannot."""
+        caller = next(self._ids)
+        await self._ordered(caller, LogoutAsked(caller))
 
     def status(self) -> GrantStatus:
         """The state of the grant as of now."""
-        raise NotImplementedError
+        return status(self._state, _now())
+
+    async def _ordered(self, caller: int, order: Authorized | LogoutAsked) -> None:
+        denial = await self._told(caller, order)
+        if denial is not None:
+            raise StoreError(denial.detail, hint=denial.hint)
+
+    async def _told(self, caller: int, event: Event) -> Denial | None:
+        """Lets `event` happen and waits for the answer to `caller`."""
+        answer: asyncio.Future[Denial | None] = asyncio.get_running_loop().create_future()
+        self._callers[caller] = answer
+        self._happened(event)
+        try:
+            return await answer
+        finally:
+            del self._callers[caller]
+            if not answer.done() or answer.cancelled():
+                self._happened(Abandoned(caller))
+
+    def _happened(self, event: Event) -> None:
+        """One step of the machine, and all that it wants done."""
+        self._state, effects = step(self._state, event, _now())
+        self._remember_bearer()
+        if self._state.phase is not Phase.LOOKING:
+            self._looked.set()
+        if self._state.phase is Phase.IDLE:
+            self._idle.set()
+        else:
+            self._idle.clear()
+        for effect in effects:
+            self._perform(effect)
+
+    def _remember_bearer(self) -> None:
+        """What `current` needs, worked out once per step instead of once per request."""
+        state = self._state
+        if state.fresh is None or state.tokens is None or state.rejected:
+            self._usable_wall = self._usable_boot = _UNUSABLE
+        else:
+            self._usable_wall = state.fresh.wall - state.fresh.margin
+            self._usable_boot = state.fresh.boot - state.fresh.margin
+        if state.tokens is not None and state.generation != self._bearer.generation:
+            self._bearer = Bearer(state.generation, b"Bearer " + state.tokens.access_token.reveal().encode())
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Answer(caller, denial):
+                answer = self._callers.get(caller)
+                if answer is not None and not answer.done():
+                    answer.set_result(denial)
+            case Report(event, level, fields):
+                getattr(_log, level)(event, **dict(fields))
+            case WakeAt(boot):
+                self._wake_at(boot)
+            case FreeLock():
+                self._after(self._store.unlock())
+            case ReadStore() | TakeLock() | WriteGrant() | Spend() | Revoke():
+                self._after(self._carry_out(effect))
+            case _:
+                assert_never(effect)
+
+    def _after(self, work: Awaitable[None]) -> None:
+        """Does `work` when all that was asked for before is done: a lock is freed before it is taken again."""
+        before = self._under_way
+
+        async def in_turn() -> None:
+            if before is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await before
+            await work
+
+        self._under_way = spawn(in_turn(), name="grant")
+
+    async def _carry_out(self, effect: ReadStore | TakeLock | WriteGrant | Spend | Revoke) -> None:
+        """Performs an effect and reports what came of it, failures included."""
+        try:
+            event = await self._result_of(effect)
+        except StoreConflictError:
+            event = Conflicted()
+        except StoreError as error:
+            event = Failed(Denial(error.code, error.detail, error.hint))
+        except asyncio.CancelledError:
+            event = Failed(Denial("token_unavailable", "The proxy is stopping."))
+        self._happened(event)
+
+    async def _result_of(self, effect: ReadStore | TakeLock | WriteGrant | Spend | Revoke) -> Event:
+        match effect:
+            case ReadStore():
+                return Read(await self._store.read())
+            case TakeLock(timeout):
+                await self._store.lock(timeout)
+                return Locked()
+            case WriteGrant(expected, grant):
+                await self._store.write(expected, grant)
+                return Written()
+            case Spend(refresh_token):
+                return Answered(await self._token_endpoint.refresh(refresh_token))
+            case Revoke(token):
+                return Revoked(await self._token_endpoint.revoke(token))
+            case _:
+                assert_never(effect)
+
+    def _wake_at(self, boot: float) -> None:
+        """Sets the alarm. It is never far off, so a clock that stops while the machine sleeps does no harm."""
+        if self._alarm:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(max(0.0, boot - _read_clock(_BOOT_CLOCK)), self._happened, Woke())
+
+
+def _now() -> Moment:
+    return Moment(time.time(), _read_clock(_BOOT_CLOCK), random.random())

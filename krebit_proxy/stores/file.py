@@ -114,6 +114,8 @@ class FileStore:
             raise StoreConflictError(f"The stored grant has generation {generation}, not {expected}.")
         with _explained(self._path):
             self._replace(self._path, to_json(grant).encode(), keep=stored is not None)
+            if grant.tokens is None:  # a logout forgets the copy too
+                self._path.with_suffix(".bak").unlink(missing_ok=True)
 
     def _replace(self, path: Path, content: bytes, *, keep: bool) -> None:
         """Replaces the file as a whole: a reader, or a crash, sees the old content or the new, never a part."""
