@@ -1,0 +1,65 @@
+"""A scripted upstream, the real proxy in front of it, and a raw client, for each test anew."""
+
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.certificates import Authority
+from tests.fakes.client import Client
+from tests.fakes.proxy import CLIENT_SECRET, RunningProxy, StartProxy, running_proxy
+from tests.fakes.upstream import Upstream
+
+# Every case runs with TLS to the upstream, as in production; KREBIT_PROXY_TEST_UPSTREAM=plain runs them without.
+PLAIN = os.environ.get("KREBIT_PROXY_TEST_UPSTREAM") == "plain"
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: Authority) -> ssl.SSLContext | None:
+    return None if PLAIN else authority.server("127.0.0.1")
+
+
+@pytest.fixture
+async def upstream(server_tls: ssl.SSLContext | None) -> AsyncIterator[Upstream]:
+    async with Upstream(server_tls) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def start_proxy(upstream: Upstream, tmp_path: Path, authority: Authority) -> AsyncIterator[StartProxy]:
+    """Starts the proxy with settings of the test's own: `await start_proxy(limits={"header_timeout": 0.5})`."""
+    started: list[RunningProxy] = []
+    async with AsyncExitStack() as stack:
+
+        async def start(*, to: Upstream | str = upstream, **options: Any) -> RunningProxy:
+            options["upstream"] = {"ca_file": authority.ca_file, **options.get("upstream", {})}
+            folder = tmp_path / f"proxy-{len(started)}"
+            folder.mkdir()
+            started.append(await stack.enter_async_context(running_proxy(to, folder, **options)))
+            return started[-1]
+
+        yield start
+    for proxy in started:
+        written = proxy.output.getvalue()
+        assert "Traceback" not in written, written
+        for secret in ("token-1", "token-2", "refresh-1", "refresh-2", CLIENT_SECRET):
+            assert secret not in written, f"{secret} is in the log"
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy) -> RunningProxy:
+    return await start_proxy()
+
+
+@pytest.fixture
+async def client(proxy: RunningProxy) -> Client:
+    return await proxy.connect()
