@@ -1,0 +1,109 @@
+"""The command line. Each command has its own module, which is loaded when the command is used.
+
+This floor alone reads argv and the environment. `main` is the one place where errors become an exit code and two
+lines: what is wrong, and what to do.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import click
+
+from krebit_proxy import __version__
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options
+from krebit_proxy.errors import ProxyError, SettingsError
+
+DONE: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = 2
+
+# In the order in which a person meets them.
+COMMANDS: Final = {
+    "demo": "Try it out: sandbox and proxy together, nothing to configure.",
+    "init": "Write a settings file by asking, or from flags.",
+    "check": "Look whether everything is in place, and say what is not.",
+    "run": "Start the proxy in the foreground.",
+    "setup": "Authorize the proxy in a browser, once.",
+    "status": "Show the state of the grant.",
+    "wait": "Wait until requests are authenticated.",
+    "health": "Probe whether the proxy serves, for containers.",
+    "logout": "Forget the grant.",
+    "sandbox": "Start the stand-in for Krebit alone.",
+}
+
+
+class _Commands(click.Group):
+    """Lists the commands without loading them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click calls it
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"krebit_proxy.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@common_options
+def _krebit_proxy() -> None:
+    """Lets tools without any authentication use Krebit's API through localhost.
+
+    The settings come from --config, else $KREBIT_PROXY_CONFIG, ./config.yaml,
+    $XDG_CONFIG_HOME/krebit-proxy/config.yaml or /etc/krebit-proxy/config.yaml; each may also come from the
+    environment, e.g. KREBIT_PROXY_CLIENT_ID.
+
+    Exit status: 0 done, 1 failed, 2 wrong use or wrong settings.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Takes the arguments without the program's name, and returns the exit status."""
+    invocation = Invocation()
+    try:
+        result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
+    except Exception as error:  # noqa: BLE001  the last stop before the person
+        if invocation.debug:
+            traceback.print_exc()
+        return _report(error)
+    except KeyboardInterrupt:
+        return FAILED
+    return result if isinstance(result, int) else DONE
+
+
+def _report(error: Exception) -> int:
+    """Says what is wrong and what to do, and returns the exit status for it."""
+    match error:
+        case click.exceptions.Abort():
+            terminal.complain("stopped")
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else "krebit-proxy"
+            terminal.complain(error.format_message(), f"{path} --help shows what can be used")
+            return WRONG_USE
+        case click.ClickException():
+            terminal.complain(error.format_message())
+        case SettingsError():
+            terminal.complain(*error.problems, hint=error.hint)
+            return WRONG_USE
+        case ProxyError():
+            terminal.complain(error.detail, hint=error.hint)
+        case OSError():
+            terminal.complain(f"{error.filename or 'system'}: {error.strerror or error}")
+        case _:
+            what = f"{type(error).__name__}, a mistake in krebit-proxy itself"
+            terminal.complain(what, hint="repeat it with --debug, and report what it prints")
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,6 +70,13 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def problems_of(values: dict[str, Any]) -> list[str]:
+    """What is wrong with single settings, before there is a file: each a line, empty if they can work."""
+    document = Document("", values=_PLACEHOLDERS | values)
+    _validate(document)
+    return [str(problem) for problem in document.problems]
+
+
 def _hint(path: Path | None) -> str:
     if path is None:
         return "write a settings file with: krebit-proxy init"

@@ -1,0 +1,27 @@
+"""`krebit-proxy check`."""
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+
+@click.command
+@common_options
+@pass_invocation
+def check(invocation: Invocation) -> int:
+    """Look whether everything is in place, and say what is not.
+
+    First every setting, then the surroundings: name resolution, connection and TLS to Krebit, the clock, the address
+    to listen on, the redirect URI, and whether the store can be read, written and locked. Nothing is changed, and no
+    token is spent. Exit status 0 if all is well, 1 if something is not, 2 if the settings are wrong.
+    """
+    from krebit_proxy.cli.surroundings import findings  # noqa: PLC0415
+
+    settings = invocation.settings()
+    terminal.tick("settings: all of them can work")
+    well = True
+    for finding in findings(settings):
+        well = well and finding.held
+        terminal.tick(finding.text, held=finding.held, hint=finding.hint)
+    return 0 if well else 1

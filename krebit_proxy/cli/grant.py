@@ -1,0 +1,36 @@
+"""The grant without a running proxy: the same store, lock and rules, for the length of one command."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from krebit_proxy import log
+from krebit_proxy.config import Log, Settings
+from krebit_proxy.core.grant import Grant
+from krebit_proxy.credentials import Credentials
+from krebit_proxy.stores import Store, open_store
+from krebit_proxy.token_endpoint import TokenEndpoint
+
+
+def store_of(settings: Settings) -> Store:
+    """The store that the settings name."""
+    return open_store(settings.store, organization=settings.organization, client_id=settings.client_id)
+
+
+async def stored(settings: Settings) -> Grant | None:
+    """The grant as it is stored. Raises StoreError."""
+    store = store_of(settings)
+    try:
+        return await store.read()
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def credentials(settings: Settings, token_endpoint: TokenEndpoint) -> AsyncIterator[Credentials]:
+    """The grant, to be changed. A running proxy sees the change in the store."""
+    log.configure(Log(level="error", format="console"))
+    found = Credentials(settings, store_of(settings), token_endpoint)
+    try:
+        yield found
+    finally:
+        await found.close()

@@ -1,0 +1,117 @@
+"""`krebit-proxy init`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.errors import ProxyError, SettingsError
+
+_SECRET_NAME: Final = "client-secret"  # noqa: S105  the name of a file
+_DEFAULT_LISTEN: Final = "localhost:8321"
+
+
+@click.command
+@click.option("--organization", metavar="NAME", help="The word before .krebit.se.")
+@click.option("--client-id", metavar="ID", help="Of the app at /developer/my-apps.")
+@click.option("--client-secret-file", type=click.Path(path_type=Path), metavar="PATH",
+              help="A file that holds the client secret; without it the secret is asked for.")  # fmt: skip
+@click.option("--redirect-uri", metavar="URI", help="As registered with the app.")
+@click.option("--listen", metavar="ADDRESS", default=_DEFAULT_LISTEN, show_default=True, help="Where to listen.")
+@common_options
+@pass_invocation
+def init(
+    invocation: Invocation,
+    *,
+    organization: str | None,
+    client_id: str | None,
+    client_secret_file: Path | None,
+    redirect_uri: str | None,
+    listen: str,
+) -> None:
+    """Write a settings file by asking, or from flags.
+
+    Writes config.yaml, or the file that --config names, and beside it the client secret in a file of its own; both can
+    be read by nobody else. It never replaces a file.
+    """
+    path = invocation.config or Path("config.yaml")
+    secret_path = path.parent / _SECRET_NAME
+    for taken in (path, *([] if client_secret_file else [secret_path])):
+        if taken.exists():
+            raise ProxyError(f"{taken} is there already", hint="move it away, or choose another place with --config")
+    values = {"organization": _answer("organization", organization, "Organization (the word before .krebit.se)")}
+    values["client_id"] = _answer("client_id", client_id, "Client id")
+    secret = None if client_secret_file else _answer("client_secret", None, "Client secret (not shown)", hidden=True)
+    default = f"http://localhost:{listen.rpartition(':')[2]}/setup/callback"
+    values["redirect_uri"] = _answer("redirect_uri", redirect_uri, "Redirect URI", default=default)
+    if listen != _DEFAULT_LISTEN:
+        values["listen"] = _answer("listen", listen, "")
+    values["client_secret_file"] = str(client_secret_file.absolute() if client_secret_file else _SECRET_NAME)
+    _write(path, values, secret_path, secret)
+    _next_steps(path, values)
+
+
+def _answer(name: str, given: str | None, question: str, *, default: str | None = None, hidden: bool = False) -> str:
+    """What was given as a flag, or what the person answers; asked again while it cannot work. Raises SettingsError."""
+    from krebit_proxy.config.loading import problems_of  # noqa: PLC0415
+
+    if given is not None:
+        if problems := problems_of({name: given}):
+            raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
+        return given
+    while True:
+        answer = str(_ask(question, default=default, hidden=hidden)).strip()
+        if not (problems := problems_of({name: answer})):
+            return answer
+        terminal.complain(problems[0])
+
+
+def _ask(question: str, *, default: str | None, hidden: bool) -> str:
+    if hidden and not sys.stdin.isatty():  # from a pipe there is nothing to hide, and no terminal to hide it on
+        line = sys.stdin.readline()
+        if not line:
+            raise click.Abort
+        return line
+    answer: str = click.prompt(question, default=default, hide_input=hidden)
+    return answer
+
+
+def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | None) -> None:
+    """Writes both files or none."""
+    import yaml  # noqa: PLC0415
+
+    text = "# Settings of krebit-proxy. All others, with their defaults: config.example.yaml\n\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if secret is not None:
+        _create(secret_path, secret + "\n")
+    try:
+        _create(path, text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    except OSError:
+        if secret is not None:
+            secret_path.unlink()
+        raise
+
+
+def _create(path: Path, text: str) -> None:
+    """A new file that only its owner can read, from the first moment on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor
+        file.write(text)
+
+
+def _next_steps(path: Path, values: dict[str, str]) -> None:
+    option = "" if path == Path("config.yaml") else f" --config {path}"
+    terminal.say(f"Wrote {path}.")
+    terminal.say()
+    terminal.say("Register this redirect URI, exactly as it is, with the app at")
+    terminal.say(f"https://{values['organization']}.krebit.se/developer/my-apps")
+    terminal.say(f"    {values['redirect_uri']}")
+    terminal.say()
+    terminal.say("Then:")
+    terminal.say(f"    krebit-proxy check{option}      looks whether everything is in place")
+    terminal.say(f"    krebit-proxy run{option}        starts the proxy")
+    terminal.say(f"    krebit-proxy setup{option}      in another window: authorizes it, once")

@@ -1,0 +1,48 @@
+"""What all commands share: where the settings are, and how much is told when something fails."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from krebit_proxy.config import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Invocation:
+    """One call of the program."""
+
+    config: Path | None = None
+    debug: bool = False
+
+    def settings(self) -> "Settings":
+        """The settings of this call. Raises SettingsError."""
+        from krebit_proxy.config import find, load  # noqa: PLC0415  --help needs no settings
+
+        return load(self.config or find(os.environ, Path.cwd()), os.environ)
+
+
+def common_options(command: F) -> F:
+    """Adds `--config` and `--debug`, which may stand before the name of the command or behind it."""
+
+    def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.obj, str(option.name), value)
+
+    path = click.Path(path_type=Path)
+    config = click.option(
+        "--config", type=path, metavar="PATH", expose_value=False, callback=remember, help="The settings file."
+    )
+    debug = click.option(
+        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show a traceback with an error."
+    )
+    return config(debug(command))
+
+
+pass_invocation = click.make_pass_decorator(Invocation)

@@ -1,0 +1,34 @@
+"""`krebit-proxy logout`."""
+
+import asyncio
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+
+@click.command
+@common_options
+@pass_invocation
+def logout(invocation: Invocation) -> None:
+    """Forget the grant.
+
+    Revokes the tokens where oauth.revoke_url is set, and deletes them from the store in any case. Until the next setup
+    the proxy answers API requests with 503. To take the permission back at Krebit too, remove the app's access there.
+    """
+    from krebit_proxy.cli.grant import credentials, stored  # noqa: PLC0415
+    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+
+    settings = invocation.settings()
+
+    async def forget() -> bool:
+        grant = await stored(settings)
+        if grant is None or grant.tokens is None:
+            return False
+        async with credentials(settings, TokenEndpoint(settings)) as held:
+            await held.logout()
+        return True
+
+    had = asyncio.run(forget())
+    terminal.say("The grant is forgotten." if had else "There was no grant to forget.")

@@ -1,0 +1,78 @@
+"""`krebit-proxy run`."""
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from krebit_proxy.config import Settings
+
+
+@click.command
+@common_options
+@pass_invocation
+def run(invocation: Invocation) -> None:
+    """Start the proxy in the foreground.
+
+    It logs where it listens, and how to authorize it while that is needed. SIGTERM and SIGINT (Ctrl-C) stop it: it
+    accepts nothing more, finishes what is in flight within limits.drain, and waits for a refresh that is under way. A
+    second signal ends it at once.
+    """
+    from krebit_proxy import log  # noqa: PLC0415
+
+    settings = invocation.settings()
+    log.configure(settings.log)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
+    """The faster event loop, where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(settings: "Settings") -> None:
+    import structlog  # noqa: PLC0415
+
+    from krebit_proxy.web import Proxy  # noqa: PLC0415
+
+    logger = structlog.get_logger()
+    proxy = Proxy(settings)
+    stopped = stop_signal()
+    await proxy.start()
+    try:
+        logger.info("proxy.started", urls=" ".join(proxy.urls), redirect_uri=settings.redirect_uri)
+        await stopped.wait()
+        logger.info("proxy.stopping", hint="a second signal ends it at once")
+    finally:
+        await proxy.stop()
+    logger.info("proxy.stopped")
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the next one does what it always does, and ends the process."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_DFL)
+        stopped.set()
+
+    if sys.platform != "win32":
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop)
+    return stopped

@@ -1,0 +1,122 @@
+"""Talks to the running proxy over the addresses that it listens on."""
+
+import json
+import socket
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
+from typing import Any, Final
+
+from krebit_proxy.config import Settings
+from krebit_proxy.config.addresses import split_listen
+from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.errors import ProxyError
+
+_TIMEOUT: Final = 5.0  # seconds; the proxy answers these pages from memory
+
+
+class NotRunningError(ProxyError):
+    """No proxy answers where the settings say that it listens."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the proxy said: the HTTP status, and the JSON document."""
+
+    status: int
+    document: dict[str, Any]
+
+
+def ask(settings: Settings, path: str) -> Answer:
+    """Asks the proxy of these settings for one of its own pages, as JSON.
+
+    Raises:
+        NotRunningError: nothing listens there, or something else does.
+    """
+    places = [place for address in settings.listen if (place := _place(address)) is not None]
+    for place in places:
+        connection = _connection(place)
+        try:
+            connection.request("GET", path, headers={"Host": "localhost", "Accept": "application/json"})
+            response = connection.getresponse()
+            return Answer(response.status, _document(response.read(), place))
+        except (OSError, HTTPException):
+            continue
+        finally:
+            connection.close()
+    where = " or ".join(map(_shown, places)) or "an address that the settings name (port 0 and fd:N cannot be asked)"
+    raise NotRunningError(f"no proxy answers at {where}", hint="start it with: krebit-proxy run")
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a proxy answers where these settings say that it listens."""
+    try:
+        ask(settings, "/healthz")
+    except NotRunningError:
+        return False
+    return True
+
+
+def browser_origin(settings: Settings) -> str | None:
+    """Where a browser reaches the proxy: the origin of an own redirect URI, else of the first TCP address."""
+    if own := own_origin(settings.redirect_uri, settings.access.allowed_hosts):
+        return own
+    places = [place for address in settings.listen if (tcp := split_listen(address)) and (place := _reachable(tcp))]
+    return f"http://{_authority(places[0])}" if places else None
+
+
+def _place(address: str) -> str | tuple[str, int] | None:
+    if address.startswith("unix:"):
+        return address.removeprefix("unix:").partition("?")[0]
+    tcp = split_listen(address)
+    return _reachable(tcp) if tcp else None
+
+
+def _reachable(address: tuple[str, int]) -> tuple[str, int] | None:
+    """Where to connect to something that listens at `address`: 0.0.0.0 and :: stand for all, so for loopback too."""
+    host, port = address
+    if not port:
+        return None
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return host, port
+    return ("127.0.0.1" if ip.version == 4 else "::1", port) if ip.is_unspecified else (host, port)
+
+
+def _authority(place: tuple[str, int]) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _shown(place: str | tuple[str, int]) -> str:
+    return place if isinstance(place, str) else _authority(place)
+
+
+def _document(content: bytes, place: str | tuple[str, int]) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise NotRunningError(
+            f"something else than this proxy answers at {_shown(place)}", hint="stop it, or change the setting `listen`"
+        )
+    return document
+
+
+def _connection(place: str | tuple[str, int]) -> HTTPConnection:
+    if isinstance(place, str):
+        return _UnixConnection(place)
+    return HTTPConnection(*place, timeout=_TIMEOUT)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_TIMEOUT)
+        self.sock.connect(self._path)

@@ -1,0 +1,132 @@
+"""`krebit-proxy setup`."""
+
+import asyncio
+import os
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.errors import ProxyError, Refused
+
+if TYPE_CHECKING:
+    from krebit_proxy.config import Settings
+    from krebit_proxy.core.authorization import Attempt
+    from krebit_proxy.core.grant import Refusal
+    from krebit_proxy.core.secret import Secret
+
+_NO_BROWSER: Final = "krebit-proxy setup --no-browser"
+
+
+@click.command
+@click.option("--no-browser", is_flag=True, help="Print the authorization link, and take the address it ends on.")
+@common_options
+@pass_invocation
+def setup(invocation: Invocation, *, no_browser: bool) -> None:
+    """Authorize the proxy in a browser, once.
+
+    Opens the browser on a one-time link of the running proxy, good for 15 minutes, also when setup is closed.
+
+    With --no-browser it needs neither a browser on this computer nor a running proxy, nor a redirect URI that leads
+    here: it prints the authorization link to open anywhere, and takes the address that the browser ends on.
+    """
+    settings = invocation.settings()
+    if no_browser:
+        _by_pasting(settings)
+    else:
+        _by_link(settings)
+
+
+def _by_link(settings: "Settings") -> None:
+    from krebit_proxy.cli.running import NotRunningError, ask, browser_origin  # noqa: PLC0415
+    from krebit_proxy.core.authorization import mint_key  # noqa: PLC0415
+
+    try:
+        ask(settings, "/healthz")
+    except NotRunningError as error:
+        raise ProxyError(error.detail, hint=f"{error.hint}, or do without: {_NO_BROWSER}") from None
+    origin = browser_origin(settings)
+    if origin is None:
+        raise ProxyError("no browser can reach the proxy where it listens", hint=f"use: {_NO_BROWSER}")
+    key = mint_key(settings.client_secret, now=time.time(), nonce=secrets.token_bytes(16))
+    link = f"{origin}/setup?key={key}"
+    opened = _open(link)
+    terminal.say("Continue in the browser, at" if opened else "Open this link in a browser within 15 minutes, once:")
+    terminal.say(f"    {link}")
+    terminal.say("The app at Krebit must have exactly this redirect URI:")
+    terminal.say(f"    {settings.redirect_uri}")
+
+
+def _open(link: str) -> bool:
+    """Opens the browser, without a shell in between. Never one that would take over this terminal."""
+    if sys.platform not in {"win32", "darwin"} and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
+        return False
+    import webbrowser  # noqa: PLC0415
+
+    return webbrowser.open(link)
+
+
+def _by_pasting(settings: "Settings") -> None:
+    from krebit_proxy.core.authorization import authorization_url, begin, explain  # noqa: PLC0415
+    from krebit_proxy.core.grant import Refusal  # noqa: PLC0415
+
+    asyncio.run(_probe_store(settings))
+    attempt = begin(secrets.token_bytes, now=time.time(), pkce=settings.oauth.pkce)
+    link = authorization_url(
+        settings.authorize_url,
+        attempt,
+        client_id=settings.client_id,
+        redirect_uri=settings.redirect_uri,
+        scope=settings.oauth.scope,
+    )
+    terminal.say(f"1. Open this link in any browser, and allow:\n\n{link}\n")
+    terminal.say(f"2. The browser then goes to {settings.redirect_uri}?code=...")
+    terminal.say("   Whether a page shows there does not matter. Paste the whole address here, within ten minutes:\n")
+    outcome = _pasted(attempt)
+    if isinstance(outcome, Refusal):
+        raise explain(outcome, redirect_uri=settings.redirect_uri)
+    asyncio.run(_exchange(settings, outcome, attempt.verifier))
+    terminal.say("Authorized. A proxy that runs already notices within seconds; else start it: krebit-proxy run")
+
+
+async def _probe_store(settings: "Settings") -> None:
+    """Fails now, if at all: a code that was exchanged into a store that cannot keep it is lost."""
+    from krebit_proxy.cli.grant import store_of  # noqa: PLC0415
+
+    store = store_of(settings)
+    try:
+        await store.probe()
+    finally:
+        await store.close()
+
+
+def _pasted(attempt: "Attempt") -> "Secret | Refusal":
+    """The answer to the attempt; what is none is explained, and asked for again."""
+    from krebit_proxy.core.authorization import pasted_query, read_response, verdict  # noqa: PLC0415
+
+    while True:
+        address = click.prompt("Address", prompt_suffix=": ")
+        try:
+            return verdict(attempt, read_response(pasted_query(address)), now=time.time())
+        except Refused as error:
+            terminal.complain(error.detail, hint="paste the whole address from the window where you allowed")
+
+
+async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:
+    from krebit_proxy.cli.grant import credentials  # noqa: PLC0415
+    from krebit_proxy.core.authorization import cautions, explain  # noqa: PLC0415
+    from krebit_proxy.core.grant import Issued  # noqa: PLC0415
+    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+
+    token_endpoint = TokenEndpoint(settings)
+    outcome = await token_endpoint.exchange(code, verifier)
+    if not isinstance(outcome, Issued):
+        raise explain(outcome, redirect_uri=settings.redirect_uri)
+    async with credentials(settings, token_endpoint) as held:
+        await held.authorized(outcome.tokens)
+    for caution in cautions(outcome, scope=settings.oauth.scope):
+        terminal.note(f"note: {caution}")

@@ -1,0 +1,42 @@
+"""`krebit-proxy wait`."""
+
+import time
+from typing import Final
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+_BETWEEN: Final = 0.2  # seconds between two looks
+
+
+@click.command
+@click.option("--for", "seconds", type=click.FloatRange(min=0), default=60, show_default=True, metavar="SECONDS",
+              help="How long to wait; 0 looks once.")  # fmt: skip
+@common_options
+@pass_invocation
+def wait(invocation: Invocation, seconds: float) -> int:
+    """Wait until requests are authenticated.
+
+    Exit status 0 as soon as the proxy runs and has a usable token, 1 when the time is over. Put it before a tool that
+    must not start too early:
+
+    krebit-proxy wait --for 60 && nightly-export
+    """
+    from krebit_proxy.cli.running import NotRunningError, ask  # noqa: PLC0415
+
+    settings = invocation.settings()
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            answer = ask(settings, "/readyz")
+            if answer.status == 200:
+                return 0
+            why = (str(answer.document.get("detail", "not ready")), str(answer.document.get("hint", "")))
+        except NotRunningError as error:
+            why = (error.detail, error.hint)
+        if time.monotonic() >= end:
+            terminal.complain(why[0], hint=why[1])
+            return 1
+        time.sleep(_BETWEEN)
