@@ -107,7 +107,7 @@ class Setup:
         until = self._admit(request)
         key = {"key": request.query["key"]} if "key" in request.query else {}
         if self._own is None:
-            return see_other(f"/setup/paste?{urlencode(key)}")
+            return see_other(f"/setup/paste?{urlencode(key)}" if key else "/setup/paste")
         # The cookie must be set where the browser comes back to: 127.0.0.1 and localhost do not share one. `moved` ends
         # this after one step: behind a front proxy that changes Host the two may never look alike.
         if not serves(self._own, request.headers.get("Host", "")) and "moved" not in request.query:

@@ -2,16 +2,19 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from krebit_proxy import __version__
 from krebit_proxy.config import Settings
-from krebit_proxy.core.lifecycle import GrantStatus
+from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES
-from krebit_proxy.metrics import Metrics
 from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page
+
+if TYPE_CHECKING:
+    from krebit_proxy.metrics import Metrics
 
 SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those that a person ends at /setup
 
@@ -19,7 +22,7 @@ SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those
 class StatusPages:
     """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, credentials: Credentials, metrics: "Metrics") -> None:
         self._settings = settings
         self._credentials = credentials
         self._metrics = metrics
