@@ -1,0 +1,168 @@
+"""`krebit-proxy demo --once`: every step that a person would take, and whether it held."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from io import BytesIO
+from typing import Any, Final
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.config import Settings
+from krebit_proxy.errors import ProxyError
+from krebit_proxy.sandbox import Order, Sandbox
+from krebit_proxy.sandbox.visitor import Visitor
+from krebit_proxy.web import Proxy
+
+_PATIENCE: Final = 10.0  # seconds for one step
+_UPLOAD: Final = bytes(range(256)) * 4096  # 1 MiB
+
+Step = Callable[[], Awaitable[str]]
+
+
+class StepFailedError(Exception):
+    """A step did not hold; the text says what came instead."""
+
+
+class Walkthrough:
+    """Sandbox and proxy in one process, and a person with a browser and curl, played by an HTTP client."""
+
+    def __init__(self, sandbox: Sandbox, settings: Settings) -> None:
+        self._sandbox = sandbox
+        self._settings = settings
+        self._origin = settings.redirect_uri.removesuffix("/setup/callback")
+        self._proxy: Proxy | None = None
+        self._session = ClientSession(timeout=ClientTimeout(total=_PATIENCE))
+
+    async def close(self) -> None:
+        """Stops the proxy."""
+        await self._session.close()
+        if self._proxy is not None:
+            await self._proxy.stop()
+
+    async def run(self) -> bool:
+        """Takes every step, prints how each went, and returns whether all held."""
+        steps: dict[str, Step] = {
+            "the proxy starts": self._start,
+            "before setup, a call is told what to do": self._call_too_early,
+            "setup: consent is given, the grant arrives": self._set_up,
+            "a call without any authentication": self._call,
+            "1 MiB goes up, and its digest comes back": self._upload,
+            "the token expires, and is renewed": self._expire,
+            "the token is revoked, and a POST is replayed": self._revoke,
+            "the proxy restarts, and keeps its grant": self._restart,
+            "the status page tells the truth": self._status,
+        }
+        return all([await self._take(title, step) for title, step in steps.items()])
+
+    async def _take(self, title: str, step: Step) -> bool:
+        try:
+            figure = await asyncio.wait_for(step(), 2 * _PATIENCE)
+        except (StepFailedError, ClientError, TimeoutError, ProxyError, OSError, ValueError) as error:
+            terminal.tick(title, held=False, hint=str(error) or type(error).__name__)
+            return False
+        terminal.tick(f"{title:<46}  {figure}")
+        return True
+
+    async def _start(self) -> str:
+        begun = time.perf_counter()
+        proxy = Proxy(self._settings)
+        await proxy.start()
+        self._proxy = proxy
+        return f"{1000 * (time.perf_counter() - begun):.0f} ms"
+
+    async def _call_too_early(self) -> str:
+        async with self._session.get(f"{self._origin}/api/me") as response:
+            problem = await response.json(content_type=None)
+        _expect(response, 503)
+        code = problem.get("code")
+        if code != "setup_required":
+            raise StepFailedError(f"the code is {code}")
+        return f"503 {code}"
+
+    async def _set_up(self) -> str:
+        async with Visitor() as visitor:
+            back = await visitor.consent(f"{self._origin}/setup")
+            status, address, _ = await visitor.open(back)
+        if status != 200 or address != f"{self._origin}/setup/done":
+            raise StepFailedError(f"the browser ended on {address.partition('?')[0]} with status {status}")
+        return "one code, exchanged once"
+
+    async def _call(self) -> str:
+        begun = time.perf_counter()
+        organization = (await self._get("/api/me")).get("organization")
+        milliseconds = 1000 * (time.perf_counter() - begun)
+        if organization != self._settings.organization:
+            raise StepFailedError("this is not the data of the organization")
+        return f"200 in {milliseconds:.1f} ms"
+
+    async def _upload(self) -> str:
+        async with self._session.post(f"{self._origin}/api/uploads", data=BytesIO(_UPLOAD)) as response:
+            _expect(response, 201)
+            echo = await response.json()
+        if echo != {"length": len(_UPLOAD), "sha256": sha256(_UPLOAD).hexdigest()}:
+            raise StepFailedError("other content arrived than was sent")
+        return "SHA-256 is the same"
+
+    async def _expire(self) -> str:
+        counters = self._sandbox.counters
+        before = counters["refreshes"]
+        await asyncio.sleep(self._sandbox.faults.token_lifetime + 0.1)
+        await self._get("/api/me")
+        if counters["refreshes"] == before:
+            raise StepFailedError("there was no renewal, but the call went through")
+        return f"200, tokens live for {self._sandbox.faults.token_lifetime:g} s here"
+
+    async def _revoke(self) -> str:
+        await self._renew_for_long()
+        counters = self._sandbox.counters
+        before = counters.copy()
+        self._sandbox.order(Order(revoke="access"))
+        invoice = {"customer_id": "cus_001", "amount": 1250}
+        async with self._session.post(f"{self._origin}/api/invoices", json=invoice) as response:
+            _expect(response, 201)
+        grown = {name: counters[name] - before[name] for name in ("api_unauthorized", "refreshes", "invoices_created")}
+        if grown != {"api_unauthorized": 1, "refreshes": 1, "invoices_created": 1}:
+            raise StepFailedError(f"not one of each: {json.dumps(grown)}")
+        return "one 401, one renewal, one invoice"
+
+    async def _renew_for_long(self) -> None:
+        """Has the proxy take a token that will not be renewed for its age while the next step looks at renewals."""
+        self._sandbox.order(Order(token_lifetime=3600))
+        before = self._sandbox.counters["refreshes"]
+        async with asyncio.timeout(_PATIENCE):
+            while self._sandbox.counters["refreshes"] == before:
+                await self._get("/api/me")
+                await asyncio.sleep(0.02)
+
+    async def _restart(self) -> str:
+        if self._proxy is None:
+            raise StepFailedError("it never started")
+        await self._proxy.stop()
+        await self._start()
+        await self._get("/api/me")
+        if self._sandbox.counters["authorizations"] != 1:
+            raise StepFailedError("it asked for a new authorization")
+        return "200, no new setup"
+
+    async def _status(self) -> str:
+        status = await self._get("/")
+        if status.get("ready") is not True or status.get("code") is not None:
+            raise StepFailedError(f"ready: {status.get('ready')}, code: {status.get('code')}")
+        return f"ready, generation {status.get('generation')}"
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        fields = {"Accept": "application/json"}
+        async with self._session.get(f"{self._origin}{path}", headers=fields) as response:
+            _expect(response, 200)
+            document: dict[str, Any] = await response.json()
+            return document
+
+
+def _expect(response: ClientResponse, status: int) -> None:
+    if response.status != status:
+        code = response.headers.get("X-Krebit-Proxy-Error", "")
+        raise StepFailedError(f"the answer was {response.status} {code}".rstrip())
