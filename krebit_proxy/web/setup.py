@@ -223,6 +223,8 @@ class Setup:
             link=link,
             error=error,
         )
+        # Under no-referrer a browser sends `Origin: null` with the form, which admission takes for another site.
+        response.headers["Referrer-Policy"] = "same-origin"
         response.headers.extend(("Set-Cookie", cookie) for cookie in cookies)
         return response
 

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -11,10 +10,8 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES
+from krebit_proxy.metrics import CONTENT_TYPE, Metrics
 from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page
-
-if TYPE_CHECKING:
-    from krebit_proxy.metrics import Metrics
 
 SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those that a person ends at /setup
 
@@ -22,7 +19,7 @@ SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those
 class StatusPages:
     """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, metrics: "Metrics") -> None:
+    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics) -> None:
         self._settings = settings
         self._credentials = credentials
         self._metrics = metrics
@@ -77,8 +74,7 @@ class StatusPages:
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
-        # The media type of the text format, https://prometheus.io/docs/instrumenting/exposition_formats/
-        fields = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"}
+        fields = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
         return web.Response(body=self._metrics.render(self._credentials.status()), headers=fields)
 
 

@@ -16,10 +16,10 @@ from aiohttp import ClientSession, DummyCookieJar, web
 
 from krebit_proxy import log
 from krebit_proxy.config import Settings
-from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import ProxyError
+from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.web.problems import prefers_html, problem
@@ -27,13 +27,6 @@ from krebit_proxy.web.setup import Setup
 from krebit_proxy.web.status import StatusPages
 
 CLIENT_SECRET = Secret("marker-client-secret")
-
-
-class Counters:
-    """Stands in for the counters of requests."""
-
-    def render(self, status: GrantStatus) -> bytes:
-        return f"ready {int(status.ready)}\n".encode()
 
 
 @dataclass
@@ -65,7 +58,7 @@ class Site:
         store = open_store(settings.store, organization=settings.organization, client_id=settings.client_id)
         self.credentials = Credentials(settings, store, token_endpoint)
         self.setup = Setup(settings, self.credentials, token_endpoint)
-        status = StatusPages(settings, self.credentials, Counters())  # type: ignore[arg-type]
+        status = StatusPages(settings, self.credentials, Metrics())
         self.pages = self.setup.routes() | status.routes()
         self.session = ClientSession(cookie_jar=DummyCookieJar())
         self.cookie = ""  # what the browser has of ours

@@ -1,0 +1,147 @@
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.authorization_server import AuthorizationServer
+from tests.fakes.setup_site import Answer, Site, setup_site
+
+JSON = {"Accept": "application/json"}
+
+
+@pytest.fixture(name="server")
+async def _server() -> AsyncIterator[AuthorizationServer]:
+    async with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture(name="site")
+async def _site(server: AuthorizationServer, tmp_path: Path) -> AsyncIterator[Site]:
+    async with setup_site(server.url, tmp_path) as site:
+        yield site
+
+
+def words(answer: Answer) -> str:
+    body = re.sub(r"<style.*?</style>", "", answer.text, flags=re.DOTALL)
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", body).split()))
+
+
+async def test_before_setup_the_page_leads_to_it_and_says_what_to_register(site: Site) -> None:
+    answer = await site.ask("/")
+
+    assert answer.status == 200
+    assert 'href="/setup"' in answer.text
+    assert 'href="/setup/paste"' in answer.text
+    assert f"exactly this redirect URI http://localhost:{site.port}/setup/callback" in words(answer)
+
+
+async def test_after_setup_the_page_tells_how_things_stand_and_how_to_call(site: Site) -> None:
+    await site.set_up()
+    answer = await site.ask("/")
+    text = words(answer)
+
+    assert 'href="/setup"' not in answer.text
+    for fact in ("Authorized.", "acme", "my-app", "Generation 1", f"curl http://localhost:{site.port}/api/"):
+        assert fact in text
+    assert re.search(r"Access token expires .*, in \d+ minutes", text)
+    assert re.search(r"Next refresh .*, in \d+ minutes", text)
+
+
+async def test_programs_get_the_same_as_json_without_a_token(site: Site) -> None:
+    before = json.loads((await site.ask("/", fields=JSON)).text)
+    await site.set_up()
+    answer = await site.ask("/", fields=JSON)
+    after = json.loads(answer.text)
+
+    assert (before["ready"], before["code"], before["setup_url"]) == (
+        False,
+        "setup_required",
+        f"http://localhost:{site.port}/setup",
+    )
+    assert (after["ready"], after["code"], after["generation"], after["setup_url"]) == (True, None, 1, None)
+    assert after["organization"] == "acme"
+    assert after["redirect_uri"] == site.settings.redirect_uri
+    assert datetime.fromisoformat(after["expires_at"]) > datetime.now(UTC)
+    assert after["last_refresh_at"] is None
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_no_page_shows_a_token_or_the_client_secret(site: Site) -> None:
+    await site.set_up()
+    for path in ("/", "/readyz", "/healthz", "/metrics", "/setup/done"):
+        for fields in (JSON, {}):
+            text = (await site.ask(path, fields=fields)).text
+
+            assert "access-" not in text
+            assert "refresh-" not in text
+            assert "marker-client-secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("*/*", False),
+        ("", False),
+        ("application/json", True),
+        ("application/json, text/plain, */*", True),
+        ("application/json, text/html", False),
+    ],
+)
+async def test_who_asks_for_json_gets_json_and_everybody_else_a_page(site: Site, accept: str, is_json: bool) -> None:
+    answer = await site.ask("/", fields={"Accept": accept})
+
+    assert answer.headers["Content-Type"].startswith("application/json" if is_json else "text/html")
+
+
+async def test_the_example_call_has_what_the_settings_ask_of_callers(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    access = {"require_header": "X-Krebit-Proxy", "client_keys_file": tmp_path / "keys"}
+    async with setup_site(server.url, tmp_path, access=access) as site:
+        example = json.loads((await site.ask("/", fields=JSON)).text)["example"]
+
+    assert example == (f"curl -H 'X-Krebit-Proxy: 1' -H 'X-Api-Key: YOUR_KEY' http://localhost:{site.port}/api/")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [("127.0.0.1:9", "http://127.0.0.1:9"), ("$(x)'\"<b>", "http://localhost:PORT"), ("proxy:1", "http://proxy:1")],
+)
+async def test_the_example_call_goes_where_the_reader_came_from(site: Site, host: str, origin: str) -> None:
+    document = json.loads((await site.ask("/", host=host, fields=JSON)).text)
+
+    assert document["example"] == f"curl {origin.replace('PORT', str(site.port))}/api/"
+
+
+async def test_readiness_is_the_truth_with_its_reason(site: Site) -> None:
+    before = await site.ask("/readyz")
+    await site.set_up()
+    after = await site.ask("/readyz")
+
+    assert before.status == 503
+    assert json.loads(before.text)["code"] == "setup_required"
+    assert json.loads(before.text)["hint"]
+    assert after.status == 200
+    assert json.loads(after.text)["ready"] is True
+
+
+async def test_health_is_not_readiness(site: Site) -> None:
+    assert (await site.ask("/healthz")).status == 200
+
+
+async def test_metrics_are_prometheus_text(site: Site) -> None:
+    answer = await site.ask("/metrics")
+
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "krebit_proxy" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])
+async def test_these_pages_are_read_only(site: Site, path: str) -> None:
+    assert (await site.ask(path, "POST")).status == 405
+    assert (await site.ask(path, "HEAD")).text == ""
