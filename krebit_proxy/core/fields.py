@@ -114,9 +114,9 @@ def _kept(
 ) -> tuple[bool, ...]:
     """Which of the fields with these names pass. `connection` is the value of the message's `Connection` fields.
 
-    RFC 9110, 7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
-    each connection-option in this field, remove any header or trailer field(s) from the message with the same name as
-    the connection-option". Our own are added to what is left, so no option can remove them.
+    RFC 9110, 7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and,
+    for each connection-option in this field, remove any header or trailer field(s) from the message with the same name
+    as the connection-option". Our own are added to what is left, so no option can remove them.
     """
     dropped |= _options(connection)
     return tuple(name not in dropped and not also_dropped.match(name) for name in names)
@@ -125,6 +125,8 @@ def _kept(
 def _connection(names: Names, fields: Fields) -> bytes:
     """The value of all `Connection` fields as one list (RFC 9110, 5.3)."""
     lines = names.count(b"connection")
+    if not lines:
+        return b""
     if lines == 1:
         return fields[names.index(b"connection")][1]
     return b",".join([value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"])

@@ -1,0 +1,444 @@
+"""Who may call: every rule of the local door, and what a plain tool needs to know of them (nothing)."""
+
+from base64 import b64encode
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krebit_proxy.core.admission import Call, admit, allowed_by
+from krebit_proxy.core.fields import checked
+from krebit_proxy.core.rules import Caller, Peer, Rules
+from krebit_proxy.errors import Refused
+
+DEFAULT = Rules.compiled()
+LOCAL = DEFAULT.peer("127.0.0.1", "127.0.0.1")
+HOST = (b"Host", b"localhost:8321")
+KEYED = Rules.compiled(client_keys={"billing": sha256(b"k1").digest(), "stock": sha256(b"k2").digest()})
+
+
+def call(
+    *fields: tuple[bytes, bytes],
+    rules: Rules = DEFAULT,
+    peer: Peer = LOCAL,
+    method: bytes = b"GET",
+    target: bytes = b"/api/x",
+    **options: Any,
+) -> Caller:
+    return admit(Call(peer, method, target, checked(fields), fields, **options), rules)
+
+
+def refusal(*fields: tuple[bytes, bytes], **options: Any) -> Refused:
+    with pytest.raises(Refused) as refused:
+        call(*fields, **options)
+    return refused.value
+
+
+def test_a_plain_tool_on_loopback_needs_nothing() -> None:
+    assert call(HOST) is LOCAL.caller
+    assert LOCAL.caller == Caller("loopback")
+
+
+# Host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"localhost",
+        b"LocalHost:1",
+        b"localhost.",
+        b"localhost.:8321",
+        b"localhost:",
+        b"app.localhost:8321",
+        b"my_app.x.localhost",
+        b"127.0.0.1",
+        b"127.0.0.1:8321",
+        b"127.8.255.3",
+        b"[::1]",
+        b"[::1]:8321",
+    ],
+)
+def test_loopback_names_are_served(host: bytes) -> None:
+    assert call((b"Host", host)).name == "loopback"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"evil.example",
+        b"localhost.evil.example",
+        b"localhost..",
+        b"notlocalhost",
+        b".localhost",
+        b"127.0.0.1.evil.example",
+        b"127.1",
+        b"127.0.0.256",
+        b"127.0.0.01",
+        b"2130706433",
+        b"0x7f.0.0.1",
+        b"0.0.0.0",
+        b"[::]",
+        b"[0:0:0:0:0:0:0:1]",
+        b"[::ffff:127.0.0.1]",
+        b"::1",
+        b"user@localhost",
+        b"localhost@evil.example",
+        b"localhost:8321@evil",
+        b"localhost:x",
+        b"localhost:123456",
+        b"localhost evil",
+        b"localhost, evil",
+        b"localhost/",
+        b"evil\\localhost",
+        b"\xff.localhost",
+        b"192.168.1.5",
+    ],
+)
+def test_any_other_name_is_not(host: bytes) -> None:
+    error = refusal((b"Host", host))
+    assert error.code == "host_not_allowed"
+    assert "access.allowed_hosts" in error.hint
+
+
+def test_a_refused_name_is_shown_only_when_it_is_one() -> None:
+    assert "evil.example" in refusal((b"Host", b"evil.example:1")).detail
+    assert "<" not in refusal((b"Host", b"<script>")).detail
+
+
+def test_a_request_has_exactly_one_host() -> None:
+    assert refusal(HOST, HOST).code == "host_not_allowed"
+    assert refusal().code == "host_not_allowed"
+    assert refusal(HOST, HOST, http10=True).code == "host_not_allowed"
+
+
+def test_http_1_0_may_have_none() -> None:
+    assert call(http10=True).name == "loopback"
+    assert refusal((b"Host", b""), http10=True).code == "host_not_allowed"
+    assert refusal((b"Host", b"evil.example"), http10=True).code == "host_not_allowed"
+
+
+def test_allowed_hosts_and_our_own_address_are_served() -> None:
+    rules = Rules.compiled(allowed_hosts=["Proxy.Internal", "[fd00::7]"])
+    peer = rules.peer("10.0.0.9", "10.0.0.5")
+    for host in (b"proxy.internal:8321", b"PROXY.internal.", b"[FD00::7]:1", b"10.0.0.5:8321", b"localhost"):
+        assert call((b"Host", host), rules=rules, peer=peer).name == "network"
+    assert refusal((b"Host", b"10.0.0.6"), rules=rules, peer=peer).code == "host_not_allowed"
+    assert call((b"Host", b"[fd00::1]:9"), peer=rules.peer("fd00::2", "fd00::1")).name == "network"
+
+
+def test_the_authority_of_an_absolute_form_is_what_counts() -> None:
+    assert call(HOST, target=b"http://127.0.0.1:8321/api/x").name == "loopback"
+    assert call((b"Host", b"evil.example"), target=b"http://localhost/api/x").name == "loopback"
+    assert refusal(HOST, target=b"http://evil.example/api/x").code == "host_not_allowed"
+    assert refusal(target=b"http://localhost/api/x").code == "host_not_allowed"
+    assert refusal(target=b"http://evil.example/api/x", http10=True).code == "host_not_allowed"
+    assert call(target=b"http://localhost/api/x", http10=True).name == "loopback"
+    assert call(HOST, target=b"*", method=b"OPTIONS").name == "loopback"
+
+
+def test_a_unix_socket_has_no_host_rule() -> None:
+    peer = DEFAULT.unix_peer(1000, 100)
+    assert call((b"Host", b"anything"), peer=peer).name == "uid:1000"
+    assert call(peer=peer).name == "uid:1000"
+
+
+# Browsers
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Origin", b"http://evil.example")],
+        [(b"Origin", b"null")],
+        [(b"Origin", b"")],
+        [(b"Origin", b"http://localhost:3000")],
+        [(b"Origin", b"https://localhost:8321")],
+        [(b"Origin", b"http://localhost")],
+        [(b"Origin", b"http://127.0.0.1:8321")],
+        [(b"Origin", b"http://localhost:8321, http://evil.example")],
+        [(b"Sec-Fetch-Site", b"cross-site")],
+        [(b"Sec-Fetch-Site", b"same-site")],
+        [(b"Sec-Fetch-Site", b"")],
+        [(b"Sec-Fetch-Site", b"none, cross-site")],
+        [(b"Sec-Fetch-Site", b"cross-site"), (b"Origin", b"http://localhost:8321")],
+        [(b"Sec-Fetch-Site", b"same-origin"), (b"Origin", b"http://evil.example")],
+        [(b"Sec-Fetch-Site", b"none"), (b"Sec-Fetch-Site", b"none")],
+        [(b"Origin", b"http://localhost:8321"), (b"origin", b"http://localhost:8321")],
+        [(b"Sec-Fetch-Site", b"cross-site"), (b"Sec-Fetch-Mode", b"navigate"), (b"Sec-Fetch-Dest", b"document")],
+        [(b"Access-Control-Request-Method", b"GET"), (b"Origin", b"http://evil.example")],
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"OPTIONS"])
+def test_another_sites_page_is_refused(fields: list[tuple[bytes, bytes]], method: bytes) -> None:
+    assert refusal(HOST, *fields, method=method).code == "cross_site"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Sec-Fetch-Site", b"none"), (b"Sec-Fetch-Mode", b"navigate")],
+        [(b"Origin", b"http://localhost:8321")],
+        [(b"Origin", b"HTTP://LocalHost:8321"), (b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Access-Control-Request-Method", b"GET")],
+    ],
+)
+def test_our_own_pages_and_the_persons_own_requests_pass(fields: list[tuple[bytes, bytes]]) -> None:
+    assert call(HOST, *fields) is LOCAL.caller
+
+
+def test_our_origin_has_the_scheme_of_the_listener_and_no_default_port() -> None:
+    tls = DEFAULT.peer("127.0.0.1", "127.0.0.1", scheme=b"https")
+    assert call((b"Host", b"localhost:443"), (b"Origin", b"https://localhost"), peer=tls) is tls.caller
+    assert refusal((b"Host", b"localhost"), (b"Origin", b"http://localhost"), peer=tls).code == "cross_site"
+
+
+def test_without_a_host_no_origin_is_ours() -> None:
+    assert refusal((b"Origin", b"http://"), http10=True).code == "cross_site"
+
+
+def test_a_link_may_lead_to_our_pages_but_nothing_embeds_or_posts_to_them() -> None:
+    site, mode = (b"Sec-Fetch-Site", b"cross-site"), (b"Sec-Fetch-Mode", b"navigate")
+    link = (HOST, site, mode, (b"Sec-Fetch-Dest", b"document"))
+    assert call(*link, page=True) is LOCAL.caller
+    assert refusal(*link).code == "cross_site"
+    assert refusal(*link, page=True, method=b"POST").code == "cross_site"
+    assert refusal(*link, (b"Origin", b"null"), page=True).code == "cross_site"
+    assert refusal(HOST, site, mode, (b"Sec-Fetch-Dest", b"iframe"), page=True).code == "cross_site"
+    assert refusal(HOST, site, (b"Sec-Fetch-Mode", b"no-cors"), page=True).code == "cross_site"
+
+
+def test_a_preflight_is_refused_and_never_forwarded() -> None:
+    asks = (b"Access-Control-Request-Method", b"DELETE")
+    assert refusal(HOST, asks, method=b"OPTIONS").code == "cross_site"
+    assert refusal(HOST, asks, (b"Origin", b"http://evil.example"), method=b"OPTIONS").code == "cross_site"
+    assert call(HOST, method=b"OPTIONS").preflight == b""
+
+
+ALLOWED = Rules.compiled(allowed_origins=["http://localhost:3000", "https://App.example:443"])
+
+
+@pytest.mark.parametrize("site", [b"same-site", b"cross-site"])
+def test_an_allowed_origin_passes_and_may_read(site: bytes) -> None:
+    fields = (HOST, (b"Origin", b"http://localhost:3000"), (b"Sec-Fetch-Site", site))
+    assert call(*fields, rules=ALLOWED) == Caller("loopback", b"http://localhost:3000")
+    assert call(HOST, (b"Origin", b"https://app.example"), rules=ALLOWED).origin == b"https://app.example"
+    assert refusal(HOST, (b"Origin", b"http://localhost:3001"), rules=ALLOWED).code == "cross_site"
+    assert refusal(HOST, (b"Origin", b"null"), rules=ALLOWED).code == "cross_site"
+
+
+def test_its_preflight_is_answered_by_us() -> None:
+    fields = [
+        HOST,
+        (b"Origin", b"http://localhost:3000"),
+        (b"Access-Control-Request-Method", b"DELETE"),
+        (b"Access-Control-Request-Headers", b"content-type,x-a"),
+        (b"Access-Control-Request-Private-Network", b"true"),
+    ]
+    vary = b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
+    assert call(*fields, rules=ALLOWED, method=b"OPTIONS").preflight == (
+        b"Access-Control-Allow-Origin: http://localhost:3000\r\n"
+        b"Access-Control-Allow-Methods: DELETE\r\n"
+        b"Access-Control-Max-Age: 600\r\n" + vary + b"Access-Control-Allow-Headers: content-type,x-a\r\n"
+        b"Access-Control-Allow-Private-Network: true\r\n"
+    )
+    assert call(*fields[:3], rules=ALLOWED, method=b"OPTIONS").preflight.endswith(vary)
+    assert call(*fields[:3], rules=ALLOWED, method=b"GET").preflight == b""
+
+
+def test_a_preflight_needs_no_key_and_names_no_second_method() -> None:
+    rules = Rules.compiled(allowed_origins=["http://localhost:3000"], client_keys={"a": sha256(b"k").digest()})
+    fields = [HOST, (b"Origin", b"http://localhost:3000"), (b"Access-Control-Request-Method", b"GET")]
+    assert call(*fields, rules=rules, method=b"OPTIONS").preflight
+    assert refusal(*fields, fields[2], rules=rules, method=b"OPTIONS").code == "cross_site"
+    assert refusal(*fields, rules=rules).code == "client_key_required"
+
+
+def test_a_preflight_of_our_own_origin_is_answered_by_us_too() -> None:
+    fields = [HOST, (b"Origin", b"http://localhost:8321"), (b"Access-Control-Request-Method", b"GET")]
+    assert call(*fields, method=b"OPTIONS").preflight
+
+
+# Peers, keys, fields, methods, paths
+
+
+def test_a_peer_outside_the_networks_may_not_call() -> None:
+    rules = Rules.compiled(allow_clients=["10.0.0.0/8"])
+    host = (b"Host", b"10.0.0.1")
+    assert call(host, rules=rules, peer=rules.peer("10.2.3.4", "10.0.0.1")).name == "10.0.0.0/8"
+    error = refusal(host, rules=rules, peer=rules.peer("11.0.0.1", "10.0.0.1"))
+    assert (error.code, error.hint) == ("client_not_allowed", "access.allow_clients lists who may.")
+
+
+def test_loopback_always_reaches_our_pages() -> None:
+    rules = Rules.compiled(allow_clients=["10.0.0.0/8"])
+    assert call(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1"), page=True).name == "loopback"
+    assert refusal(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1")).code == "client_not_allowed"
+    assert refusal(HOST, rules=rules, peer=rules.peer("11.0.0.1", "10.0.0.1"), page=True).code == "client_not_allowed"
+
+
+@pytest.mark.parametrize("method", [b"CONNECT", b"TRACE", b"TRACK"])
+def test_a_method_that_would_echo_or_tunnel_is_never_allowed(method: bytes) -> None:
+    assert refusal(HOST, method=method).code == "method_not_allowed"
+
+
+def basic(pair: bytes) -> bytes:
+    return b"Basic " + b64encode(pair)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"X-Api-Key", b"k1"),
+        (b"Authorization", b"Bearer k1"),
+        (b"authorization", b"bearer  k1 "),
+        (b"Authorization", basic(b"anyone:k1")),
+        (b"Authorization", basic(b"k1:")),
+        (b"Authorization", basic(b"k1:x-oauth-basic")),
+        (b"Authorization", basic(b"k1")),
+    ],
+)
+def test_a_key_names_its_caller_wherever_a_tool_can_put_it(field: tuple[bytes, bytes]) -> None:
+    assert call(HOST, field, rules=KEYED).name == "billing"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [(b"X-Api-Key", b"")],
+        [(b"X-Api-Key", b"k3")],
+        [(b"X-Api-Key", sha256(b"k1").hexdigest().encode())],
+        [(b"Authorization", b"k1")],
+        [(b"Authorization", b"Digest k1")],
+        [(b"Authorization", b"Basic k1")],
+        [(b"Authorization", b"Basic \xff")],
+        [(b"Authorization", basic(b"billing:"))],
+        [(b"Cookie", b"k1")],
+    ],
+)
+def test_without_a_valid_key_nothing_passes(fields: list[tuple[bytes, bytes]]) -> None:
+    assert refusal(HOST, *fields, rules=KEYED).code == "client_key_required"
+
+
+def test_a_key_is_needed_by_pages_of_allowed_origins_but_not_for_our_pages() -> None:
+    rules = Rules.compiled(allowed_origins=["http://a"], client_keys={"billing": sha256(b"k1").digest()})
+    fields = (HOST, (b"Origin", b"http://a"))
+    assert call(*fields, (b"X-Api-Key", b"k1"), rules=rules) == Caller("billing", b"http://a")
+    assert refusal(*fields, rules=rules).code == "client_key_required"
+    assert call(HOST, rules=rules, page=True).name == "loopback"
+
+
+def test_a_required_field_must_be_there() -> None:
+    rules = Rules.compiled(require_header="X-Krebit-Proxy")
+    assert call(HOST, (b"x-krebit-proxy", b"1"), rules=rules).name == "loopback"
+    error = refusal(HOST, rules=rules)
+    assert error.code == "client_not_allowed"
+    assert "x-krebit-proxy" in error.detail
+
+
+def test_read_only_lets_reading_pass() -> None:
+    rules = Rules.compiled(read_only=True)
+    for method in (b"GET", b"HEAD", b"OPTIONS"):
+        assert call(HOST, rules=rules, method=method).name
+    for method in (b"POST", b"PUT", b"PATCH", b"DELETE", b"PROPFIND"):
+        assert refusal(HOST, rules=rules, method=method).code == "method_not_allowed"
+
+
+@pytest.mark.parametrize("name", [b"X-HTTP-Method-Override", b"x-http-method", b"X-Method-Override"])
+@pytest.mark.parametrize("rules", [Rules.compiled(read_only=True), Rules.compiled(allow=[(["GET"], [], [])])])
+def test_no_field_changes_the_method_while_methods_are_limited(name: bytes, rules: Rules) -> None:
+    assert refusal(HOST, (name, b"DELETE"), rules=rules).code == "method_not_allowed"
+    assert call(HOST, (name, b"DELETE")).name
+
+
+POLICY = Rules.compiled(
+    allow=[
+        (["GET"], ["/api/invoices/**"], []),
+        (["post", "PATCH"], ["/api/invoices/{id}/lines", "/api/notes"], []),
+        ([], ["/api/stock/{id}"], ["stock"]),
+    ],
+    client_keys={"billing": sha256(b"k1").digest(), "stock": sha256(b"k2").digest()},
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "target"),
+    [
+        (b"k1", b"GET", b"/api/invoices"),
+        (b"k1", b"GET", b"/api/invoices/"),
+        (b"k1", b"HEAD", b"/api/invoices/7/pdf?x=1"),
+        (b"k1", b"GET", b"/api//invoices/a%2Fb"),
+        (b"k1", b"GET", b"/api/%69nvoices/7"),
+        (b"k1", b"GET", b"http://localhost/api/invoices/7?y"),
+        (b"k1", b"POST", b"/api/invoices/7/lines"),
+        (b"k1", b"PATCH", b"/api/notes"),
+        (b"k2", b"DELETE", b"/api/stock/7"),
+    ],
+)
+def test_a_request_within_the_rules_passes(key: bytes, method: bytes, target: bytes) -> None:
+    assert call(HOST, (b"X-Api-Key", key), rules=POLICY, method=method, target=target).name
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "target"),
+    [
+        (b"k1", b"DELETE", b"/api/invoices/7"),
+        (b"k1", b"GET", b"/api/invoicesx"),
+        (b"k1", b"GET", b"/api/Invoices"),
+        (b"k1", b"GET", b"/api/invoices;x/../stock"),
+        (b"k1", b"GET", b"/api/other"),
+        (b"k1", b"POST", b"/api/invoices/7"),
+        (b"k1", b"POST", b"/api/invoices/7/lines/1"),
+        (b"k1", b"POST", b"/api/invoices/7/8/lines"),
+        (b"k1", b"POST", b"/api/invoices/7%2F8/lines"),
+        (b"k1", b"POST", b"/api/invoices/7%2Flines"),
+        (b"k1", b"POST", b"/api/invoices/7;%2Fx/lines"),
+        (b"k1", b"DELETE", b"/api/stock/7"),
+        (b"k2", b"DELETE", b"/api/stock/7%2F8"),
+        (b"k2", b"DELETE", b"/api/stock"),
+        (b"k2", b"DELETE", b"/api/stoc%256b/7"),
+    ],
+)
+def test_a_request_beyond_them_is_refused(key: bytes, method: bytes, target: bytes) -> None:
+    error = refusal(HOST, (b"X-Api-Key", key), rules=POLICY, method=method, target=target)
+    assert error.code == "forbidden_path"
+
+
+def test_a_refusal_names_the_rule_that_would_be_needed() -> None:
+    error = refusal(HOST, (b"X-Api-Key", b"k1"), rules=POLICY, method=b"DELETE", target=b"/api/invoices/17?q=secret")
+    assert error.hint == "access.allow would need {methods: [DELETE], paths: [/api/invoices/{id}]}"
+
+
+def test_the_rule_that_allows_a_request_is_told() -> None:
+    line = allowed_by(POLICY, "billing", b"GET", b"/api/invoices/7")
+    assert line is not None
+    assert line.text == "GET on /api/invoices/**"
+    assert allowed_by(POLICY, "billing", b"GET", b"/api/stock/7") is None
+
+
+@given(st.binary(max_size=30))
+def test_a_host_is_served_only_if_it_is_a_loopback_name(host: bytes) -> None:
+    if b"\n" in host or any(byte < 0x20 or byte == 0x7F for byte in host):
+        return
+    try:
+        call((b"Host", host))
+    except Refused:
+        return
+    name = host.lower().rpartition(b":")[0] or host.lower()
+    assert name.rstrip(b".").endswith(b"localhost") or name.startswith((b"127.", b"[::1]"))
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"OPTIONS"]), st.text(max_size=20), st.sampled_from([b"", b"same-site", b"null"])
+)
+def test_no_origin_but_ours_and_the_allowed_passes(method: bytes, asked: str, site: bytes) -> None:
+    value = asked.encode()
+    if any(byte < 0x20 or byte == 0x7F for byte in value) or value in ALLOWED.origins:
+        return
+    fields = [HOST, (b"Origin", value)] + ([(b"Sec-Fetch-Site", site)] if site else [])
+    assert refusal(*fields, method=method, rules=ALLOWED).code == "cross_site"
