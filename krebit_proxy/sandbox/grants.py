@@ -7,6 +7,7 @@ Everything that comes from one consent of a person is one *family*. A token that
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal
@@ -154,11 +155,7 @@ class Grants:
 
     def dump(self) -> dict[str, Any]:
         """All of it as a JSON document."""
-        kinds = {"codes": self._codes, "access": self._access, "refresh": self._refresh}
-        return {
-            kind: {value: asdict(known) for value, known in held.items()}  # type: ignore[attr-defined]
-            for kind, held in kinds.items()
-        }
+        return {"codes": _dump(self._codes), "access": _dump(self._access), "refresh": _dump(self._refresh)}
 
     def load(self, document: dict[str, Any]) -> None:
         """Takes up what `dump` gave."""
@@ -180,6 +177,10 @@ class Grants:
     def _revoke_family(self, family: str) -> None:
         self._access = {value: known for value, known in self._access.items() if known.family != family}
         self._refresh = {value: known for value, known in self._refresh.items() if known.family != family}
+
+
+def _dump(held: Mapping[str, Any]) -> dict[str, Any]:
+    return {value: asdict(known) for value, known in held.items()}
 
 
 def _verify(challenge: str | None, verifier: str | None) -> None:

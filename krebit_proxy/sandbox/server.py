@@ -52,6 +52,14 @@ class Sandbox:
         self.faults = Faults(self.options.token_lifetime, self.options.latency)
         self._grants = Grants(self.options.rotation, self.options.grace)
         self._journal = Journal(say)
+        self._client = Client(
+            self.options.organization,
+            self.options.app_name,
+            self.options.client_id,
+            self.options.client_secret,
+            self.options.redirect_uri,
+        )
+        self._api = Api(self.options.organization, self._grants, self.faults, self._journal)
         self._runner: web.AppRunner | None = None
         self._port = self.options.port
 
@@ -103,14 +111,9 @@ class Sandbox:
             self._keep()
 
     def _application(self) -> web.Application:
-        options = self.options
-        client = Client(
-            options.organization, options.app_name, options.client_id, options.client_secret, options.redirect_uri
-        )
-        self._client = client
-        self._api = Api(options.organization, self._grants, self.faults, self._journal)
         application = web.Application(middlewares=[self._in_front, errors_as_json])
-        application.add_routes(AuthorizationServer(client, self._grants, self.faults, self._journal).routes())
+        authorization_server = AuthorizationServer(self._client, self._grants, self.faults, self._journal)
+        application.add_routes(authorization_server.routes())
         application.add_routes(self._api.routes())
         application.add_routes(
             [
