@@ -147,3 +147,13 @@ async def test_events_come_as_a_stream_that_ends_when_told(api: ClientSession) -
         events = (await response.text()).rstrip("\n").split("\n\n")
     assert [event.splitlines()[0] for event in events] == ["id: 1", "id: 2", "id: 3"]
     assert json.loads(events[0].splitlines()[2].removeprefix("data: "))["status"] == "paid"
+
+
+async def test_what_is_not_of_the_api_is_not_json(api: ClientSession) -> None:
+    async with api.get("/nothing") as response:
+        assert (response.status, response.content_type) == (404, "text/plain")
+
+
+async def test_invoices_are_paged_like_customers(api: ClientSession) -> None:
+    async with api.get("/api/invoices?limit=5") as response:
+        assert len((await response.json())["data"]) == 5

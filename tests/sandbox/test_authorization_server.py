@@ -222,3 +222,22 @@ async def test_a_revoked_token_is_dead_and_an_unknown_one_is_no_error(app: App) 
     assert await app.call(tokens["access_token"]) == 401
     async with app.http.post(f"{app.sandbox.url}/oauth/revoke", data={"token": "x"}) as response:
         assert response.status == 401
+
+
+async def test_the_oldest_of_too_many_open_consent_pages_gives_way(app: App) -> None:
+    async def ticket() -> str:
+        async with app.http.get(app.authorize_url()) as response:
+            return (await response.text()).split('name="ticket" value="')[1].split('"')[0]
+
+    tickets = [await ticket() for _ in range(101)]
+    for ticket_, expected in ((tickets[0], 400), (tickets[1], 303)):
+        form = {"ticket": ticket_, "decision": "allow"}
+        url = f"{app.sandbox.url}/oauth/authorize"
+        async with app.http.post(url, data=form, allow_redirects=False) as response:
+            assert response.status == expected
+
+
+async def test_a_visitor_says_so_where_there_is_no_consent_page(app: App) -> None:
+    async with Visitor() as visitor:
+        with pytest.raises(ValueError, match="status 400"):
+            await visitor.consent(app.authorize_url(client_id="someone"))
