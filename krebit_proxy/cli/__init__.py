@@ -88,7 +88,7 @@ def _report(error: Exception) -> int:
             terminal.complain("stopped")
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "krebit-proxy"
-            terminal.complain(error.format_message(), f"{path} --help shows what can be used")
+            terminal.complain(error.format_message(), hint=f"{path} --help shows what can be used")
             return WRONG_USE
         case click.ClickException():
             terminal.complain(error.format_message())
