@@ -104,7 +104,6 @@ class Kept:
     def add(self, piece: bytes) -> None:
         """Keeps a piece that is being sent; where it does not fit, lets everything go."""
         if not self.fits(len(piece)):
-            self.complete = False
             self.release()
             return
         self._size += len(piece)
@@ -115,7 +114,8 @@ class Kept:
             self.pieces.append(piece)
 
     def release(self) -> None:
-        """Gives back what was taken from the allowance. May be called more than once."""
+        """Lets everything go for good. May be called more than once."""
+        self.complete = False
         self._allowance.free += self._size
         self._size = 0
         self.pieces = []

@@ -91,7 +91,9 @@ def test_the_allowance_is_shared_and_given_back() -> None:
     assert allowance.free == 5
     first.release()
     first.release()
+    first.add(b"x")
     assert allowance.free == 15
+    assert not first.complete
 
 
 def test_what_was_let_go_once_is_never_kept_in_part() -> None:

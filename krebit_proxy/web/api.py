@@ -1,0 +1,308 @@
+"""One call of the API, forwarded. `Api.forward` is the whole story; what happens after a 401 is `_after_401`."""
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Final
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.fields import request_head, response_fields
+from krebit_proxy.core.replay import Allowance, Breaker, Kept, Verdict, decide
+from krebit_proxy.core.target import upstream_target
+from krebit_proxy.credentials import Bearer, Credentials
+from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.tasks import spawn
+from krebit_proxy.upstream import Exchange, ResponseHead, Upstream, UpstreamBroken
+from krebit_proxy.web.call import Call
+
+_LONG_UPLOAD: Final = 300.0  # seconds that a token should still have when much content is about to be sent
+_CONTINUE: Final = 1.0  # seconds that an upstream gets to say 100 (Continue); many never say it
+_REFUSED_CONTENT: Final = 64 << 10  # bytes of a 401 that we read, so that its connection can carry the replay
+_REFUSED_TIME: Final = 1.0  # and seconds
+# An upstream that refuses a token does so by the head alone. Before what is kept for a replay is let go, it gets this
+# many seconds to say so; fewer when it has taken the same token before.
+_SECOND_THOUGHT: Final = 0.25
+_SHORT_THOUGHT: Final = 0.02
+_AT_ONCE: Final = 64 << 10  # bytes; more are not gathered before they are written
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Attempt:
+    """A request that was sent, the head of its response, and the sending of content that may still go on."""
+
+    __slots__ = ("exchange", "response", "upload")
+
+    def __init__(
+        self, exchange: Exchange, response: ResponseHead, upload: "asyncio.Task[ProxyError | None] | None" = None
+    ) -> None:
+        self.exchange = exchange
+        self.response = response
+        self.upload = upload
+
+    async def stop_sending(self) -> None:
+        """Ends the sending of content; what was not taken from the caller stays there."""
+        if self.upload is not None and not self.upload.done():
+            self.upload.cancel()
+            await asyncio.wait({self.upload})
+
+    async def discard(self) -> None:
+        """Gives up on the response, and keeps its connection if that costs little."""
+        await self.stop_sending()
+        size = 0
+        with suppress(TimeoutError, UpstreamBroken):
+            async with asyncio.timeout(_REFUSED_TIME):
+                while size < _REFUSED_CONTENT:
+                    piece = await self.exchange.read()
+                    if not piece:
+                        self.exchange.release()
+                        return
+                    size += len(piece)
+        self.exchange.abort()
+
+
+class Api:
+    """Forwards calls to the upstream, with a bearer token."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, upstream: Upstream, metrics: Metrics) -> None:
+        self._credentials = credentials
+        self._upstream = upstream
+        self._metrics = metrics
+        self._origin = settings.upstream_origin.encode("ascii")
+        self._authority = upstream.authority
+        self._cookies = settings.access.cookies == "forward"
+        self._keys = settings.access.client_keys_file is not None
+        self._max_kept = settings.replay.max_body
+        self._allowance = Allowance(settings.replay.max_total)
+        self._breaker = Breaker()
+        self._accepted = -1  # the last generation that the upstream took
+
+    async def forward(self, call: Call) -> None:
+        """Answers one call with the upstream's response.
+
+        Raises Refused for an answer of our own. After the head of the response was sent, every error means that the
+        transfer is broken.
+        """
+        target = upstream_target(call.target)
+        kept = Kept(self._max_kept, self._allowance)
+        try:
+            bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
+            if bearer is None:
+                bearer = await self._credentials.bearer()
+            attempt = await self._send(call, target, bearer, kept)
+            if attempt.response.status == 401:
+                attempt = await self._after_401(call, target, bearer, kept, attempt)
+            else:
+                self._accepted = bearer.generation
+        finally:
+            kept.release()
+        await self._relay(call, target, attempt)
+
+    async def _after_401(self, call: Call, target: bytes, bearer: Bearer, kept: Kept, first: Attempt) -> Attempt:
+        """The token was refused: renews it and sends the request again, once, unless there is a reason not to.
+
+        Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
+        not_replayed.
+        """
+        path, now = target.partition(b"?")[0], monotonic()
+        challenges = [value for name, value in first.response.fields if name.lower() == b"www-authenticate"]
+        barred = self._breaker.is_open(path, now)
+        verdict = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
+        if verdict is Verdict.RELAY:
+            self._metrics.replayed("relayed")
+            return first
+        await first.discard()
+        fresh = await self._credentials.bearer(rejected=bearer.generation)
+        if verdict is Verdict.NOT_REPLAYED:
+            self._metrics.replayed("not_held")
+            raise Refused(
+                "not_replayed",
+                "The token was refused, and has been renewed. The content of this request is no longer held.",
+                hint="Send the request again.",
+                retry_after=1,
+            )
+        call.replayed = True
+        second = await self._send(call, target, fresh, kept)
+        if second.response.status == 401:
+            self._breaker.trip(path, now)
+        self._metrics.replayed("refused_again" if second.response.status == 401 else "done")
+        return second
+
+    async def _lasting_bearer(self, call: Call) -> Bearer | None:
+        """A token for a request with content: one that lasts, when it could not be sent again."""
+        if call.length is None or call.length > self._max_kept:
+            return await self._credentials.bearer(lifetime=_LONG_UPLOAD)
+        return self._credentials.current()
+
+    # Sending
+
+    async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> Attempt:
+        """Sends the request and waits for the head of the response. Raises Refused."""
+        expect = call.expects and not call.content.size
+        head = request_head(
+            call.method,
+            target,
+            call.names,
+            call.fields,
+            authority=self._authority,
+            bearer=bearer.field.removeprefix(b"Bearer "),
+            content=call.length,
+            cookies=self._cookies,
+            keys=self._keys,
+            expect=expect,
+            upgrade=call.upgrade,
+        )
+        exchange = await self._upstream.open(
+            head,
+            method=call.method.decode("ascii"),
+            content=call.length,
+            upgrade=call.upgrade is not None,
+            retry=not call.replayed,
+        )
+        try:
+            if call.length == 0:
+                return Attempt(exchange, await exchange.response())
+            if expect and not await exchange.continued(_CONTINUE):
+                # RFC 9110, 10.1.1: the upstream has answered "with a final status code" instead of 100 (Continue).
+                return Attempt(exchange, await exchange.response())
+            call.go_on()
+            return await self._send_content(call, exchange, kept, bearer)
+        except BaseException:
+            exchange.abort()
+            raise
+
+    async def _send_content(self, call: Call, exchange: Exchange, kept: Kept, bearer: Bearer) -> Attempt:
+        """Sends what is kept from the first time, then what the caller has and will have."""
+        for piece in kept.pieces:
+            exchange.send(piece)
+        if call.content.complete:
+            while call.content.size:
+                piece = call.content.take()
+                kept.add(piece)
+                exchange.send(piece)
+            exchange.finish()
+            return Attempt(exchange, await exchange.response())
+        patience = _SHORT_THOUGHT if bearer.generation == self._accepted else _SECOND_THOUGHT
+        upload = spawn(_upload(call, exchange, kept, patience), name="request content")
+        attempt = Attempt(exchange, _NO_HEAD, upload)
+        try:
+            attempt.response = await exchange.response()
+        except BaseException:
+            await attempt.stop_sending()
+            if not upload.cancelled() and (error := upload.result()) is not None:
+                raise error from None  # the caller's fault, and the reason for the end of the exchange
+            raise
+        return attempt
+
+    # Relaying
+
+    async def _relay(self, call: Call, target: bytes, attempt: Attempt) -> None:
+        """Gives the response to the caller. Raises UpstreamBroken when it breaks off."""
+        exchange, response = attempt.exchange, attempt.response
+        try:
+            if 200 <= response.status < 300:
+                self._breaker.reset(target.partition(b"?")[0])
+            elif response.status >= 400:
+                await attempt.stop_sending()
+            if response.status == 101:
+                await self._tunnel(call, attempt)
+            else:
+                await self._relay_content(call, attempt)
+        except BaseException:
+            exchange.abort()
+            raise
+        finally:
+            await attempt.stop_sending()
+        exchange.release()
+
+    async def _relay_content(self, call: Call, attempt: Attempt) -> None:
+        exchange, response = attempt.exchange, attempt.response
+        chunked = response.has_content and response.length is None and not call.http10
+        if response.has_content and response.length is None and call.http10:
+            # RFC 9112, 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
+            # request indicates HTTP/1.1". So only the end of the connection can show the end of the content.
+            call.persistent = False
+            call.silent = True
+        pending = self._response_head(call, response, chunked=chunked)
+        status = response.status
+        more = response.has_content
+        while more:
+            piece = exchange.read_nowait()
+            if piece is None:  # nothing at hand: what there is goes out, with the head in one write
+                if pending:
+                    call.write(pending, status=status)
+                    pending = b""
+                    await call.drain()
+                piece = await exchange.read()
+            more = bool(piece)
+            if chunked:
+                piece = b"%x\r\n%b\r\n" % (len(piece), piece) if more else _LAST_CHUNK
+            pending += piece
+            if len(pending) > _AT_ONCE:
+                call.write(pending, status=status)
+                pending = b""
+                await call.drain()
+        if pending:
+            call.write(pending, status=status)
+
+    def _response_head(self, call: Call, response: ResponseHead, *, chunked: bool) -> bytes:
+        caller = call.caller
+        lines = response_fields(
+            response.fields,
+            length=response.length if response.status != 204 else None,
+            upstream_origin=self._origin,
+            caller_origin=b"http://" + (call.field(b"host") or b""),
+            cookies=self._cookies,
+            allowed_origin=caller.origin if caller is not None else None,
+        )
+        framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+        return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
+            response.status,
+            response.reason,
+            lines,
+            framing,
+            call.connection_field(),
+        )
+
+    async def _tunnel(self, call: Call, attempt: Attempt) -> None:
+        """Carries raw bytes both ways after a 101, until either side ends it."""
+        exchange, response = attempt.exchange, attempt.response
+        call.persistent = False
+        protocol = next((value for name, value in response.fields if name.lower() == b"upgrade"), call.upgrade or b"")
+        lines = response_fields(
+            response.fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
+        )
+        switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
+        call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)
+        call.content = call.connection.tunnel()
+        attempt.upload = spawn(_upload(call, exchange, Kept(0, self._allowance), 0), name="tunnel")
+        while piece := await exchange.read():
+            call.write(piece)
+            await call.drain()
+
+
+async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -> ProxyError | None:
+    """Sends content as it comes from the caller. Returns what was wrong with it; the exchange is given up then.
+
+    `patience`: seconds since the head was sent, in which the upstream may refuse the token before content is let go.
+    """
+    content = call.content
+    started = monotonic()
+    try:
+        while await content.ready():
+            if kept.complete and not kept.fits(content.next_size):
+                await asyncio.sleep(max(0, started + patience - monotonic()))
+            piece = content.take()
+            kept.add(piece)
+            exchange.send(piece)
+            await exchange.drain()
+        exchange.finish()
+    except ProxyError as error:
+        exchange.abort()
+        return error
+    except UpstreamBroken:
+        pass  # whoever waits for the response learns of it there
+    return None
+
+
+_NO_HEAD: Final = ResponseHead("1.1", 0, b"", [], None, False, False, False)

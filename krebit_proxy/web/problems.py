@@ -1,0 +1,69 @@
+"""The one place where an error becomes a response: problem details (RFC 9457), or the same as a page for browsers."""
+
+import json
+import re
+from typing import Final
+
+from krebit_proxy.errors import ProxyError, Refused
+
+_SETUP_HELPS: Final = frozenset({"setup_required", "reauthorization_required"})
+METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_MEDIA_TYPE: Final = re.compile(r"(text/html|application/xhtml\+xml)|(application/(?:[a-z.+-]*\+)?json)", re.IGNORECASE)
+
+
+def problem(
+    error: ProxyError, request_id: str, *, setup_url: str | None, html: bool
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, fields and content of the answer to a request that ended in `error`.
+
+    Args:
+        error: what happened.
+        request_id: by which the log knows the request.
+        setup_url: where a person sets up or renews the authorization; shown when that helps.
+        html: whether a page is wanted, as by `prefers_html`.
+    """
+    setup_url = setup_url if error.code in _SETUP_HELPS else None
+    fields, content = (_page if html else _details)(error, request_id, setup_url)
+    fields["X-Krebit-Proxy-Error"] = error.code
+    retry_after = error.retry_after if isinstance(error, Refused) else None
+    if retry_after is not None:
+        fields["Retry-After"] = str(retry_after)
+    if error.status == 401:
+        # RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+        fields["WWW-Authenticate"] = 'Bearer realm="krebit-proxy", Basic realm="krebit-proxy"'
+    if error.status == 405:
+        # RFC 9110, 15.5.6: "The origin server MUST generate an Allow header field in a 405 response".
+        fields["Allow"] = METHODS
+    return error.status, fields, content
+
+
+def prefers_html(accept: bytes | None) -> bool:
+    """Whether an `Accept` field names a page before it names JSON, as browsers do."""
+    match = _MEDIA_TYPE.search((accept or b"").decode("latin-1"))
+    return match is not None and match[1] is not None
+
+
+def _details(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:
+    document: dict[str, str | int] = {
+        "type": f"urn:krebit-proxy:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": f"{error.detail} {error.hint}".strip(),
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if setup_url is not None:
+        document["setup_url"] = setup_url
+    fields = {
+        "Content-Type": "application/problem+json",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    return fields, json.dumps(document).encode() + b"\n"
+
+
+def _page(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:
+    from krebit_proxy.web.pages import error_page  # noqa: PLC0415 -- templates load when a page is first shown
+
+    return error_page(error, request_id, setup_url)

@@ -1,0 +1,198 @@
+"""All connections and their calls: admits each call, leads it to the API or to a page, and counts it."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import count
+from secrets import token_hex
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.admission import admit
+from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.core.rules import Peer, Rules
+from krebit_proxy.core.target import API, own_path
+from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.web import own
+from krebit_proxy.web.call import Call
+from krebit_proxy.web.connection import Connection
+from krebit_proxy.web.own import Page
+from krebit_proxy.web.problems import METHODS, prefers_html, problem
+
+_CUT: Final = 1.0  # seconds for connections that were cut to end
+_CALLER_LEFT: Final = 499  # in the log, where no response was sent; nginx has made it usual
+
+
+class Server(web.Server):
+    """Makes a connection for each caller, as `loop.create_server` asks for it, and answers the calls on them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rules: Rules,
+        api: Callable[[Call], Awaitable[None]],
+        pages: Mapping[str, Page],
+        metrics: Metrics,
+    ) -> None:
+        """`api` answers calls for /api/; `pages` has our own pages by their exact path."""
+        super().__init__(_never, handler_cancellation=True)
+        self.settings = settings
+        self.draining = False
+        self._rules = rules
+        self._api = api
+        self._pages = pages
+        self._metrics = metrics
+        self._log = structlog.get_logger().bind()
+        self._logged = settings.log.access
+        self._setup_origin = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
+        self._ids = map((token_hex(4) + "-%x").__mod__, count(1))
+        limits = settings.limits
+        self._interval = min(1.0, limits.header_timeout / 10, limits.body_timeout / 10, limits.keepalive / 10)
+        self._look: asyncio.TimerHandle | None = None
+        self._open: dict[Connection, None] = {}
+        self._vacated = asyncio.Event()
+
+    def __call__(self) -> Connection:
+        """A protocol for one connection."""
+        return Connection(self, loop=self._loop)
+
+    # Connections
+
+    def peer_of(self, transport: asyncio.BaseTransport) -> Peer:
+        """Who is at the other end."""
+        return peer_of(transport, self._rules)
+
+    def opened(self, connection: Connection) -> bool:
+        """A caller connected. False: there is no room for it. At the limit, the longest idle connection makes room."""
+        self._open[connection] = None
+        self._vacated.clear()
+        if self._look is None:
+            self._look_around()
+        limit = self.settings.limits.connections
+        if len(self._open) <= limit:
+            return True
+        others = [other for other in self._open if not other.closing and other is not connection]
+        idle = [other for other in others if other.is_idle]
+        if len(others) >= limit and idle:
+            min(idle, key=lambda other: other.idle_since).close()
+        return len(others) < limit or bool(idle)
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        del self._open[connection]
+        if not self._open:
+            self._vacated.set()
+
+    def _look_around(self) -> None:
+        """One timer for all connections: a timer for each request would cost more than the rest."""
+        now = self._loop.time()
+        for connection in list(self._open):
+            connection.check(now)
+        self._look = self._loop.call_later(self._interval, self._look_around) if self._open else None
+
+    # Calls
+
+    def begin(self, call: Call) -> None:
+        """A call is about to be answered."""
+        call.id = next(self._ids)
+        call.started = self._loop.time()
+
+    async def answer(self, call: Call) -> None:
+        """Admits a call, and has it answered. Raises Refused."""
+        path = "" if call.target.startswith(API) or call.target == b"*" else own_path(call.target)
+        call.page = not (call.target.startswith(API) or path.startswith("/api/"))
+        call.caller = caller = admit(call, self._rules)
+        if caller.preflight:
+            self._respond(call, 204, caller.preflight)
+        elif call.method == b"OPTIONS" and _ends_here(call):
+            self._respond(call, 204, b"Allow: %b\r\n" % METHODS.encode())
+        elif call.page:
+            await self._answer_page(call, path)
+        else:
+            await self._api(call)
+
+    async def _answer_page(self, call: Call, path: str) -> None:
+        page = self._pages.get(path)
+        if page is None:
+            raise Refused("not_forwarded", "Only paths under /api/ are forwarded.", hint="Check the tool's base URL.")
+        await own.answer(call, page, cast("Connection", call.connection))
+
+    def refuse(self, call: Call, error: ProxyError) -> None:
+        """Answers with one of our own errors."""
+        setup_url = f"{self._setup_origin or _origin_named(call)}/setup"
+        html = prefers_html(call.field(b"accept"))
+        status, fields, content = problem(error, call.id, setup_url=setup_url, html=html)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
+        self._respond(call, status, lines, content)
+        self._metrics.refused(error.code)
+
+    @staticmethod
+    def _respond(call: Call, status: int, lines: bytes, content: bytes = b"") -> None:
+        length = b"" if status == 204 else b"Content-Length: %d\r\n" % len(content)
+        reason = HTTPStatus(status).phrase.encode("ascii")
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (status, reason, lines, length, call.connection_field())
+        call.write(head if call.method == b"HEAD" else head + content, status=status)
+
+    def done(self, call: Call) -> None:
+        """A call is over: one event and one count, whatever became of it."""
+        seconds = self._loop.time() - call.started
+        call.status = call.status or _CALLER_LEFT
+        if self._logged:
+            self._log.info("request.done", **call.event(), seconds=round(seconds, 4))
+        self._metrics.request(call.method.decode("ascii"), call.status, seconds, call.sent, call.content.received)
+
+    # The end
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Closes idle connections, lets calls end within `timeout` seconds, then cuts them so that it is seen."""
+        self.draining = True
+        tasks = {connection.task for connection in self._open if connection.task is not None}
+        for connection in list(self._open):
+            connection.close()
+        await self._vacate(timeout)
+        for connection in list(self._open):
+            connection.cut(silent=True)
+        await self._vacate(_CUT)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CUT)
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    async def _vacate(self, timeout: float | None) -> None:
+        if self._open:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._vacated.wait(), timeout)
+
+
+def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
+    """Who is at the other end of a connection."""
+    sock = transport.get_extra_info("socket")
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return rules.unix_peer(uid, gid)
+    return rules.peer(transport.get_extra_info("peername")[0], transport.get_extra_info("sockname")[0])
+
+
+def _ends_here(call: Call) -> bool:
+    """Whether an OPTIONS asks about us, not about the upstream."""
+    # RFC 9110, 7.6.2: "If the received Max-Forwards value is zero (0), the intermediary MUST NOT forward the request;
+    # instead, the intermediary MUST respond as the final recipient."
+    return call.target == b"*" or call.field(b"max-forwards") == b"0"
+
+
+def _origin_named(call: Call) -> str:
+    return "http://" + (call.field(b"host") or b"localhost").decode("ascii", "replace")
+
+
+async def _never(_request: web.BaseRequest) -> web.StreamResponse:
+    """What aiohttp would call for a request; none gets that far."""
+    raise NotImplementedError
