@@ -1,6 +1,6 @@
 """A private certificate authority, made anew for each test run."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from pathlib import Path
@@ -18,15 +18,15 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("Test CA")
-        today = datetime.datetime.now(datetime.UTC)
+        today = dt.datetime.now(dt.UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(self._name)
             .issuer_name(self._name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(today - datetime.timedelta(days=30))
-            .not_valid_after(today + datetime.timedelta(days=30))
+            .not_valid_before(today - dt.timedelta(days=30))
+            .not_valid_after(today + dt.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(cert_sign=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
@@ -38,15 +38,15 @@ class Authority:
     def server(self, *names: str, expired: bool = False) -> ssl.SSLContext:
         """A server's TLS context for DNS names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        today = datetime.datetime.now(datetime.UTC)
-        end = today + datetime.timedelta(days=-1 if expired else 1)
+        today = dt.datetime.now(dt.UTC)
+        end = today + dt.timedelta(days=-1 if expired else 1)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_name(names[0]))
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(today - datetime.timedelta(days=2))
+            .not_valid_before(today - dt.timedelta(days=2))
             .not_valid_after(end)
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -73,7 +73,7 @@ class Client:
     @classmethod
     async def connect(cls, port: int, *, host: str = "127.0.0.1", receive_buffer: int = 0) -> Self:
         sock = socket.socket()
-        sock.setblocking(False)  # noqa: FBT003 - the signature of the standard library
+        sock.setblocking(False)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await asyncio.get_running_loop().sock_connect(sock, (host, port))

@@ -1,7 +1,7 @@
 """HTTP/1.1 messages by the letter of RFC 9112: what the scripted upstream accepts, and what a test may expect of bytes.
 
-Strict on purpose, in one direction only: everything here is a valid message, so the proxy must never write anything else,
-and whatever it forwards must be read here as it was meant by the caller.
+Strict on purpose, in one direction only: everything accepted here is a valid message. So the proxy must never write
+anything else, and whatever it forwards must be read here as it was meant by the caller.
 """
 
 import re
@@ -74,7 +74,7 @@ def parse_request_head(head: bytes) -> RequestHead:
     if (match := _REQUEST_LINE.fullmatch(first)) is None:
         raise Malformed(f"request line {first!r}")
     fields = parse_fields(rest)
-    if len(values(fields, b"host")) != 1 and match[3] == b"HTTP/1.1":
+    if (hosts := len(values(fields, b"host"))) > 1 or (not hosts and match[3] == b"HTTP/1.1"):
         raise Malformed("not exactly one Host")
     parsed = RequestHead(match[1], match[2], match[3], fields, head)
     parsed.length  # noqa: B018 - raises when the framing is not valid
@@ -122,6 +122,9 @@ def read_requests(data: bytes) -> Reading:
     """Reads pipelined requests until the bytes end or stop being valid."""
     reading = Reading()
     while data:
+        # RFC 9112 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line."
+        while data.startswith(b"\r\n"):
+            data = data[2:]
         head, blank, rest = data.partition(b"\r\n\r\n")
         if not blank:
             break

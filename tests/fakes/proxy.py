@@ -94,6 +94,7 @@ StartProxy = Callable[..., Awaitable[RunningProxy]]
 async def running_proxy(
     upstream: Upstream | str,
     folder: Path,
+    /,
     *,
     grant: dict[str, Any] | None = None,
     **overrides: Any,
@@ -172,7 +173,8 @@ async def _announced_port(process: asyncio.subprocess.Process, log_file: Path) -
     """The port that the process says it listens on."""
     async with asyncio.timeout(30):
         while True:
-            if match := re.search(r"http://127\.0\.0\.1:(\d+)", text := log_file.read_text()):
+            text = log_file.read_text()  # noqa: ASYNC240 - a few lines of a local file
+            if match := re.search(r"http://127\.0\.0\.1:(\d+)", text):
                 return int(match[1])
             assert process.returncode is None, text
             await asyncio.sleep(0.02)

@@ -1,8 +1,8 @@
 """A scripted upstream over real sockets: it reads by the letter, records everything, and answers what a test tells it.
 
 A script is a list of steps, one for each request; a step is an async function that gets the `Call`. Requests to the
-token endpoint are answered by `tokens` and never use up a step. What the proxy writes that is not valid HTTP/1.1 ends in
-`faults`, and what goes wrong inside a step in `errors`; `stop` raises if there is any.
+token endpoint are answered by `tokens` and never use up a step. What the proxy writes that is not valid HTTP/1.1 ends
+in `faults`, and what goes wrong inside a step in `errors`; `stop` raises if there is any.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Cases 89 to 100 and the ten rules of replay: a request that met a 401 is sent once more, whole, or the caller is told."""
+"""Cases 89 to 100 and the ten rules: a request that met a 401 is sent once more, whole, or the caller is told."""
 
 import asyncio
 
