@@ -37,7 +37,15 @@ class Exchange:
                  "broken")  # fmt: skip
 
     def __init__(
-        self, pool: "Upstream", link: Link, head: bytes, method: str, content: int | None, *, upgrade: bool
+        self,
+        pool: "Upstream",
+        link: Link,
+        head: bytes,
+        method: str,
+        content: int | None,
+        *,
+        upgrade: bool,
+        retry: bool,
     ) -> None:
         self.broken: Callable[[], object] | None = None
         """Called when the response breaks off; the caller may be busy with something else than `read`."""
@@ -49,7 +57,7 @@ class Exchange:
         self._chunked = content is None
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
-        self._held: list[bytes] | None = [head] if link.uses and method in IDEMPOTENT else None
+        self._held: list[bytes] | None = [head] if retry and link.uses and method in IDEMPOTENT else None
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # response() has returned the head

@@ -36,7 +36,9 @@ class Upstream:
         self.loop: asyncio.AbstractEventLoop  # known with the first connection
         self.time: Callable[[], float]
 
-    async def open(self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False) -> Exchange:
+    async def open(
+        self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
+    ) -> Exchange:
         """Sends a request's head on an idle connection or a new one.
 
         Args:
@@ -44,6 +46,7 @@ class Upstream:
             method: the request's method.
             content: octets that `send` will bring; 0 is none, None: chunked.
             upgrade: whether the head asks for another protocol, so that a 101 may come.
+            retry: whether an idempotent request may be sent again when its connection turns out to be stale.
 
         Raises:
             Refused: upstream_unreachable.
@@ -51,7 +54,7 @@ class Upstream:
         link = self._take()
         if link is None:
             link = await self.connect()
-        exchange = Exchange(self, link, head, method, content, upgrade=upgrade)
+        exchange = Exchange(self, link, head, method, content, upgrade=upgrade, retry=retry)
         self._exchanges.add(exchange)
         if self._look is None:
             self._look = self.loop.call_later(self._interval, self._look_around)

@@ -71,7 +71,9 @@ class Response:
     def open_ended(self) -> bool:
         """Whether the content ends where the connection ends."""
         head = self.head
-        return head is not None and head.has_content and head.length is None and not head.chunked
+        if head is None or head.chunked or head.length is not None:
+            return False
+        return head.has_content or head.status == 101
 
     def feed(self, data: Octets) -> None:
         """Takes what arrived. Raises InvalidResponse."""
@@ -196,8 +198,6 @@ class Response:
     def on_body(self, data: bytes) -> None:
         """Content, without its framing."""
         if self.done:
-            if self.head is not None and self.head.status == 204:
-                raise InvalidResponse("it is a 204 with content")
             self.surplus = True
             return
         self.chunks.append(data)
