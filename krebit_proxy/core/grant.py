@@ -66,6 +66,7 @@ class Grant:
     tokens: Tokens | None
     intent: Intent | None = None
     verdict: Verdict | None = None
+    authorized_at: float = 0.0  # wall clock: when a person last authorized; refreshes carry it on
 
 
 # What one token request came to. Only `Issued` brings tokens, and only `Refusal` with invalid_grant is a verdict.
@@ -225,6 +226,7 @@ def to_json(grant: Grant) -> str:
             "organization": grant.organization,
             "client_id": grant.client_id,
             "generation": grant.generation,
+            "authorized_at": grant.authorized_at,
             "tokens": tokens
             and {
                 "access_token": tokens.access_token.reveal(),
@@ -270,6 +272,7 @@ def _grant(document: dict[str, Any]) -> Grant:
         ),
         intent=intent and Intent(float(intent["at"]), str(intent["fingerprint"]), str(intent["holder"])),
         verdict=verdict and Verdict(float(verdict["at"]), str(verdict["reason"])),
+        authorized_at=float(document["authorized_at"]),
     )
     if type(grant.generation) is not int or grant.generation < 1:
         raise TypeError

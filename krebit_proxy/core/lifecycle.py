@@ -75,6 +75,7 @@ from krebit_proxy.core.storing import (
     LOOK_EVERY,
     Step,
     adopt,
+    answered_order,
     beaten,
     conflicted,
     give_up,
@@ -216,22 +217,22 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
     return state, (*reports, *effects)
 
 
-# Orders of a person
+# Orders of a person, who is told by an Answer
 
 
 def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     state = replace(state, orders=state.orders[1:], run=replace(state.run, order=order))
-    if isinstance(order, Authorized):
-        return write(pend(state, order.tokens))
-    if state.tokens is None:
-        state, effects = release(state)
-        return state, (*(() if order.caller is None else (Answer(order.caller),)), *effects)
-    token = state.tokens.refresh_token or state.tokens.access_token
-    return replace(state, phase=Phase.REVOKING), (Revoke(token),)
+    if isinstance(order, LogoutAsked) and state.tokens is not None:
+        return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
+    # What had to wait for the store can be older than what somebody authorized, or forgot, elsewhere meanwhile.
+    if isinstance(order, Authorized) and (state.grant is None or state.grant.authorized_at <= order.tokens.obtained_at):
+        return write(pend(state, order.tokens, order.tokens.obtained_at))
+    state, effects = release(state)
+    return state, (*answered_order(order), *effects)
 
 
-def _revoked(state: State, event: Revoked, _: Moment) -> Step:
-    state, effects = write(pend(state, None))
+def _revoked(state: State, event: Revoked, now: Moment) -> Step:
+    state, effects = write(pend(state, None, now.wall))
     return state, (report("grant.revoked", accepted=event.accepted), *effects)
 
 

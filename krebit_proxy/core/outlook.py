@@ -96,7 +96,7 @@ def denial(state: State, now: Moment) -> Denial:
     if trouble.code == "misconfigured":
         return trouble
     next_try = max(state.try_at, state.look_at if state.store_trouble else state.try_at)
-    return replace(trouble, retry_after=max(1, math.ceil(min(next_try - now.boot, PATIENCE * 20))))
+    return replace(trouble, retry_after=math.ceil(max(1.0, next_try - now.boot)))
 
 
 def status(state: State, now: Moment) -> GrantStatus:

@@ -77,7 +77,7 @@ def answered(state: State, event: Answered, now: Moment) -> Step:
     """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
     match event.outcome:
         case Issued(tokens, warnings):
-            state, effects = write(pend(replace(state, refreshed="ok"), tokens))
+            state, effects = write(pend(replace(state, refreshed="ok"), tokens, given(state.grant).authorized_at))
             return state, (*(report("grant.warning", "warning", text=text) for text in warnings), *effects)
         case Refusal("invalid_grant", description):
             return _condemn(state, description, now)

@@ -69,10 +69,11 @@ def believe(state: State, grant: Grant, now: Moment) -> State:
     )
 
 
-def pend(state: State, tokens: Tokens | None) -> State:
+def pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:
     """Makes the next generation ready to be written: above the store's, and above ours if the store was set back."""
     generation = max(state.run.base, state.generation) + 1
-    grant = Grant(generation, state.policy.organization, state.policy.client_id, tokens)
+    policy = state.policy
+    grant = Grant(generation, policy.organization, policy.client_id, tokens, authorized_at=authorized_at)
     return replace(state, run=replace(state.run, pending=grant))
 
 
@@ -87,8 +88,7 @@ def stored(state: State, _: Written, now: Moment) -> Step:
     # Already served from memory if an earlier try of the write failed: then its age is known better.
     state = replace(state, grant=grant) if grant.generation == state.generation else believe(state, grant, now)
     state, effects = release(replace(state, store_trouble=None, failures=0, trouble=None))
-    done = (Answer(order.caller),) if order and order.caller is not None else ()
-    return state, (_announcement(grant, order), *done, *effects)
+    return state, (_announcement(grant, order), *answered_order(order), *effects)
 
 
 def unstored(state: State, event: Failed, now: Moment) -> Step:
@@ -105,7 +105,7 @@ def unstored(state: State, event: Failed, now: Moment) -> Step:
         store_trouble=event.denial,
         run=replace(state.run, order=None, tries=tries, until=until),
     )
-    told = (Answer(order.caller, event.denial),) if order and order.caller is not None else ()
+    told = answered_order(order, event.denial)
     # When the process must end, this was the last try.
     state, effects = release(state) if state.stopping else (state, ())
     reason = event.denial.detail
@@ -119,17 +119,17 @@ def conflicted(state: State, _: Conflicted, __: Moment) -> Step:
 
 def reconciled(state: State, event: Read, now: Moment) -> Step:
     """Somebody wrote: us (a write whose outcome was lost), somebody newer, or the store was set back."""
-    pending, found = given(state.run.pending), event.grant
+    pending, found, order = given(state.run.pending), event.grant, state.run.order
     base = found.generation if found else 0
     state = replace(state, run=replace(state.run, base=base))
     if found == pending:
         return stored(state, Written(), now)
-    if state.run.order is not None:  # a person's word is newer than whatever is stored
-        return write(pend(state, pending.tokens))
+    if order is not None and (found is None or found.authorized_at <= pending.authorized_at):
+        return write(pend(state, pending.tokens, pending.authorized_at))  # the word of a person counts more
     if found is None or base < pending.generation:
         return write(state)
     state, effects = release(believe(state, found, now))
-    return state, (report("grant.adopted", generation=base), *effects)
+    return state, (report("grant.adopted", generation=base), *answered_order(order), *effects)
 
 
 def store_failed(state: State, event: Failed, now: Moment) -> Step:
@@ -137,7 +137,7 @@ def store_failed(state: State, event: Failed, now: Moment) -> Step:
 
     People who wait are told. What they authorized is kept and tried again, since its code is used up.
     """
-    told = tuple(Answer(order.caller, event.denial) for order in state.orders if order.caller is not None)
+    told = [told for order in state.orders for told in answered_order(order, event.denial)]
     kept = tuple(replace(order, caller=None) for order in state.orders if isinstance(order, Authorized))
     state = replace(state, orders=kept, look_at=now.boot + LOOK_EVERY, store_trouble=event.denial)
     state, effects = give_up(state, event.denial, now, longest=LOOK_EVERY)
@@ -174,6 +174,11 @@ def fail(
     refreshed = trouble.detail if spent else state.refreshed
     state = replace(state, failures=failures, trouble=trouble, try_at=now.boot + wait, refreshed=refreshed)
     return state, told
+
+
+def answered_order(order: Authorized | LogoutAsked | None, denial: Denial | None = None) -> tuple[Answer, ...]:
+    """Tells the person behind an order, if there is one who has not been told yet."""
+    return (Answer(order.caller, denial),) if order and order.caller is not None else ()
 
 
 def release(state: State) -> Step:

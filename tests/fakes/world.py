@@ -1,0 +1,416 @@
+"""A whole world for the state machine of the grant: a store, a lock, a token endpoint, clocks, and processes.
+
+Nothing in it waits or sleeps. A schedule is a list of choices; `World.choices` says what can happen next, and
+`World.do` makes it happen. The rules that must hold whatever happens are checked at every step (`BrokenRuleError`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Grant, Issued, NotSent, Outcome, Refusal, Tokens, Unclear
+from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.protocol import (
+    Answer,
+    Answered,
+    Authorized,
+    Conflicted,
+    Demanded,
+    Denial,
+    Effect,
+    Event,
+    Failed,
+    FreeLock,
+    Locked,
+    LockLost,
+    LogoutAsked,
+    Phase,
+    Policy,
+    Read,
+    ReadStore,
+    Report,
+    Revoke,
+    Revoked,
+    Spend,
+    State,
+    TakeLock,
+    WakeAt,
+    Woke,
+    WriteGrant,
+    Written,
+)
+from krebit_proxy.core.secret import Secret
+
+Step = Callable[[State, Event, Moment], tuple[State, tuple[Effect, ...]]]
+LIFETIME = 100.0
+GRACE = 30.0
+DOWN = Failed(Denial("token_unavailable", "The store failed."))
+
+
+class BrokenRuleError(AssertionError):
+    """A rule that must hold in every schedule does not."""
+
+
+@dataclass
+class Server:
+    """A token endpoint. `mode`: strict (a second use is refused), family (it also kills the grant), grace, off."""
+
+    mode: str
+    issued: int = 0
+    live: int = 0  # number of the refresh token that is good; 0: none
+    old: dict[int, tuple[float, int]] = field(default_factory=dict)  # spent token -> good until, and its successor
+
+    def authorize(self, now: float) -> Tokens:
+        """A person allows access: a new family."""
+        self.old = {}
+        return self._issue(now)
+
+    def process(self, token: int, now: float) -> Outcome:
+        """One token request, as the server sees it."""
+        if token == self.live:
+            if self.mode == "off":
+                return Issued(tokens(self.issued, self.live, now))
+            before = self.live
+            issued = self._issue(now)
+            self.old[before] = (now + GRACE, self.live)
+            return Issued(issued)
+        until, successor = self.old.get(token, (0.0, 0))
+        if self.mode == "grace" and now <= until and successor == self.live:
+            return Issued(tokens(self.issued, successor, now))
+        if self.mode == "family" and token in self.old:
+            self.live = 0
+        return Refusal("invalid_grant")
+
+    def _issue(self, now: float) -> Tokens:
+        self.issued += 1
+        self.live = self.issued
+        return tokens(self.issued, self.live, now)
+
+
+def tokens(number: int, refresh: int, now: float) -> Tokens:
+    """The tokens of one answer, recognizable by their numbers."""
+    return Tokens(Secret(f"a{number}"), Secret(f"r{refresh}"), now, now + LIFETIME)
+
+
+def number_of(token: Secret | None) -> int:
+    """The number of a refresh token."""
+    return int(token.reveal()[1:]) if token else 0
+
+
+@dataclass
+class Process:
+    """One proxy: its state, and the effects that are under way, the oldest first."""
+
+    name: str
+    state: State
+    work: list[Effect] = field(default_factory=list)
+    arrived: Outcome | None = None  # the server has answered; the answer is under way to us
+    alarm: float = 0
+    patience: float = 0  # until when it waits for the lock
+    waiting: dict[int, float] = field(default_factory=dict)
+    unstored: set[int] = field(default_factory=set)  # generations whose write was refused after the answer
+
+
+@dataclass
+class World:
+    """Everything. `losable`: the lock can die before its holder, as one in a database can."""
+
+    server: Server
+    losable: bool = False
+    advance: Step = step
+    now: float = 1000.0
+    grant: Grant | None = None
+    holder: str | None = None
+    processes: dict[str, Process] = field(default_factory=dict)
+    transcript: list[str] = field(default_factory=list)
+    stored: set[str] = field(default_factory=set)  # access tokens that were in the store at some time
+    excused: list[str] = field(default_factory=list)  # what may have cost the grant
+    doubtful: set[int] = field(default_factory=set)  # refresh tokens whose last use has an unclear outcome
+    spent: set[int] = field(default_factory=set)  # refresh tokens that were sent at least once
+    logged_out: bool = False
+    lives: int = 0
+    callers: int = 0
+
+    def start(self, name: str) -> None:
+        """A process starts, or starts again after a crash, with no memory."""
+        self.lives += 1
+        policy = Policy("acme", "app", f"{name}/{self.lives}", ahead=20, intent_grace=10 if self.losable else 0)
+        self.processes[name] = Process(name, State(policy))
+        self.happen(name, Woke())
+
+    def happen(self, name: str, event: Event) -> None:
+        """One event, and what follows from it at once."""
+        process = self.processes[name]
+        process.state, effects = self.advance(process.state, event, Moment(self.now, self.now))
+        for effect in effects:
+            self._begin(process, effect)
+        work = [effect for effect in process.work if not isinstance(effect, FreeLock)]
+        self.require(len(work) <= 1, f"{name} has two effects under way: {work}")
+
+    def _begin(self, process: Process, effect: Effect) -> None:
+        match effect:
+            case WakeAt(boot):
+                process.alarm = boot
+            case Answer(caller, denial):
+                process.waiting.pop(caller, None)
+                if denial is None:
+                    self._used(process)
+            case Report():
+                pass
+            case Spend(token):
+                self._sent(process, number_of(token))
+                process.work.append(effect)
+            case TakeLock(timeout):
+                process.patience = self.now + timeout
+                process.work.append(effect)
+            case _:
+                process.work.append(effect)
+
+    def _used(self, process: Process) -> None:
+        grant = process.state.grant
+        if grant is None or grant.tokens is None:  # the order of a person was carried out
+            return
+        known = grant.tokens.access_token.reveal() in self.stored or grant.generation in process.unstored
+        self.require(known, f"{process.name} uses a token that was never stored")
+
+    def _sent(self, process: Process, token: int) -> None:
+        self.require(self.holder == process.name or self.losable, f"{process.name} spends r{token} without the lock")
+        self.require(
+            token not in self.spent or token in self.doubtful or self.server.mode == "off",
+            f"{process.name} spends r{token} a second time after a clear outcome",
+        )
+        if self.holder != process.name:
+            self.excused.append("the lock was lost while the request was under way")
+        self.spent.add(token)
+        self.doubtful.discard(token)
+
+    def require(self, holds: bool, rule: str) -> None:
+        """Raises BrokenRuleError, with the schedule that led there, unless the rule holds."""
+        if not holds:
+            raise BrokenRuleError("\n".join([*self.transcript, rule]))
+
+    # What can happen next
+
+    def choices(self, *, faults: bool = True) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Every next event: its name, and what makes it happen. Without `faults`, only what a kind world does."""
+        for name, process in self.processes.items():
+            if process.work:
+                yield from self._outcomes(name, process, process.work[0], faults=faults)
+        if all(not process.work or self._is_blocked(process) for process in self.processes.values()):
+            yield "time passes", self._pass_time
+        if faults:
+            for name, process in self.processes.items():
+                yield f"{name} crashes", lambda name=name: self.crash(name)  # type: ignore[misc]
+                if self.losable and self.holder == name:
+                    yield f"{name} loses the lock", lambda name=name: self.lose_lock(name)  # type: ignore[misc]
+                if process.work and len(process.waiting) < 2:
+                    yield f"{name} is asked for a token", lambda name=name: self.demand(name)  # type: ignore[misc]
+
+    def _is_blocked(self, process: Process) -> bool:
+        """Waits for a lock that another process holds."""
+        return isinstance(process.work[0], TakeLock) and self.holder is not None and self.now < process.patience
+
+    def _outcomes(
+        self, name: str, process: Process, effect: Effect, *, faults: bool
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        def done(event: Event, before: Callable[[], None] | None = None) -> Callable[[], None]:
+            def happen() -> None:
+                process.work.pop(0)
+                if before:
+                    before()
+                self.happen(name, event)
+
+            return happen
+
+        match effect:
+            case FreeLock():
+                yield f"{name} frees the lock", lambda: self._free(process)
+            case ReadStore():
+                yield f"{name} reads {_brief(self.grant)}", done(Read(self.grant))
+                if faults:
+                    yield f"{name} cannot read", done(DOWN)
+            case TakeLock():
+                if self.holder is None:
+                    yield f"{name} takes the lock", done(Locked(), lambda: self._take(name))
+                if faults or self.now >= process.patience:
+                    yield f"{name} does not get the lock", done(DOWN)
+            case WriteGrant(expected, grant):
+                current = self.grant.generation if self.grant else 0
+                if current == expected:
+                    yield f"{name} writes {_brief(grant)}", done(Written(), lambda: self._store(process, grant))
+                else:
+                    yield f"{name} meets {_brief(self.grant)}, not {expected}", done(Conflicted())
+                if faults:
+                    yield f"{name} cannot write {_brief(grant)}", done(DOWN, lambda: self._refused(process, grant))
+                    if current == expected:
+                        lost = lambda: (self._store(process, grant), self._refused(process, grant))  # noqa: E731
+                        yield f"{name} writes {_brief(grant)}, but never knows", done(DOWN, lost)  # type: ignore[arg-type]
+            case Spend(token):
+                yield from self._token_request(name, process, number_of(token), done, faults=faults)
+            case Revoke():
+                yield f"{name} revokes", done(Revoked(accepted=True))
+            case _:  # pragma: no cover
+                raise AssertionError(effect)
+
+    def _token_request(
+        self, name: str, process: Process, token: int, done: Callable[..., Callable[[], None]], *, faults: bool
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        arrived = process.arrived
+        if arrived is None:
+            yield f"the server sees r{token} from {name}", lambda: self._process(process, token)
+            if faults:
+                yield f"{name} does not reach the server", done(Answered(NotSent("no connection")), lambda: self._doubt(token))
+                yield f"the request of {name} is lost", done(Answered(Unclear("no answer")), lambda: self._doubt(token))
+            return
+
+        def forget() -> None:
+            process.arrived = None
+
+        yield f"{name} is answered {_short(arrived)}", done(Answered(arrived), forget)
+        if faults:
+
+            def lose() -> None:
+                forget()
+                self._doubt(token)
+                if isinstance(arrived, Issued):
+                    self.excused.append("an answer was lost")
+
+            yield f"the answer to {name} is lost", done(Answered(Unclear("reset")), lose)
+
+    # What happens
+
+    def _process(self, process: Process, token: int) -> None:
+        process.arrived = self.server.process(token, self.now)
+
+    def _take(self, name: str) -> None:
+        self.holder = name
+
+    def _free(self, process: Process) -> None:
+        process.work.pop(0)
+        if self.holder == process.name:
+            self.holder = None
+
+    def _store(self, process: Process, grant: Grant) -> None:
+        before = self.grant.generation if self.grant else 0
+        self.require(grant.generation >= before, f"{process.name} overwrites {before} with {grant.generation}")
+        self.grant = grant
+        if grant.tokens:
+            self.stored.add(grant.tokens.access_token.reveal())
+
+    def _refused(self, process: Process, grant: Grant) -> None:
+        process.unstored.add(grant.generation)
+
+    def _doubt(self, token: int) -> None:
+        self.doubtful.add(token)
+
+    def _pass_time(self) -> None:
+        alarms = [process.patience if process.work else process.alarm for process in self.processes.values()]
+        self.now = max(self.now, min(alarms)) + 0.001
+        for name, process in list(self.processes.items()):
+            if process.alarm <= self.now:
+                self.happen(name, Woke())
+
+    def crash(self, name: str) -> None:
+        """SIGKILL, and a new start. What was under way may have been done; the kernel frees the lock."""
+        process = self.processes[name]
+        for effect in process.work:
+            if isinstance(effect, Spend):
+                self._doubt(number_of(effect.refresh_token))
+        if process.arrived is not None and isinstance(process.arrived, Issued):
+            self.excused.append("a crash between the answer and the write")
+        if any(isinstance(order, Authorized) for order in process.state.orders):
+            self.excused.append("a crash before a new authorization was stored")
+        pending = process.state.run.pending
+        if pending and pending.tokens and pending.tokens.access_token.reveal() not in self.stored:
+            self.excused.append("a crash between the answer and the write")
+            if process.state.tokens:
+                self.doubtful.update(self.spent)
+        if process.state.phase in {Phase.STORING, Phase.UNSTORED, Phase.RECONCILING}:
+            self.doubtful.update(self.spent)  # a verdict that was not stored: the next process has to find out again
+        if self.holder == name:
+            self.holder = None
+        self.start(name)
+
+    def lose_lock(self, name: str) -> None:
+        """The lock dies, and its holder is told."""
+        self.holder = None
+        self.doubtful.update(self.spent)
+        self.happen(name, LockLost())
+
+    def demand(self, name: str, *, rejected: bool = False) -> None:
+        """A caller wants a token, perhaps after a 401."""
+        self.callers += 1
+        process = self.processes[name]
+        process.waiting[self.callers] = self.now
+        generation = process.state.generation if rejected else None
+        self.happen(name, Demanded(self.callers, generation))
+
+    def setup(self, name: str) -> None:
+        """A person authorizes at this process."""
+        self.callers += 1
+        self.logged_out = False
+        self.excused = []
+        self.now += 0.01
+        self.happen(name, Authorized(self.callers, self.server.authorize(self.now)))
+
+    def logout(self, name: str) -> None:
+        """A person logs out at this process."""
+        self.callers += 1
+        self.logged_out = True
+        self.now += 0.01
+        self.happen(name, LogoutAsked(self.callers))
+
+    # How it must end
+
+    def settle(self, seconds: float = 400, most: int = 3000) -> None:
+        """Lets a kind world go on: every effect works, and time passes. Then checks how it ended."""
+        end = self.now + seconds
+        for _ in range(most):
+            if self.now >= end and all(not process.work for process in self.processes.values()):
+                break
+            label, act = next(iter(self.choices(faults=False)))
+            if label != "time passes":
+                self.transcript.append(f"{self.now:.1f} {label}")
+            act()
+        else:
+            self.require(False, "the world does not come to rest")
+        for process in self.processes.values():
+            self.require(not process.waiting, f"a caller of {process.name} waits for ever")
+            self._check_end(process)
+
+    def _check_end(self, process: Process) -> None:
+        grant = process.state.grant
+        if grant is None or grant.tokens is None:
+            self.require(self.logged_out or self.grant is None or self.grant.tokens is None, "a grant was forgotten")
+            return
+        self.require(process.state.fresh is not None, "a grant without an expiry")
+        if grant.verdict:
+            self.require(bool(self.excused), f"{process.name} lost the grant without an excuse")
+        else:
+            assert process.state.fresh is not None
+            left = process.state.fresh.left(Moment(self.now, self.now))
+            self.require(left > 0, f"{process.name} ends without a usable token: {process.state!r}")
+            self.require(self.grant is not None and self.grant.generation >= grant.generation, "memory is ahead of the store")
+
+    def key(self) -> Any:
+        """Two worlds with the same key have the same future."""
+        return (
+            self.now, self.grant, self.holder, self.server.live, self.server.issued, tuple(self.server.old.items()),
+            frozenset(self.doubtful), frozenset(self.spent), bool(self.excused),
+            tuple((p.state, tuple(p.work), p.arrived, p.alarm, tuple(p.waiting), frozenset(p.unstored))
+                  for p in self.processes.values()),
+        )  # fmt: skip
+
+
+def _brief(grant: Grant | None) -> str:
+    if grant is None:
+        return "nothing"
+    notes = ("+intent" if grant.intent else "") + ("+verdict" if grant.verdict else "")
+    return f"{grant.generation}{notes}" + ("" if grant.tokens else " (logged out)")
+
+
+def _short(outcome: Outcome) -> str:
+    if isinstance(outcome, Issued):
+        return f"r{number_of(outcome.tokens.refresh_token)}"
+    return outcome.error if isinstance(outcome, Refusal) else outcome.reason
