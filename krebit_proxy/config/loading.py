@@ -17,7 +17,14 @@ from krebit_proxy.config.secrets import file_problem, read_secret
 from krebit_proxy.errors import SettingsError
 
 _CA_FILE: Final[Key] = ("upstream", "ca_file")
-_PATHS: Final[tuple[Key, ...]] = (("encryption_key_file",), ("access", "client_keys_file"), _CA_FILE)
+# What anybody may read; the other files hold secrets.
+_PUBLIC: Final[tuple[Key, ...]] = (_CA_FILE, ("tls_cert_file",), ("tls_client_ca_file",))
+_PATHS: Final[tuple[Key, ...]] = (
+    ("encryption_key_file",),
+    ("access", "client_keys_file"),
+    ("tls_key_file",),
+    *_PUBLIC,
+)
 _PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
 _TEXTS: Final = {
     "missing": "is missing",
@@ -124,7 +131,7 @@ def _make_absolute(document: Document, directory: Path) -> None:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(value := section.get(key[-1]), str):
             section[key[-1]] = file = directory / Path(value).expanduser()
-            if (problem := _unreadable(file) if key == _CA_FILE else file_problem(file)) is not None:
+            if (problem := _unreadable(file) if key in _PUBLIC else file_problem(file)) is not None:
                 document.report(key, problem)
     store = document.values.get("store", "file:grant")
     if isinstance(store, str) and store.startswith("file:") and store != "file:":

@@ -293,7 +293,13 @@ class Settings(Section):
     listen: Annotated[tuple[Annotated[str, AfterValidator(_listen)], ...], OneOrMore, Field(min_length=1)] = (
         "localhost:8321",
     )
-    """host:port, unix:/path or fd:N, or a list. localhost is both 127.0.0.1 and ::1."""
+    """host:port, unix:/path?mode=0660&group=app or fd:N, or a list. localhost is both 127.0.0.1 and ::1."""
+    tls_cert_file: Path | None = None
+    """A certificate with its chain (PEM): callers then speak https. Read again when it changes."""
+    tls_key_file: Path | None = None
+    """Its key. Empty: it is in the file of the certificate."""
+    tls_client_ca_file: Path | None = None
+    """Certificates (PEM) of the authorities whose client certificates let callers in. Empty: none is asked for."""
     store: Annotated[str, AfterValidator(_store)] = Field(default="file:grant", repr=False)
     """Where the grant is kept: file:FOLDER, or postgresql://... for several proxies with one grant."""
     encryption_key_file: Path | None = None

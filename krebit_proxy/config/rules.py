@@ -8,7 +8,7 @@ from krebit_proxy.config.document import Key
 from krebit_proxy.config.model import Settings
 from krebit_proxy.core.authorization import own_origin
 
-_EXPOSE = """\
+EXPOSE = """\
 listening on {address} lets other computers use your grant. If that is meant, add two lines under `access:`
     expose: true
     client_keys_file: client-keys        # name:key a line; or allow_clients: [10.0.0.0/8]"""
@@ -25,18 +25,26 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
     if settings.replay.max_body > settings.replay.max_total:
         yield ("replay", "max_body"), "is more than replay.max_total"
+    if settings.tls_cert_file is None and (settings.tls_key_file or settings.tls_client_ca_file):
+        yield ("tls_cert_file",), "is missing beside tls_key_file or tls_client_ca_file"
     if len(set(settings.listen)) < len(settings.listen):
         yield ("listen",), "has the same address twice"
 
 
 def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
     access = settings.access
-    open_to_all = access.client_keys_file is None and not access.allow_clients
+    open_to_all = not says_who(settings)
     exposed = [address for address in settings.listen if _leaves(address)]
     if exposed and (not access.expose or open_to_all):
-        yield ("listen",), _EXPOSE.format(address=exposed[0])
+        yield ("listen",), EXPOSE.format(address=exposed[0])
     elif access.expose and open_to_all:
         yield ("access", "expose"), "needs client_keys_file or allow_clients beside it, which say who may call"
+
+
+def says_who(settings: Settings) -> bool:
+    """Whether a setting says who of other computers may call."""
+    access = settings.access
+    return bool(access.client_keys_file or access.allow_clients or settings.tls_client_ca_file)
 
 
 def _leaves(address: str) -> bool:

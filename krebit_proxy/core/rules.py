@@ -139,9 +139,9 @@ class Rules:
             scheme=scheme,
         )
 
-    def unix_peer(self, uid: int, gid: int, *, scheme: bytes = b"http") -> Peer:
+    def unix_peer(self, uid: int, *gids: int, scheme: bytes = b"http") -> Peer:
         """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone."""
-        allowed = not self.owners or not self.owners.isdisjoint((f"uid:{uid}", f"gid:{gid}"))
+        allowed = not self.owners or not self.owners.isdisjoint((f"uid:{uid}", *[f"gid:{gid}" for gid in gids]))
         return Peer(Caller(f"uid:{uid}"), allowed=allowed, loopback=True, unix=True, scheme=scheme)
 
 

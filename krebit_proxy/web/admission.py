@@ -1,0 +1,93 @@
+"""What admission needs of the world: the rules from the settings, the keys from their file, the peer of a socket."""
+
+import asyncio
+import re
+import socket
+import struct
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from krebit_proxy.config import Settings
+from krebit_proxy.config.secrets import file_problem
+from krebit_proxy.core.rules import Peer, Rules
+from krebit_proxy.errors import SettingsError
+
+_CALLER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
+_DIGEST: Final = re.compile(r"sha256:([0-9A-Fa-f]{64})")
+_PEERGROUPS: Final = 59  # SO_PEERGROUPS of Linux, which the socket module does not name
+_MOST_GROUPS: Final = 1 << 16  # what Linux lets a process have
+
+
+def access_rules(settings: Settings) -> Rules:
+    """What `settings.access` states. Reads the file of client keys. Raises SettingsError with every problem."""
+    access = settings.access
+    return Rules.compiled(
+        allowed_hosts=access.allowed_hosts,
+        allowed_origins=access.allowed_origins,
+        allow_clients=access.allow_clients,
+        client_keys=read_keys(access.client_keys_file) if access.client_keys_file else None,
+        require_header=access.require_header,
+        read_only=access.read_only,
+        allow=[(rule.methods, rule.paths, rule.callers) for rule in access.allow],
+    )
+
+
+def read_keys(path: Path) -> dict[str, bytes]:
+    """The SHA-256 of each caller's key, by the caller's name.
+
+    A line is `name:key`, or `name:sha256:HEX` so that the file holds no key; empty lines and comments (#) do not count.
+    Raises SettingsError with every problem by its line, and nothing of the keys.
+    """
+    if problem := file_problem(path):
+        raise SettingsError([f"access.client_keys_file: {problem}"])
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError([f"access.client_keys_file: {path} cannot be read as plain text"]) from None
+    keys: dict[str, bytes] = {}
+    problems = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        name, _, key = line.partition(":")
+        if not _CALLER.fullmatch(name) or not _KEY.fullmatch(key):
+            problems.append(f"{path}:{number}: is no line of the form name:key")
+        elif name in keys or _digest(key) in keys.values():
+            problems.append(f"{path}:{number}: has the name or the key of a line above it")
+        else:
+            keys[name] = _digest(key)
+    if not keys and not problems:
+        problems.append(f"access.client_keys_file: {path} has no key; write name:key, one a line")
+    if problems:
+        raise SettingsError(problems)
+    return keys
+
+
+def _digest(key: str) -> bytes:
+    hashed = _DIGEST.fullmatch(key)
+    return bytes.fromhex(hashed[1]) if hashed else sha256(key.encode()).digest()
+
+
+def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
+    """Who is at the other end of a caller's connection."""
+    sock = transport.get_extra_info("socket")
+    scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return rules.unix_peer(*_owner(sock), scheme=scheme)
+    # A caller that is gone already has no address any more; nothing that it sent will be answered.
+    remote, local = (transport.get_extra_info(name) or ("::",) for name in ("peername", "sockname"))
+    return rules.peer(remote[0], local[0], scheme=scheme)
+
+
+def _owner(sock: socket.socket) -> list[int]:
+    """The uid and all gids of the process that connected to a unix socket; -1 where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return [-1, -1]
+    _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, _PEERGROUPS, 4 * _MOST_GROUPS)
+    except OSError:
+        groups = b""
+    return [uid, gid, *memoryview(groups).cast("I")]

@@ -1,0 +1,318 @@
+"""The sockets that callers connect to, opened as `listen` says: host:port, unix:/path?mode=0660&group=app, fd:N.
+
+Every address is taken whole or the start fails: `localhost` means 127.0.0.1 and ::1, since a program that got hold of
+the other one would receive authorization codes meant for us. What is not loopback needs `access.expose` and rules that
+say who may call; that is checked on the open socket, so that no spelling and no inherited socket gets around it.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
+
+from krebit_proxy.config import Settings
+from krebit_proxy.config.addresses import split_listen
+from krebit_proxy.config.rules import EXPOSE, says_who
+from krebit_proxy.errors import SettingsError
+
+_BACKLOG: Final = 1024
+_TRIES: Final = 20  # to find a port that is free on both families
+_NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+
+
+@dataclass
+class Listeners:
+    """Open listening sockets, and where they are, for people: http://localhost:8321, unix:/run/krebit-proxy.sock."""
+
+    sockets: list[socket.socket] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    async def serve(
+        self, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
+    ) -> list[asyncio.AbstractServer]:
+        """Accepts connections from now on, each with a protocol of its own. `tls` is for TCP; unix sockets are private."""
+        loop = asyncio.get_running_loop()
+        # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
+        return [
+            await loop.create_server(protocol, sock=sock, ssl=None if _is_unix(sock) else tls) for sock in self.sockets
+        ]
+
+    def close(self) -> None:
+        """Closes the sockets, and removes the files of unix sockets that are still ours."""
+        for sock in self.sockets:
+            sock.close()
+        for undo in self._undo:
+            undo()
+        self.sockets, self._undo = [], []
+
+
+def open_listeners(settings: Settings) -> Listeners:
+    """Listens on every address of `settings.listen`, or on none.
+
+    Raises:
+        SettingsError: an address that can not be used, or that leaves this computer without leave to.
+        OSError: the system refuses, e.g. because the port is taken; the text names the address.
+    """
+    scheme = "https" if settings.tls_cert_file else "http"
+    listeners = Listeners()
+    try:
+        for address in settings.listen:
+            _open(address, scheme, listeners)
+        for sock in listeners.sockets:
+            _check_exposure(sock, settings)
+    except BaseException:
+        listeners.close()
+        raise
+    return listeners
+
+
+def _open(address: str, scheme: str, listeners: Listeners) -> None:
+    tcp = split_listen(address)
+    try:
+        if tcp is not None:
+            sockets = _tcp_sockets(*tcp)
+            listeners.sockets += sockets
+            host = f"[{tcp[0]}]" if ":" in tcp[0] else tcp[0]
+            listeners.urls.append(f"{scheme}://{host}:{sockets[0].getsockname()[1]}")
+        elif address.startswith("fd:"):
+            sock = _inherited(address)
+            listeners.sockets.append(sock)
+            listeners.urls.append(_url_of(sock, scheme))
+        else:
+            sock, remove = _unix_socket(address)
+            listeners.sockets.append(sock)
+            listeners.urls.append(_url_of(sock, scheme))
+            listeners._undo.append(remove)  # noqa: SLF001 - this is its constructor in parts
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {_reason(error)}") from error
+
+
+def _is_unix(sock: socket.socket) -> bool:
+    return sock.family == getattr(socket, "AF_UNIX", None)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there; stop it, or change the setting `listen`"
+    return error.strerror or str(error)
+
+
+def _url_of(sock: socket.socket, scheme: str) -> str:
+    name = sock.getsockname()
+    if isinstance(name, str | bytes):
+        return f"unix:{os.fsdecode(name)}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{scheme}://{host}:{name[1]}"
+
+
+# TCP
+
+
+def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
+    """One socket for each address of `host`, all on the same port."""
+    addresses = ["127.0.0.1", "::1"] if host.lower() == "localhost" else _resolved(host)
+    for tries in range(_TRIES, 0, -1):
+        try:
+            return _bound(addresses, port)
+        except OSError as error:
+            # With port 0 the first address chooses the port, and the second may find it taken.
+            if port or error.errno != errno.EADDRINUSE or tries == 1:
+                raise
+    raise AssertionError  # the last try returned or raised
+
+
+def _resolved(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _bound(addresses: list[str], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                sock = _tcp_socket(address, port)
+            except OSError as error:
+                if sockets and error.errno in _NOT_HERE:
+                    continue  # a machine without IPv6 has no ::1 that anybody could take
+                raise
+            sockets.append(sock)
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _tcp_socket(address: str, port: int) -> socket.socket:
+    ipv6 = ":" in address
+    sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # So that a restart needs not wait for connections of the last run. On Windows it would let others share
+            # the port.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+# Sockets of systemd
+
+
+def _inherited(address: str) -> socket.socket:
+    """The listening socket that the process was started with, e.g. fd:3 for the first one of systemd."""
+    try:
+        sock = socket.socket(fileno=os.dup(int(address.removeprefix("fd:"))))
+    except OSError as error:
+        raise SettingsError([f"listen: {address} is no socket that was passed to this process"]) from error
+    stream = sock.type == socket.SOCK_STREAM and (sock.family in {socket.AF_INET, socket.AF_INET6} or _is_unix(sock))
+    if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise SettingsError([f"listen: {address} is not a listening TCP or unix socket"])
+    sock.setblocking(False)
+    return sock
+
+
+# Unix sockets
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a unix socket goes and who may open it."""
+
+    path: Path
+    mode: int = 0o600
+    user: int = -1
+    group: int = -1
+
+
+def _place(address: str) -> _Place:
+    path, _, query = address.removeprefix("unix:").partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    try:
+        mode = int(options.pop("mode", "0600"), 8)
+        user, group = _uid(options.pop("user", "")), _gid(options.pop("group", ""))
+    except ValueError:
+        raise SettingsError([f"listen: {address} has a mode that is not octal; write e.g. mode=0660"]) from None
+    except KeyError as error:
+        raise SettingsError([f"listen: {address}: this system has no user or group {error}"]) from None
+    if options or mode & ~0o777:
+        raise SettingsError([f"listen: {address} may end in ?mode=0660&group=NAME&user=NAME, and nothing else"])
+    return _Place(Path(path), mode, user, group)
+
+
+def _uid(name: str) -> int:
+    import pwd  # noqa: PLC0415 - not on Windows
+
+    return pwd.getpwnam(name).pw_uid if name and not name.isdigit() else int(name or -1)
+
+
+def _gid(name: str) -> int:
+    import grp  # noqa: PLC0415 - not on Windows
+
+    return grp.getgrnam(name).gr_gid if name and not name.isdigit() else int(name or -1)
+
+
+def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:
+    """The socket, and what removes its file."""
+    place = _place(address)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _alone_in(place.path.parent):
+            _clear(place.path)
+            _bind(sock, place)
+        ours = place.path.lstat()
+    except BaseException:
+        sock.close()
+        raise
+
+    def remove() -> None:
+        with suppress(OSError):
+            if os.path.samestat(place.path.lstat(), ours):
+                place.path.unlink()
+
+    return sock, remove
+
+
+def _bind(sock: socket.socket, place: _Place) -> None:
+    """Makes the file with the narrowest mode and opens it up last: nobody gets in before it is what it should be."""
+    umask = os.umask(0o177)
+    try:
+        sock.bind(str(place.path))
+    finally:
+        os.umask(umask)
+    try:
+        if (place.user, place.group) != (-1, -1):
+            os.chown(place.path, place.user, place.group)
+        place.path.chmod(place.mode)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        place.path.unlink()
+        raise
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps another start from finding the same stale socket. Raises SettingsError where anybody could replace ours."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise SettingsError([f"listen: every user may write to {folder}; choose a folder of its own"])
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(path: Path) -> None:
+    """Removes the socket that an earlier run left behind, and nothing else."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SettingsError([f"listen: {path} exists and is not a socket; remove it, or choose another path"])
+    if found.st_uid != os.geteuid():
+        raise SettingsError([f"listen: {path} belongs to another user; choose another path"])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its backlog is full, so somebody listens
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+# Beyond loopback
+
+
+def _check_exposure(sock: socket.socket, settings: Settings) -> None:
+    if _is_unix(sock) or ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
+        return
+    if not settings.access.expose or not says_who(settings):
+        raise SettingsError([f"listen: {EXPOSE.format(address=_url_of(sock, 'http').removeprefix('http://'))}"])

@@ -1,0 +1,69 @@
+"""TLS towards callers: the certificate is read again when its files change, and may be asked of callers too."""
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from krebit_proxy.config import Settings
+from krebit_proxy.config.secrets import file_problem
+from krebit_proxy.errors import SettingsError
+
+_log: Final = structlog.get_logger()
+
+
+def server_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context for all TCP listeners, None where callers speak plain HTTP.
+
+    Raises SettingsError for a certificate or key that can not be used.
+    """
+    if settings.tls_cert_file is None:
+        return None
+    key_file = settings.tls_key_file or settings.tls_cert_file
+    if problem := file_problem(key_file):
+        raise SettingsError([f"tls_key_file: {problem}"])
+    files = [settings.tls_cert_file, key_file, *([settings.tls_client_ca_file] if settings.tls_client_ca_file else [])]
+    try:
+        return _Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file, files).context
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "cannot be read"
+        named = ", ".join(map(str, files))
+        raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
+
+
+class _Certificate:
+    """Keeps a context for the files as they are now, and hands it to each handshake."""
+
+    def __init__(self, cert_file: Path, key_file: Path, ca_file: Path | None, files: list[Path]) -> None:
+        self._files = (cert_file, key_file, ca_file)
+        self._watched = files
+        self._seen = self._stamp()
+        self.context = self._current = self._read()
+        # Called for each handshake, whether the caller names a server or not.
+        self.context.sni_callback = self._choose
+
+    def _stamp(self) -> list[tuple[int, int, int]]:
+        return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._watched)]
+
+    def _read(self) -> ssl.SSLContext:
+        cert_file, key_file, ca_file = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(cert_file, key_file)
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        try:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._current = self._read()
+                self._seen = stamp
+                _log.info("tls.certificate_read")
+        except (OSError, ValueError):
+            # It is being replaced: one file is new and the other is not. The next handshake looks again.
+            _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+        connection.context = self._current
