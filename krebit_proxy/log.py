@@ -71,8 +71,8 @@ def _json(_logger: object, level: str, event: Event) -> str:
     """The event as one line of JSON."""
     name = event.pop("event", "")
     _without_query(event)
-    if event.pop("exc_info", None):
-        event.update(_failure(sys.exception()))
+    if "exc_info" in event:
+        event.update(_failure(event.pop("exc_info")))
     line = [f'{{"timestamp":"{_timestamp()}","level":"{level}","event":{_quoted(name)}']
     for key, value in event.items():
         kind = type(value)
@@ -97,8 +97,8 @@ class _Console:
     def __call__(self, _logger: object, level: str, event: Event) -> str:
         name = _printable(event.pop("event", ""))
         _without_query(event)
-        if event.pop("exc_info", None):
-            event.update(_failure(sys.exception()))
+        if "exc_info" in event:
+            event.update(_failure(event.pop("exc_info")))
         values = "  ".join(f"{key}={_printable(value)}" for key, value in event.items() if value is not None)
         line = f"{_timestamp()[11:19]}  {level:<7}  {name:<20}  {values}".rstrip()
         colour = _COLOURS.get(level) if self._colours else None
@@ -148,8 +148,10 @@ def _timestamp() -> str:
 _second: Final[list[Any]] = [0, ""]
 
 
-def _failure(error: BaseException | None) -> dict[str, str]:
+def _failure(error: BaseException | bool | None) -> dict[str, str]:
     """Type and places of an exception. Neither its text nor any variable: both may hold what was sent."""
+    if not isinstance(error, BaseException):
+        error = sys.exception() if error else None
     if error is None:
         return {}
     return {"error": type(error).__name__, "at": _places(error.__traceback__)}

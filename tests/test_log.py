@@ -1,0 +1,190 @@
+"""One line for each event, which gives nothing away."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from krebit_proxy import log
+from krebit_proxy.config import Log
+from krebit_proxy.core.secret import Secret
+
+MARKER = "marker-token-1f9d"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    log.configure(Log(), io.StringIO())
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    log.flush()
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def configured(**settings: Any) -> io.StringIO:
+    stream = io.StringIO()
+    log.configure(Log(**settings), stream)
+    return stream
+
+
+def test_an_event_is_one_line_of_json() -> None:
+    stream = configured()
+    structlog.get_logger().info(
+        "request.done", method="GET", path="/api/x", status=200, seconds=0.0125, replayed=False, caller=None
+    )
+    [event] = written(stream)
+    timestamp = event.pop("timestamp")
+    assert event == {
+        "level": "info",
+        "event": "request.done",
+        "method": "GET",
+        "path": "/api/x",
+        "status": 200,
+        "seconds": 0.0125,
+        "replayed": False,
+        "caller": None,
+    }
+    assert len(timestamp) == len("2026-01-01T00:00:00.000Z")
+    assert timestamp.endswith("Z")
+
+
+def test_a_terminal_gets_lines_for_people_and_a_file_gets_json() -> None:
+    terminal = Terminal()
+    log.configure(Log(), terminal)
+    structlog.get_logger().warning("grant.refused", reason="no luck", tries=3, next=None)
+    assert '  grant.refused         reason="no luck"  tries=3' in terminal.getvalue()
+    assert "next" not in terminal.getvalue()
+    assert terminal.getvalue().startswith("\x1b[33m")
+    stream = configured(format="console")
+    structlog.get_logger().info("setup.started")
+    log.flush()
+    assert stream.getvalue().endswith("  info     setup.started\n")
+    json_terminal = Terminal()
+    log.configure(Log(format="json"), json_terminal)
+    structlog.get_logger().info("setup.started")
+    assert written(json_terminal)[0]["event"] == "setup.started"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_control_characters_are_escaped(style: str) -> None:
+    stream = configured(format=style)
+    nasty = "a\x1b[2Jb\r\nc\x00d\x7fe\x9b1mf\u202eg\u2028h"
+    structlog.get_logger().info("x." + nasty, path=nasty, other=[nasty])
+    log.flush()
+    text = stream.getvalue()
+    assert text.count("\n") == 1
+    assert all(character.isprintable() for character in text[:-1])
+    if style == "json":
+        assert written(stream)[0]["path"] == nasty
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_nothing_secret_gets_out(style: str) -> None:
+    stream = configured(format=style)
+    logger = structlog.get_logger()
+    logger.info("a.b", token=Secret(MARKER), path=f"/api/x?access_token={MARKER}", error=ValueError(MARKER))
+    logger.info("a.c", nested={"token": Secret(MARKER)}, listed=[Secret(MARKER)], where=Path("/etc"))
+    try:
+        raise RuntimeError(MARKER)
+    except RuntimeError:
+        logger.exception("a.d")
+    log.flush()
+    text = stream.getvalue()
+    assert MARKER not in text
+    assert "?" not in text
+    assert "***" in text
+    assert "RuntimeError" in text
+    assert "test_log.py" in text
+
+
+def test_what_others_log_loses_its_text_and_keeps_its_place() -> None:
+    stream = configured()
+    try:
+        raise ValueError(MARKER)
+    except ValueError:
+        logging.getLogger("aiohttp.server").exception("bad line %s", MARKER)
+    logging.getLogger("asyncio").warning(MARKER)
+    logging.getLogger("asyncio").info(MARKER)
+    error, warning = written(stream)
+    assert MARKER not in stream.getvalue()
+    assert (error["level"], error["event"], error["logger"]) == ("error", "library.message", "aiohttp.server")
+    assert (error["error"], warning["level"]) == ("ValueError", "warning")
+    assert "test_log" in error["at"]
+
+
+def test_the_level_is_a_lower_bound() -> None:
+    stream = configured(level="warning")
+    logger = structlog.get_logger()
+    logger.debug("a.a")
+    logger.info("a.b")
+    logger.warning("a.c")
+    logger.error("a.d")
+    assert [event["event"] for event in written(stream)] == ["a.c", "a.d"]
+
+
+async def test_lines_are_written_together_once_the_loop_has_a_moment() -> None:
+    stream = configured()
+    logger = structlog.get_logger()
+    for number in range(3):
+        logger.info("a.b", number=number)
+    assert stream.getvalue() == ""
+    await asyncio.sleep(0)
+    assert [event["number"] for event in written(stream)] == [0, 1, 2]
+
+
+async def test_a_warning_is_written_at_once_and_in_order() -> None:
+    stream = configured()
+    structlog.get_logger().info("a.b")
+    structlog.get_logger().warning("a.c")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["a.b", "a.c"]
+
+
+def test_loggers_from_before_follow_a_new_destination() -> None:
+    first = configured()
+    logger = structlog.get_logger().bind()
+    logger.info("a.b")
+    second = configured()
+    logger.info("a.c")
+    assert [event["event"] for event in written(first)] == ["a.b"]
+    assert [event["event"] for event in written(second)] == ["a.c"]
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    stream = configured()
+    stream.close()
+    structlog.get_logger().warning("a.b")
+
+
+def test_events_can_be_captured_whole() -> None:
+    configured()
+    logger = structlog.get_logger()
+    logger.info("before.it")
+    with capture_logs() as events:
+        logger.info("a.b", number=1)
+    assert events == [{"event": "a.b", "number": 1, "log_level": "info"}]
+
+
+def test_a_number_that_json_does_not_know_is_still_a_line() -> None:
+    stream = configured()
+    structlog.get_logger().info("a.b", seconds=float("inf"), data=b"\xffx", names={"b", "a"})
+    [event] = written(stream)
+    assert (event["seconds"], event["data"], event["names"]) == (float("inf"), "\\xffx", ["a", "b"])

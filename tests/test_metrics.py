@@ -1,0 +1,86 @@
+"""What is counted is what Prometheus reads."""
+
+import subprocess
+import sys
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.metrics import BUCKETS, Metrics
+
+READY = GrantStatus(
+    ready=True,
+    code=None,
+    detail="",
+    hint="",
+    generation=3,
+    obtained_at=1000.0,
+    expires_at=4600.0,
+    scope="",
+    last_refresh_at=None,
+    last_refresh=None,
+    next_refresh_at=4300.0,
+    refreshing=False,
+    lock_held=False,
+    store_error=None,
+)
+
+
+def scraped(metrics: Metrics, status: GrantStatus = READY) -> dict[tuple[str, ...], float]:
+    """Each sample by its name and the values of its labels."""
+    return {
+        (sample.name.removeprefix("krebit_proxy_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(metrics.render(status).decode())
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_method_and_status() -> None:
+    metrics = Metrics()
+    for _ in range(3):
+        metrics.request("GET", 200, 0.002, sent=10, received=0)
+    metrics.request("POST", 502, 2.0, sent=1, received=5)
+    metrics.request("X" * 1000, 400, 0.0, sent=0, received=0)
+    samples = scraped(metrics)
+    assert samples["requests_total", "GET", "200"] == 3
+    assert samples["requests_total", "POST", "502"] == 1
+    assert samples["requests_total", "other", "400"] == 1
+    assert (samples["sent_bytes_total",], samples["received_bytes_total",]) == (31, 5)
+
+
+def test_durations_fall_into_buckets() -> None:
+    metrics = Metrics()
+    for seconds in (0.0005, BUCKETS[0], 0.3, 1000.0):
+        metrics.request("GET", 200, seconds, sent=0, received=0)
+    samples = scraped(metrics)
+    assert samples["request_duration_seconds_bucket", "0.001"] == 2
+    assert samples["request_duration_seconds_bucket", "0.5"] == 3
+    assert samples["request_duration_seconds_bucket", "+Inf"] == 4
+    assert samples["request_duration_seconds_count",] == 4
+    assert samples["request_duration_seconds_sum",] == 1000.3015
+
+
+def test_outcomes_are_counted() -> None:
+    metrics = Metrics()
+    metrics.refused("bad_request")
+    metrics.replayed("done")
+    metrics.refreshed("ok")
+    metrics.gauge("connections", "Open connections.", lambda: 7)
+    samples = scraped(metrics)
+    assert samples["refused_total", "bad_request"] == 1
+    assert samples["replays_total", "done"] == 1
+    assert samples["refreshes_total", "ok"] == 1
+    assert samples["connections",] == 7
+
+
+def test_the_grant_is_told_without_what_is_unknown() -> None:
+    samples = scraped(Metrics())
+    assert (samples["ready",], samples["grant_generation",]) == (1, 3)
+    assert samples["token_expires_timestamp_seconds",] == 4600.0
+    assert ("last_refresh_timestamp_seconds",) not in samples
+
+
+def test_the_library_is_loaded_by_the_first_scrape_only() -> None:
+    program = "import sys, krebit_proxy.metrics; print('prometheus_client' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
