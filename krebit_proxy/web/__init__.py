@@ -1,21 +1,73 @@
 """The aiohttp edge. `Proxy` is the whole program but its command line."""
 
+import asyncio
+import gc
+from contextlib import AsyncExitStack
+
 from krebit_proxy.config import Settings
+from krebit_proxy.credentials import Credentials
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.stores import open_store
+from krebit_proxy.token_endpoint import TokenEndpoint
+from krebit_proxy.upstream import Upstream
+from krebit_proxy.web.admission import access_rules
+from krebit_proxy.web.api import Api
+from krebit_proxy.web.listeners import Listeners, open_listeners
+from krebit_proxy.web.server import Server
+from krebit_proxy.web.setup import Setup
+from krebit_proxy.web.status import StatusPages
+from krebit_proxy.web.tls import server_context
 
 
 class Proxy:
     """Store, credentials, upstream and listeners of one proxy, started and stopped together."""
 
     def __init__(self, settings: Settings) -> None:
-        raise NotImplementedError
+        self._settings = settings
+        self._listeners = Listeners()
+        self._running = AsyncExitStack()
 
     async def start(self) -> None:
         """Opens the store, reads the grant and listens. Raises SettingsError, StoreError or OSError."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings, running = self._settings, self._running
+        rules, tls = access_rules(settings), server_context(settings)
+        self._listeners = open_listeners(settings)
+        running.callback(self._listeners.close)
+
+        metrics = Metrics()
+        token_endpoint = TokenEndpoint(settings)
+        credentials = Credentials(settings, open_store(settings), token_endpoint)
+        # Last of all: a refresh that is under way ends, and its answer is stored.
+        running.push_async_callback(credentials.close)
+        await credentials.start()
+
+        upstream = Upstream(settings)
+        running.push_async_callback(upstream.close)
+        setup = Setup(settings, credentials, token_endpoint)
+        running.push_async_callback(setup.close)
+
+        pages = {**StatusPages(settings, credentials, metrics).routes(), **setup.routes()}
+        api = Api(settings, credentials, upstream, metrics)
+        server = Server(settings, rules=rules, api=api.forward, pages=pages, metrics=metrics)
+        running.push_async_callback(server.shutdown, settings.limits.drain)
+        for accepting in await self._listeners.serve(server, tls):
+            running.callback(accepting.close)
+        setup.announce(self.urls[0])
+        # What exists now lives as long as the process: the garbage collector need not look at it again.
+        gc.freeze()
 
     @property
     def urls(self) -> list[str]:
         """Where it listens, e.g. http://127.0.0.1:8321, with the real port where the setting said 0."""
-        raise NotImplementedError
+        return self._listeners.urls
 
     async def stop(self) -> None:
         """Stops accepting, finishes what is in flight within `limits.drain`, waits for a running refresh."""
+        await asyncio.shield(self._running.aclose())
