@@ -240,6 +240,7 @@ class Credentials:
                 await self._store.write(expected, grant)
                 return Written()
             case Spend(refresh_token):
+                await self._store.confirm_lock()
                 return Answered(await self._token_endpoint.refresh(refresh_token))
             case Revoke(token):
                 return Revoked(await self._token_endpoint.revoke(token))

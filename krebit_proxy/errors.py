@@ -77,7 +77,14 @@ class SettingsError(ProxyError):
 
 
 class StoreError(ProxyError):
-    """The grant store cannot be read, locked or written. The grant that it holds is untouched."""
+    """The grant store cannot be read, locked or written. The grant that it holds is untouched.
+
+    `code` is "misconfigured" where only a person can help, "token_unavailable" where time may.
+    """
+
+    def __init__(self, detail: str, *, hint: str = "", code: str = "misconfigured") -> None:
+        super().__init__(detail, hint=hint)
+        self.code = code
 
 
 class StoreBusyError(StoreError):

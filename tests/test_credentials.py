@@ -30,7 +30,9 @@ def settings_for(server: AuthorizationServer, folder: Path, *, revocation: bool 
 
 
 def store_for(folder: Path) -> Store:
-    return open_store(f"file:{folder / 'grant'}", organization="acme", client_id="app")
+    return open_store(
+        Settings(organization="acme", client_id="app", client_secret=Secret("s3cret"), store=f"file:{folder / 'grant'}")
+    )
 
 
 def tokens(*, left: float, lifetime: float = 3600, refresh: str | None = "refresh-1") -> Tokens:

@@ -13,7 +13,7 @@ from krebit_proxy.token_endpoint import TokenEndpoint
 
 def store_of(settings: Settings) -> Store:
     """The store that the settings name."""
-    return open_store(settings.store, organization=settings.organization, client_id=settings.client_id)
+    return open_store(settings)
 
 
 async def stored(settings: Settings) -> Grant | None:

@@ -16,6 +16,7 @@ from krebit_proxy.config.rules import conflicts
 from krebit_proxy.config.secrets import file_problem, read_secret
 from krebit_proxy.errors import SettingsError
 
+_ENCRYPTION: Final = ("encryption_key_file", "encryption_key")
 _CA_FILE: Final[Key] = ("upstream", "ca_file")
 # What anybody may read; the other files hold secrets.
 _PUBLIC: Final[tuple[Key, ...]] = (_CA_FILE, ("tls_cert_file",), ("tls_client_ca_file",))
@@ -68,7 +69,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     directory = path.resolve().parent if path else Path.cwd()
     in_file = _secret_places(document)
+    if "encryption_key" in document.values and (problem := file_problem(Path(document.where))):
+        document.report(("encryption_key",), f"stands in a file that is not private: {problem}")
     add_environment(document, environ, texts(), lists())
+    _find_credential(document, environ)
     _read_secret(document, in_file, directory)
     _make_absolute(document, directory)
     settings = _validate(document)
@@ -121,6 +125,14 @@ def _read_secret(document: Document, in_file: list[str], directory: Path) -> Non
             values[SECRET] = _PLACEHOLDERS[SECRET]
     elif f"{SECRET} ({document.place((SECRET,))})" in in_file and (problem := file_problem(Path(document.where))):
         document.report((SECRET,), f"stands in a file that is not private: {problem}")
+
+
+def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
+    """A key that systemd passes (LoadCredentialEncrypted=krebit-proxy-key) is used where no setting names another."""
+    file = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "krebit-proxy-key")
+    if file.is_absolute() and file.exists() and not any(document.values.get(key) for key in _ENCRYPTION):
+        document.values[_ENCRYPTION[0]] = str(file)
+        document.places[_ENCRYPTION[0],] = "CREDENTIALS_DIRECTORY"
 
 
 def _make_absolute(document: Document, directory: Path) -> None:

@@ -42,8 +42,9 @@ def _secret(value: Any) -> Secret:
 def _organization(value: str) -> str:
     if LABEL.fullmatch(value):
         return value
-    first = re.sub(r"^https?://", "", value.strip().lower()).split(".")[0]
-    hint = f"; did you mean {first}?" if LABEL.fullmatch(first) else ""
+    first, _, rest = re.sub(r"^https?://", "", value.strip().lower()).partition(".")
+    meant = LABEL.fullmatch(first) and (not rest or rest.startswith("krebit.se"))
+    hint = f"; did you mean {first}?" if meant else ""
     raise wrong(f"must be the one word before .krebit.se: letters, digits and hyphens, in lower case{hint}")
 
 
@@ -304,6 +305,8 @@ class Settings(Section):
     """Where the grant is kept: file:FOLDER, or postgresql://... for several proxies with one grant."""
     encryption_key_file: Path | None = None
     """Keys that encrypt the stored grant, one a line; the first encrypts. A must for postgresql."""
+    encryption_key: SecretText | None = Field(default=None, repr=False)
+    """The same without a file, between spaces; better as KREBIT_PROXY_ENCRYPTION_KEY than in a settings file."""
     upstream: Upstream = Upstream()
     oauth: OAuth = OAuth()
     refresh: Refresh = Refresh()

@@ -21,14 +21,21 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
     if own_origin(settings.redirect_uri, settings.access.allowed_hosts) and taken_path(redirect.path):
         text = f"has the path {redirect.path or '/'}, where this proxy serves something else; use e.g. /setup/callback"
         yield ("redirect_uri",), text
-    if not settings.store.startswith("file:") and settings.encryption_key_file is None:
-        yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
+    yield from _encryption(settings)
     if settings.replay.max_body > settings.replay.max_total:
         yield ("replay", "max_body"), "is more than replay.max_total"
     if settings.tls_cert_file is None and (settings.tls_key_file or settings.tls_client_ca_file):
         yield ("tls_cert_file",), "is missing beside tls_key_file or tls_client_ca_file"
     if len(set(settings.listen)) < len(settings.listen):
         yield ("listen",), "has the same address twice"
+
+
+def _encryption(settings: Settings) -> Iterator[tuple[Key, str]]:
+    given = (settings.encryption_key_file, settings.encryption_key)
+    if given == (None, None) and not settings.store.startswith("file:"):
+        yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
+    if None not in given:
+        yield ("encryption_key",), "is given, and encryption_key_file too; keep one of them"
 
 
 def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:

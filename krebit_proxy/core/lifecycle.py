@@ -249,6 +249,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[Event]], Transition]] = {
     (Phase.INTENDING, Conflicted): beaten,
     (Phase.INTENDING, Failed): store_failed,
     (Phase.SPENDING, Answered): answered,
+    (Phase.SPENDING, Failed): store_failed,
     (Phase.STORING, Written): stored,
     (Phase.STORING, Conflicted): conflicted,
     (Phase.STORING, Failed): unstored,

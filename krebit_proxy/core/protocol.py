@@ -163,7 +163,7 @@ class WriteGrant:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """One token request with this refresh token. Comes back as Answered."""
+    """One token request with this refresh token, if the lock is still held: Answered; else nothing is sent: Failed."""
 
     refresh_token: Secret
 

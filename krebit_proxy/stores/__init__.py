@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from krebit_proxy.core.grant import Grant
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import StoreError
+from krebit_proxy.stores.sealing import Sealing
 
 
 class Store(Protocol):
@@ -24,6 +27,9 @@ class Store(Protocol):
     async def lock(self, timeout: float) -> None:
         """Takes the lock that all processes share. Raises `StoreBusyError` after `timeout` seconds."""
 
+    async def confirm_lock(self) -> None:
+        """Raises `StoreError` unless the lock that was taken is still ours. Asked right before a token is spent."""
+
     async def unlock(self) -> None:
         """Frees the lock; harmless when it is not held."""
 
@@ -40,18 +46,56 @@ class Store(Protocol):
         """Frees the lock and every connection."""
 
 
-def open_store(location: str, *, organization: str, client_id: str) -> Store:
-    """The store that the setting `store` names.
+class StoreSettings(Protocol):
+    """The settings that say where and how the grant is kept, as `config.Settings` has them."""
+
+    @property
+    def store(self) -> str: ...
+    @property
+    def organization(self) -> str: ...
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def encryption_key_file(self) -> Path | None: ...
+    @property
+    def encryption_key(self) -> Secret | None: ...
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """The store that the setting `store` names: `file:FOLDER` or `postgresql://...`.
 
     Each pair of organization and client id has a grant of its own, so that a changed setting never sends a token to
     somebody else's host, and changing it back finds the old grant.
 
-    Args:
-        location: `file:FOLDER`.
-        organization: whose API the grant is for.
-        client_id: the app that was granted access.
+    Raises StoreError where it can never work: no key for a shared store, no driver, an address that is none.
     """
+    shared = not settings.store.startswith("file:")
+    sealing = Sealing(
+        settings.organization,
+        settings.client_id,
+        key_file=settings.encryption_key_file,
+        keys=settings.encryption_key,
+        takes_plain=not shared,
+    )
+    if shared:
+        return _database(settings, sealing)
     from krebit_proxy.stores.file import FileStore  # noqa: PLC0415  only the store in use is loaded
 
-    name = f"{organization}-{sha256(client_id.encode()).hexdigest()[:8]}"
-    return FileStore(Path(location.removeprefix("file:")).expanduser().absolute(), name)
+    name = f"{settings.organization}-{sha256(settings.client_id.encode()).hexdigest()[:8]}"
+    return FileStore(Path(settings.store.removeprefix("file:")).expanduser().absolute(), name, sealing)
+
+
+def _database(settings: StoreSettings, sealing: Sealing) -> Store:
+    if not sealing.sealed:
+        raise StoreError(
+            "A grant in a database must be encrypted, and there is no key.",
+            hint="Make one with `krebit-proxy key new FILE`, and set encryption_key_file to it.",
+        )
+    try:
+        from krebit_proxy.stores.postgres import PostgresStore  # noqa: PLC0415  only where it is used
+    except ImportError:
+        raise StoreError(
+            "The setting `store` names a PostgreSQL database, and its driver is not installed.",
+            hint="Run: pip install 'krebit-proxy[postgres]'",
+        ) from None
+    return PostgresStore(settings.store, f"{settings.organization}/{settings.client_id}", sealing)

@@ -10,17 +10,18 @@ import errno
 import os
 import random
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from krebit_proxy.core.grant import Grant, from_json, to_json
+from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.stores.flock import try_lock
+from krebit_proxy.stores.sealing import Sealing, is_plain
 
 _POLL: Final = 0.05  # seconds between two tries for the lock; flock cannot wait without blocking a thread
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+# No link is followed, no child process inherits the file, and a pipe in its place does not block.
+_OPEN: Final = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
 
 class FileStore:
@@ -28,8 +29,9 @@ class FileStore:
 
     intent_grace = 0.0
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, sealing: Sealing) -> None:
         self._folder = folder
+        self._sealing = sealing
         self._path = folder / f"{name}.json"
         self._lock_path = folder / f"{name}.lock"
         self._lock: int | None = None
@@ -46,6 +48,15 @@ class FileStore:
         if self._lock is None:
             self._lock = await self._locked(timeout)
 
+    async def confirm_lock(self) -> None:
+        """See `Store.confirm_lock`. The kernel takes it from nobody; but a file that was removed locks out nobody."""
+        if self._lock is None or not _is_same_file(self._lock, self._lock_path):
+            raise StoreError(
+                f"The lock {self._lock_path} was removed while it was held.",
+                hint="Leave that file alone; it is made anew.",
+                code="token_unavailable",
+            )
+
     async def unlock(self) -> None:
         """See `Store.unlock`. Closing frees the lock; the file stays, since others may be waiting on it."""
         if self._lock is not None:
@@ -53,8 +64,14 @@ class FileStore:
             self._lock = None
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """See `Store.write`. The lock must be held: it is what makes compare and replace one step."""
-        await asyncio.to_thread(self._write, expected, grant)
+        """See `Store.write`. The lock makes compare and replace one step; it is taken if it is not held."""
+        borrowed = self._lock is None
+        await self.lock(timeout=5)
+        try:
+            await asyncio.to_thread(self._write, expected, grant)
+        finally:
+            if borrowed:
+                await self.unlock()
 
     async def probe(self) -> None:
         """See `Store.probe`."""
@@ -69,78 +86,106 @@ class FileStore:
         await self.unlock()
 
     async def _locked(self, timeout: float) -> int:
-        with _explained(self._lock_path):
-            self._check_folder(create=True)
-            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
-        try:
-            clock = asyncio.get_running_loop().time
-            end = clock() + timeout
-            with _explained(self._lock_path):
-                while not try_lock(lock):
-                    if clock() > end:
-                        raise StoreBusyError(
-                            f"Another process holds the lock {self._lock_path} for more than {timeout:.0f} seconds.",
-                            hint="Look for a second krebit-proxy that hangs, and stop it.",
-                        )
-                    await asyncio.sleep(_POLL * (0.5 + random.random()))
-        except BaseException:
-            os.close(lock)
-            raise
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout
+        while (lock := self._try_lock()) is None:
+            if clock() > end:
+                raise StoreBusyError(
+                    f"Another process holds the lock {self._lock_path} for more than {timeout:.0f} seconds.",
+                    hint="Look for a second krebit-proxy that hangs, and stop it.",
+                    code="token_unavailable",
+                )
+            await asyncio.sleep(_POLL * (0.5 + random.random()))
         return lock
 
+    def _try_lock(self) -> int | None:
+        """The locked file; None if somebody else has the lock, or has just removed the file that we locked."""
+        with _explained(self._lock_path):
+            self._check_folder(create=True)
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | _OPEN, 0o600)
+            try:
+                _check_secret_file(self._lock_path, os.fstat(lock))
+                if try_lock(lock) and _is_same_file(lock, self._lock_path):
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+            return None
+
     def _read(self) -> Grant | None:
+        content = self._content()
+        return None if content is None else self._sealing.open(content, f"file {self._path}")
+
+    def _content(self) -> bytes | None:
         with _explained(self._path):
             if not self._check_folder(create=False):
                 return None
             try:
-                file = os.open(self._path, os.O_RDONLY | _NOFOLLOW)
+                file = os.open(self._path, os.O_RDONLY | _OPEN)
             except FileNotFoundError:
                 return None
-            with open(file, "rb") as stream:  # noqa: PTH123  a descriptor, so that what was checked is what is read
+            try:
                 _check_secret_file(self._path, os.fstat(file))
-                content = stream.read()
-        try:
-            return from_json(content)
-        except ValueError as error:
-            raise StoreError(
-                f"The grant file {self._path} is damaged: {error}.",
-                hint="Restore it from a backup, or move it away and authorize again at /setup.",
-            ) from None
+            except BaseException:
+                os.close(file)
+                raise
+            with open(file, "rb") as stream:  # noqa: PTH123  a descriptor, so that what was checked is what is read
+                return stream.read()
 
     def _write(self, expected: int, grant: Grant) -> None:
         stored = self._read()
         generation = stored.generation if stored else 0
         if generation != expected:
             raise StoreConflictError(f"The stored grant has generation {generation}, not {expected}.")
+        content = self._sealing.seal(grant)
         with _explained(self._path):
-            self._replace(self._path, to_json(grant).encode(), keep=stored is not None)
+            self._keep_backup()
+            self._replace(self._path, content)
             if grant.tokens is None:  # a logout forgets the copy too
                 self._path.with_suffix(".bak").unlink(missing_ok=True)
 
-    def _replace(self, path: Path, content: bytes, *, keep: bool) -> None:
+    def _replace(self, path: Path, content: bytes) -> None:
         """Replaces the file as a whole: a reader, or a crash, sees the old content or the new, never a part."""
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=self._folder)  # 0600 by itself
+        temporary = path.with_suffix(".new")
+        temporary.unlink(missing_ok=True)  # of a process that was killed here; we have the lock
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
         try:
             with open(descriptor, "wb") as stream:  # noqa: PTH123
                 stream.write(content)
                 stream.flush()
                 os.fsync(descriptor)
-            if keep:
-                backup = path.with_suffix(".bak")
-                backup.unlink(missing_ok=True)
-                os.link(path, backup)
             os.replace(temporary, path)  # noqa: PTH105
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
+                temporary.unlink()
             raise
         _fsync_folder(self._folder)
+
+    def _keep_backup(self) -> None:
+        """The content before this change, unless it lies in the clear and is to be sealed from now on."""
+        backup = self._path.with_suffix(".bak")
+        if self._linked(backup) and self._sealing.sealed and is_plain(backup.read_bytes()):
+            backup.unlink()
+
+    def _linked(self, link: Path) -> bool:
+        """Whether `link` is now another name of the grant file. It is not where there is none, or no hard links."""
+        link.unlink(missing_ok=True)
+        try:
+            os.link(self._path, link)  # noqa: PTH200
+        except OSError as error:
+            if error.errno == errno.EXDEV:  # the file is a mount of its own, which could not be replaced either
+                raise
+            return False
+        return True
 
     def _probe(self) -> None:
         self._read()
         probe = self._path.with_suffix(".probe")
+        with _explained(self._path):
+            self._linked(probe)
         with _explained(self._folder):
-            self._replace(probe, b"probe\n", keep=False)
+            self._replace(probe, b"probe\n")
             probe.unlink()
 
     def _check_folder(self, *, create: bool) -> bool:
@@ -168,7 +213,7 @@ def _check_secret_file(path: Path, found: os.stat_result) -> None:
     _check_owner(path, found)
     if _has_modes() and found.st_mode & 0o077:
         raise StoreError(
-            f"Others may read the grant file {path} (mode {stat.S_IMODE(found.st_mode):04o}).",
+            f"Others may read the file {path} (mode {stat.S_IMODE(found.st_mode):04o}).",
             hint=f"Run: chmod 600 {path}",
         )
 
@@ -179,6 +224,13 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
             f"{path} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}.",
             hint="Run krebit-proxy as the user that owns it, or change the owner with chown.",
         )
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
 
 
 def _has_modes() -> bool:
@@ -207,6 +259,9 @@ _HINTS: Final = {
 }
 
 
+_PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+
+
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turns an OSError into a StoreError that names the file and says what to do."""
@@ -214,4 +269,6 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "Check the disk and the permissions.")
-        raise StoreError(f"Cannot use {path}: {error.strerror or type(error).__name__}.", hint=hint) from error
+        code = "token_unavailable" if error.errno in _PASSING else "misconfigured"
+        reason = error.strerror or type(error).__name__
+        raise StoreError(f"Cannot use {path}: {reason}.", hint=hint, code=code) from error
