@@ -86,6 +86,9 @@ def _report(error: Exception) -> int:
     match error:
         case click.exceptions.Abort():
             terminal.complain("stopped")
+        case click.exceptions.NoArgsIsHelpError():
+            terminal.note(error.format_message())
+            return WRONG_USE
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "krebit-proxy"
             terminal.complain(error.format_message(), hint=f"{path} --help shows what can be used")

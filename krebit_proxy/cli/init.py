@@ -43,26 +43,32 @@ def init(
     for taken in (path, *([] if client_secret_file else [secret_path])):
         if taken.exists():
             raise ProxyError(f"{taken} is there already", hint="move it away, or choose another place with --config")
-    values = {"organization": _answer("organization", organization, "Organization (the word before .krebit.se)")}
-    values["client_id"] = _answer("client_id", client_id, "Client id")
-    secret = None if client_secret_file else _answer("client_secret", None, "Client secret (not shown)", hidden=True)
+    flags = {"organization": organization, "client_id": client_id, "redirect_uri": redirect_uri, "listen": listen}
+    _check({name: value for name, value in flags.items() if value is not None})
+    values = {"organization": organization or _answer("organization", "Organization (the word before .krebit.se)")}
+    values["client_id"] = client_id or _answer("client_id", "Client id")
+    secret = None if client_secret_file else _answer("client_secret", "Client secret (not shown)", hidden=True)
     default = f"http://localhost:{listen.rpartition(':')[2]}/setup/callback"
-    values["redirect_uri"] = _answer("redirect_uri", redirect_uri, "Redirect URI", default=default)
+    values["redirect_uri"] = redirect_uri or _answer("redirect_uri", "Redirect URI", default=default)
     if listen != _DEFAULT_LISTEN:
-        values["listen"] = _answer("listen", listen, "")
+        values["listen"] = listen
     values["client_secret_file"] = str(client_secret_file.absolute() if client_secret_file else _SECRET_NAME)
     _write(path, values, secret_path, secret)
+    terminal.say(f"Wrote {path}." if client_secret_file else f"Wrote {path} and {secret_path}.")
     _next_steps(path, values)
 
 
-def _answer(name: str, given: str | None, question: str, *, default: str | None = None, hidden: bool = False) -> str:
-    """What was given as a flag, or what the person answers; asked again while it cannot work. Raises SettingsError."""
+def _check(flags: dict[str, str]) -> None:
     from krebit_proxy.config.loading import problems_of  # noqa: PLC0415
 
-    if given is not None:
-        if problems := problems_of({name: given}):
-            raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
-        return given
+    if problems := problems_of(flags):
+        raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
+
+
+def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:
+    """What the person answers; asked again while it cannot work."""
+    from krebit_proxy.config.loading import problems_of  # noqa: PLC0415
+
     while True:
         answer = str(_ask(question, default=default, hidden=hidden)).strip()
         if not (problems := problems_of({name: answer})):
@@ -105,7 +111,6 @@ def _create(path: Path, text: str) -> None:
 
 def _next_steps(path: Path, values: dict[str, str]) -> None:
     option = "" if path == Path("config.yaml") else f" --config {path}"
-    terminal.say(f"Wrote {path}.")
     terminal.say()
     terminal.say("Register this redirect URI, exactly as it is, with the app at")
     terminal.say(f"https://{values['organization']}.krebit.se/developer/my-apps")

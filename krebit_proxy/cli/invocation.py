@@ -25,7 +25,7 @@ class Invocation:
         """The settings of this call. Raises SettingsError."""
         from krebit_proxy.config import find, load  # noqa: PLC0415  --help needs no settings
 
-        return load(self.config or find(os.environ, Path.cwd()), os.environ)
+        return load(self.config or find(os.environ, Path()), os.environ)
 
 
 def common_options(command: F) -> F:
