@@ -112,7 +112,7 @@ class Requests:
         return len(self._target) + sum([len(name) + len(value) + _ON_LINE for name, value in self._fields])
 
     def _too_large(self) -> Refused:
-        if self.reading_head and not self._fields:
+        if len(self._target) > self._limit or (self.reading_head and not self._fields):
             return Refused("uri_too_long", f"The request target is longer than {self._limit} bytes.")
         return Refused(
             "header_too_large",
@@ -173,12 +173,15 @@ class Requests:
         hosts = names.count(b"host")
         if hosts > 1 or not (hosts or call.http10):
             raise Refused("bad_request", "The request must have one Host field.")
+        # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that
+        # expectation." And one that receives another member "MAY respond with a 417 (Expectation Failed) status code".
+        expectation = None if call.http10 else call.field(b"expect")
+        if expectation is not None and expectation.lower() != b"100-continue":
+            raise Refused("expectation_failed", "The only expectation that is met here is 100-continue.")
         call.length = framing(names, call.fields, http10=call.http10)
         if call.length != 0:
             call.content = self.content = Content(self._connection, self._patience)
-            # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore
-            # that expectation."
-            call.expects = not call.http10 and call.field(b"expect") is not None
+            call.expects = expectation is not None
         if http.should_upgrade() and call.method != b"CONNECT":
             call.upgrade = _offer(call.field(b"upgrade"))
             self._tunnel = call.upgrade is not None

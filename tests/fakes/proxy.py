@@ -54,6 +54,7 @@ async def store_grant(
         expires_at=now + expires_in,
     )
     store = open_store(settings)
+    await store.lock(5)
     await store.write(0, Grant(1, ORGANIZATION, CLIENT_ID, tokens))
     await store.close()
 

@@ -91,7 +91,8 @@ class Connection:
     def reset(self) -> None:
         """Ends it with a TCP reset."""
         self.ended.set()
-        reset_on_close(self.writer.get_extra_info("socket"))
+        if (sock := self.writer.get_extra_info("socket")) is not None:  # None: ended by the other side already
+            reset_on_close(sock)
         self.writer.transport.abort()
 
 

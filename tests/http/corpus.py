@@ -224,7 +224,7 @@ FORBIDDEN_PATHS: Final = rb"""
     /api/x/../oauth/token /api/%2e/oauth/token
 """.split()
 OUTSIDE: Final = rb"""
-    / /api /api;/x /api%2fx /api%2f..%2fadmin /apis/x /API/x /Api/x //api/x /./api/x /x/../api/y /%61pi/x
+    /api /api;/x /api%2fx /api%2f..%2fadmin /apis/x /API/x /Api/x //api/x /./api/x /x/../api/y /%61pi/x
     /api.x/y /api%00/x /oauth/token //evil.example/api/x /\evil/api/x ///api/x /;/api/x /..;/api/x
     /%2e/api/x
 """.split()
