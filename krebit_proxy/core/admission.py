@@ -55,6 +55,19 @@ class Call:
     http10: bool = False
     page: bool = False
 
+    def own_origin(self) -> bytes:
+        """The origin by which the caller knows us, e.g. http://localhost:8321; empty when it named none."""
+        host = self.authority()
+        return self.peer.scheme + b"://" + host if host else b""
+
+    def authority(self) -> bytes:
+        """The host and port by which the caller knows us; empty when it named none."""
+        if not self.target.startswith((b"/", b"*")):
+            # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use
+            # the host information of the request-target".
+            return origin_form(self.target)[1] or b""
+        return self.fields[self.names.index(b"host")][1] if b"host" in self.names else b""
+
     def only(self, name: bytes) -> bytes | None:
         """The value of a field that browsers send once or not at all."""
         lines = self.names.count(name)
@@ -68,10 +81,10 @@ def admit(call: Call, rules: Rules) -> Caller:
     peer = call.peer
     if not peer.allowed and not (call.page and peer.loopback):
         raise Refused("client_not_allowed", "This address may not call.", hint="access.allow_clients lists who may.")
-    host = _host(call, rules)
+    _check_host(call, rules)
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(call.names):
-        caller = _from_browser(call, rules, host)
+        caller = _from_browser(call, rules)
     if call.method in _NEVER:
         raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
     if rules.open or call.page or caller.preflight:
@@ -79,26 +92,21 @@ def admit(call: Call, rules: Rules) -> Caller:
     return _by_policy(call, rules, caller)
 
 
-def _host(call: Call, rules: Rules) -> bytes:
-    """The authority by which the caller knows us, empty when it named none.
+def _check_host(call: Call, rules: Rules) -> None:
+    """Raises Refused unless the caller knows us by a name that is ours.
 
     A page whose name was rebound to our address shows that name here, and gives itself away by nothing else.
     """
-    lines = call.names.count(b"host")
-    host = call.fields[call.names.index(b"host")][1] if lines else b""
-    if not call.target.startswith((b"/", b"*")):
-        # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use the
-        # host information of the request-target".
-        host = origin_form(call.target)[1] or b""
+    lines, host = call.names.count(b"host"), call.authority()
     if call.peer.unix:
-        return host
+        return
     if lines != 1 and not (call.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request has exactly one Host field.")
     if _LOOPBACK_HOST.fullmatch(host) or not (host or lines):
-        return host
+        return
     match = _HOST.fullmatch(host)
     if match and (match[1].lower() in rules.hosts or match[1].lower() == call.peer.local):
-        return host
+        return
     name = match[1].decode("ascii") if match else "this name"
     raise Refused(
         "host_not_allowed",
@@ -107,7 +115,7 @@ def _host(call: Call, rules: Rules) -> bytes:
     )
 
 
-def _from_browser(call: Call, rules: Rules, host: bytes) -> Caller:
+def _from_browser(call: Call, rules: Rules) -> Caller:
     """The caller of a request with an `Origin` or Fetch metadata. Other sites, also those of this host, are refused."""
     asked, site = call.only(b"origin"), call.only(b"sec-fetch-site")
     preflight = call.method == b"OPTIONS" and b"access-control-request-method" in call.names
@@ -118,7 +126,7 @@ def _from_browser(call: Call, rules: Rules, host: bytes) -> Caller:
             return caller
     elif origin(asked) in rules.origins:
         return replace(caller, origin=asked, preflight=_preflight(call, asked) if preflight else b"")
-    elif host and site in {None, b"same-origin", b"none"} and origin(asked) == origin(call.peer.scheme + b"://" + host):
+    elif site in {None, b"same-origin", b"none"} and origin(asked) == origin(call.own_origin()):
         return replace(caller, preflight=_preflight(call, asked)) if preflight else caller
     raise Refused(
         "cross_site",

@@ -73,11 +73,8 @@ _NEVER_RETURNED: Final = _HOP_BY_HOP | {
 }
 _NOT_RETURNED: Final = {True: _NEVER_RETURNED, False: _NEVER_RETURNED | {b"set-cookie", b"set-cookie2"}}
 _URL: Final = re.compile(rb"(https?:)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_GUARDS: Final = b"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n"
-_FOR_ALLOWED_ORIGIN: Final = (
-    b"X-Content-Type-Options: nosniff\r\nAccess-Control-Allow-Origin: %b\r\n"
-    b"Access-Control-Expose-Headers: *\r\nVary: Origin\r\n"
-)
+_NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
+_GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 
 def checked(fields: Fields) -> Names:
@@ -241,8 +238,13 @@ def response_fields(
     lines = [b": ".join(field) for field in compress(fields, kept)]
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
-    lines.append(_GUARDS if allowed_origin is None else _FOR_ALLOWED_ORIGIN % allowed_origin)
+    lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))
     return b"\r\n".join(lines)
+
+
+def readable_by(allowed_origin: bytes) -> bytes:
+    """The lines that let the pages of a web origin read an answer."""
+    return b"Access-Control-Allow-Origin: %b\r\nAccess-Control-Expose-Headers: *\r\nVary: Origin\r\n" % allowed_origin
 
 
 def _caller_location(location: bytes, upstream_origin: bytes, caller_origin: bytes) -> bytes:

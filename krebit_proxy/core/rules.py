@@ -125,14 +125,17 @@ class Rules:
         """Whether every method, path and caller is welcome, so that there is nothing to look up."""
         return not (self.keys or self.require_header or self.read_only or self.allow)
 
-    def peer(self, address: str, local: str, *, scheme: bytes = b"http") -> Peer:
-        """The peer at the IP address `address` that reached us at `local`; named by the network that lets it in."""
+    def peer(self, address: str, local: str, *, scheme: bytes = b"http", name: str = "") -> Peer:
+        """The peer at the IP address `address` that reached us at `local`.
+
+        Its name is `name` if it proved one, else the network that lets it in.
+        """
         remote, ours = _address(address), _address(local)
         network = next((network for network in self.networks if remote in network), None)
-        name = str(network) if network is not None else "loopback" if remote.is_loopback else "network"
+        place = str(network) if network is not None else "loopback" if remote.is_loopback else "network"
         host = f"[{ours}]" if isinstance(ours, IPv6Address) else str(ours)
         return Peer(
-            Caller(name),
+            Caller(name or place),
             allowed=network is not None or not (self.networks or self.owners),
             loopback=remote.is_loopback,
             local=host.encode(),

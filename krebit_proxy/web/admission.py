@@ -3,10 +3,11 @@
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.secrets import file_problem
@@ -73,12 +74,20 @@ def _digest(key: str) -> bytes:
 def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
     """Who is at the other end of a caller's connection."""
     sock = transport.get_extra_info("socket")
-    scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
+    tls = transport.get_extra_info("ssl_object")
+    scheme = b"http" if tls is None else b"https"
     if sock.family == getattr(socket, "AF_UNIX", None):
         return rules.unix_peer(*_owner(sock), scheme=scheme)
     # A caller that is gone already has no address any more; nothing that it sent will be answered.
     remote, local = (transport.get_extra_info(name) or ("::",) for name in ("peername", "sockname"))
-    return rules.peer(remote[0], local[0], scheme=scheme)
+    return rules.peer(remote[0], local[0], scheme=scheme, name=_certified(tls) if tls else "")
+
+
+def _certified(tls: ssl.SSLObject) -> str:
+    """The common name in the caller's certificate, which TLS has verified; empty when it has none."""
+    certificate: dict[str, Any] = tls.getpeercert() or {}
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return names[0] if names and _CALLER.fullmatch(names[0]) else ""
 
 
 def _owner(sock: socket.socket) -> list[int]:

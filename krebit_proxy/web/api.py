@@ -251,7 +251,7 @@ class Api:
             response.fields,
             length=response.length if response.status != 204 else None,
             upstream_origin=self._origin,
-            caller_origin=b"http://" + (call.field(b"host") or b""),
+            caller_origin=call.own_origin(),
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
         )

@@ -40,7 +40,7 @@ class Listeners:
     async def serve(
         self, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
     ) -> list[asyncio.AbstractServer]:
-        """Accepts connections from now on, each with a protocol of its own. `tls` is for TCP; unix sockets are private."""
+        """Accepts connections from now on, each with a protocol of its own. `tls` is for TCP only."""
         loop = asyncio.get_running_loop()
         # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
         return [

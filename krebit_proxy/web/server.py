@@ -1,8 +1,6 @@
 """All connections and their calls: admits each call, leads it to the API or to a page, and counts it."""
 
 import asyncio
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -16,11 +14,13 @@ from aiohttp import web
 from krebit_proxy.config import Settings
 from krebit_proxy.core.admission import admit
 from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.core.fields import readable_by
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.web import own
+from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.call import Call
 from krebit_proxy.web.connection import Connection
 from krebit_proxy.web.own import Page
@@ -127,10 +127,12 @@ class Server(web.Server):
 
     def refuse(self, call: Call, error: ProxyError) -> None:
         """Answers with one of our own errors."""
-        setup_url = f"{self._setup_origin or _origin_named(call)}/setup"
+        setup_url = f"{self._setup_origin or call.own_origin().decode('ascii', 'replace') or 'http://localhost'}/setup"
         html = prefers_html(call.field(b"accept"))
         status, fields, content = problem(error, call.id, setup_url=setup_url, html=html)
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
+        if call.caller is not None and call.caller.origin is not None:
+            lines += readable_by(call.caller.origin)
         self._respond(call, status, lines, content)
         self._metrics.refused(error.code)
 
@@ -173,24 +175,11 @@ class Server(web.Server):
                 await asyncio.wait_for(self._vacated.wait(), timeout)
 
 
-def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
-    """Who is at the other end of a connection."""
-    sock = transport.get_extra_info("socket")
-    if sock.family == getattr(socket, "AF_UNIX", None):
-        _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return rules.unix_peer(uid, gid)
-    return rules.peer(transport.get_extra_info("peername")[0], transport.get_extra_info("sockname")[0])
-
-
 def _ends_here(call: Call) -> bool:
     """Whether an OPTIONS asks about us, not about the upstream."""
     # RFC 9110, 7.6.2: "If the received Max-Forwards value is zero (0), the intermediary MUST NOT forward the request;
     # instead, the intermediary MUST respond as the final recipient."
     return call.target == b"*" or call.field(b"max-forwards") == b"0"
-
-
-def _origin_named(call: Call) -> str:
-    return "http://" + (call.field(b"host") or b"localhost").decode("ascii", "replace")
 
 
 async def _never(_request: web.BaseRequest) -> web.StreamResponse:

@@ -43,6 +43,7 @@ def test_a_peer_is_named_by_the_network_that_lets_it_in() -> None:
     assert rules.peer("10.2.2.3", "10.0.0.1").caller == Caller("10.0.0.0/8")
     assert rules.peer("fd00::1%eth0", "fd00::2").caller == Caller("fd00::/8")
     assert rules.peer("::ffff:10.2.2.3", "::ffff:10.0.0.1").local == b"10.0.0.1"
+    assert rules.peer("10.2.2.3", "10.0.0.1", name="billing").caller == Caller("billing")
     assert not rules.peer("127.0.0.1", "127.0.0.1").allowed
     assert rules.peer("127.0.0.1", "127.0.0.1").loopback
 

@@ -1,0 +1,79 @@
+"""The settings as rules: keys are read from their file, and everything else is compiled."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import SettingsError
+from krebit_proxy.web.admission import access_rules, read_keys
+
+
+def settings(**access: Any) -> Settings:
+    given = {"organization": "acme", "client_id": "a", "client_secret": Secret("s"), "access": access}
+    return Settings.model_validate(given)
+
+
+def key_file(folder: Path, text: str, mode: int = 0o600) -> Path:
+    file = folder / "client-keys"
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def problems(file: Path) -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        read_keys(file)
+    return [problem.replace(f"{file}:", "") for problem in error.value.problems]
+
+
+def test_the_default_settings_are_the_open_rules() -> None:
+    assert access_rules(settings()).open
+
+
+def test_every_setting_reaches_the_rules(tmp_path: Path) -> None:
+    rules = access_rules(
+        settings(
+            allowed_hosts=["a.example"],
+            allowed_origins=["http://b.example"],
+            allow_clients=["10.0.0.0/8", "uid:7"],
+            client_keys_file=key_file(tmp_path, "billing:k1"),
+            require_header="X-A",
+            read_only=True,
+            allow=[{"methods": ["GET"], "paths": ["/api/x"], "callers": ["billing"]}],
+        )
+    )
+    assert rules.hosts == {b"a.example"}
+    assert rules.origins == {b"http://b.example"}
+    assert [str(network) for network in rules.networks] == ["10.0.0.0/8"]
+    assert rules.owners == {"uid:7"}
+    assert rules.keys == (("billing", sha256(b"k1").digest()),)
+    assert rules.require_header == b"x-a"
+    assert rules.read_only
+    assert rules.allow[0].callers == {"billing"}
+
+
+def test_keys_are_read_and_only_their_digests_are_kept(tmp_path: Path) -> None:
+    digest = sha256(b"k2").digest()
+    keys = read_keys(key_file(tmp_path, f"# who\n\nbilling:k:1\n stock:sha256:{digest.hex()} \n"))
+    assert keys == {"billing": sha256(b"k:1").digest(), "stock": digest}
+
+
+def test_every_bad_line_is_told_and_none_is_shown(tmp_path: Path) -> None:
+    text = "a:SECRET1\nSECRET2\nb:\n:SECRET3\nc d:SECRET4\na:SECRET5\ne:SECRET1\nf:SECRET 6\n"
+    told = problems(key_file(tmp_path, text))
+    assert [problem.split(":")[0] for problem in told] == ["2", "3", "4", "5", "6", "7", "8"]
+    assert "SECRET" not in "".join(told)
+
+
+def test_a_file_without_a_key_or_beyond_ascii_is_told(tmp_path: Path) -> None:
+    assert "has no key" in problems(key_file(tmp_path, "# nothing\n"))[0]
+    assert "plain text" in problems(key_file(tmp_path, "a:nyckel-å"))[0]
+
+
+def test_a_file_that_others_may_read_or_that_is_missing_is_refused(tmp_path: Path) -> None:
+    assert "chmod 600" in problems(key_file(tmp_path, "a:k", 0o644))[0]
+    assert "cannot be read" in problems(tmp_path / "missing")[0]

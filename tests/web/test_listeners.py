@@ -1,0 +1,337 @@
+"""Listening: what is opened, what is refused, and what is left behind (nothing)."""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.rules import Peer, Rules
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import SettingsError
+from krebit_proxy.web.admission import peer_of
+from krebit_proxy.web.listeners import Listeners, open_listeners
+from krebit_proxy.web.tls import server_context
+from tests.fakes.certificates import Authority
+
+IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
+needs_ipv6 = pytest.mark.skipif(not IPV6, reason="this machine has no ::1")
+
+
+def settings(*listen: str, **overrides: Any) -> Settings:
+    given = {"organization": "acme", "client_id": "a", "client_secret": Secret("s"), "listen": listen}
+    return Settings.model_validate(given | overrides)
+
+
+class Greeter(asyncio.Protocol):
+    """Tells each caller who it is taken for."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(repr(peer_of(transport, self._rules)).encode())
+        transport.write_eof() if transport.can_write_eof() else transport.close()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterator[Listeners]:
+    listeners = open_listeners(settings)
+    try:
+        servers = await listeners.serve(lambda: Greeter(rules or Rules()), server_context(settings))
+        yield listeners
+        for server in servers:
+            server.close()
+    finally:
+        listeners.close()
+
+
+async def greeting(connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> str:
+    reader, writer = await connecting
+    try:
+        return (await asyncio.wait_for(reader.read(), 10)).decode()
+    finally:
+        writer.close()
+
+
+def port_of(listeners: Listeners) -> int:
+    return int(listeners.sockets[0].getsockname()[1])
+
+
+@needs_ipv6
+async def test_localhost_is_both_loopback_addresses_on_one_port() -> None:
+    async with serving(settings("localhost:0")) as listeners:
+        port = port_of(listeners)
+        assert listeners.urls == [f"http://localhost:{port}"]
+        for host in ("127.0.0.1", "::1"):
+            assert "loopback=True" in await greeting(asyncio.open_connection(host, port))
+
+
+@needs_ipv6
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_localhost_is_refused_when_another_program_has_one_of_them(family: socket.AddressFamily, host: str) -> None:
+    with socket.socket(family) as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"localhost:{port}.*another program listens there") as error:
+            open_listeners(settings(f"localhost:{port}"))
+        assert error.value.errno == errno.EADDRINUSE
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # nothing was left open on the other address
+
+
+def test_when_one_address_fails_none_stays_open(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        path = tmp_path / "s"
+        with pytest.raises(OSError, match="another program"):
+            open_listeners(settings(f"unix:{path}", f"127.0.0.1:{other.getsockname()[1]}"))
+        assert not path.exists()
+
+
+def test_each_address_has_its_url(tmp_path: Path) -> None:
+    listeners = open_listeners(settings("127.0.0.1:0", f"unix:{tmp_path}/s", *(["[::1]:0"] if IPV6 else [])))
+    expected = [f"http://127.0.0.1:{port_of(listeners)}", f"unix:{tmp_path}/s"]
+    if IPV6:
+        expected.append(f"http://[::1]:{listeners.sockets[2].getsockname()[1]}")
+    assert listeners.urls == expected
+    listeners.close()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", *(["[::]:0"] if IPV6 else [])])
+def test_beyond_loopback_the_two_lines_to_add_are_told(address: str) -> None:
+    for access in ({}, {"expose": True}, {"allow_clients": ["10.0.0.0/8"]}):
+        with pytest.raises(SettingsError) as error:
+            open_listeners(settings(address, access=access))
+        assert "expose: true\n    client_keys_file: client-keys" in error.value.detail
+
+
+def test_with_leave_and_a_rule_it_listens_beyond_loopback() -> None:
+    listeners = open_listeners(settings("0.0.0.0:0", access={"expose": True, "allow_clients": ["10.0.0.0/8"]}))
+    listeners.close()
+
+
+# Unix sockets
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_a_unix_socket_is_private_and_knows_its_peer(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    async with serving(settings(f"unix:{path}"), Rules.compiled(allow_clients=[f"uid:{os.getuid()}"])) as listeners:
+        assert mode_of(path) == 0o600
+        assert listeners.urls == [f"unix:{path}"]
+        told = await greeting(asyncio.open_unix_connection(path))
+        assert f"uid:{os.getuid()}" in told
+        assert "allowed=True" in told
+        assert "unix=True" in told
+    assert not path.exists()
+
+
+async def test_a_unix_peer_is_refused_by_uid_and_welcome_by_any_of_its_groups(tmp_path: Path) -> None:
+    for rule, allowed in ((f"uid:{os.getuid() + 1}", False), (f"gid:{os.getgid()}", True)):
+        async with serving(settings(f"unix:{tmp_path}/s"), Rules.compiled(allow_clients=[rule])):
+            assert f"allowed={allowed}" in await greeting(asyncio.open_unix_connection(f"{tmp_path}/s"))
+
+
+def test_mode_and_group_of_a_unix_socket_are_as_told(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        group = os.getgid()
+        listeners = open_listeners(settings(f"unix:{tmp_path}/s?mode=0660&group={group}&user={os.getuid()}"))
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "s") == 0o660
+    assert (tmp_path / "s").stat().st_gid == group
+    listeners.close()
+
+
+@pytest.mark.parametrize(
+    "query", ["mode=0999", "mode=rw", "mode=", "mode=04755", "group=no-such-group", "user=no-such-user", "colour=red"]
+)
+def test_a_wrong_option_of_a_unix_socket_is_told(tmp_path: Path, query: str) -> None:
+    with pytest.raises(SettingsError, match=r"^listen: unix:"):
+        open_listeners(settings(f"unix:{tmp_path}/s?{query}"))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_socket_that_an_earlier_run_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    listeners = open_listeners(settings(f"unix:{path}"))
+    listeners.close()
+    assert not path.exists()
+
+
+def test_a_socket_that_another_program_listens_on_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = open_listeners(settings(f"unix:{path}"))
+    with pytest.raises(OSError, match="another program listens there"):
+        open_listeners(settings(f"unix:{path}"))
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+    first.close()
+
+
+def test_a_file_in_the_place_of_the_socket_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(SettingsError, match="is not a socket"):
+        open_listeners(settings(f"unix:{path}"))
+    assert path.read_text() == "precious"
+
+
+def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(SettingsError, match="every user may write"):
+        open_listeners(settings(f"unix:{tmp_path}/s"))
+
+
+def test_a_missing_folder_and_a_long_path_are_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot listen on unix:.*No such file"):
+        open_listeners(settings(f"unix:{tmp_path}/no/s"))
+    with pytest.raises(OSError, match=r"cannot listen on unix:.*too long"):
+        open_listeners(settings(f"unix:{tmp_path}/{'s' * 120}"))
+
+
+def test_closing_leaves_a_socket_that_is_no_longer_ours(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listeners = open_listeners(settings(f"unix:{path}"))
+    path.unlink()
+    path.write_text("another's")
+    listeners.close()
+    assert path.read_text() == "another's"
+
+
+# Sockets that were passed in
+
+
+async def test_a_passed_socket_is_used_and_its_file_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as passed, socket.create_server(("127.0.0.1", 0)) as tcp:
+        passed.bind(path)
+        passed.listen()
+        async with serving(settings(f"fd:{passed.fileno()}", f"fd:{tcp.fileno()}")) as listeners:
+            assert listeners.urls == [f"unix:{path}", f"http://127.0.0.1:{tcp.getsockname()[1]}"]
+            assert "unix=True" in await greeting(asyncio.open_unix_connection(path))
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(path)  # the passed socket still listens there
+
+
+def test_what_is_no_listening_socket_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as idle, (tmp_path / "f").open("w") as file:
+        for number in (idle.fileno(), file.fileno(), 999):
+            with pytest.raises(SettingsError, match=f"listen: fd:{number} is no"):
+                open_listeners(settings(f"fd:{number}"))
+
+
+def test_a_passed_socket_beyond_loopback_needs_leave_too() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as passed, pytest.raises(SettingsError, match="expose: true"):
+        open_listeners(settings(f"fd:{passed.fileno()}"))
+
+
+# TLS
+
+
+def trusting(authority: Authority, certificate: Path | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.ca_file))
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def issued(authority: Authority, folder: Path, name: str) -> Path:
+    """A file with a certificate and its key."""
+    authority.server(name)
+    file = folder / f"{name}.pem"
+    file.chmod(0o600)
+    return file
+
+
+Connect = Callable[[ssl.SSLContext], Awaitable[str]]
+
+
+def caller(listeners: Listeners, name: str | None) -> Connect:
+    port = port_of(listeners)
+
+    async def connect(context: ssl.SSLContext) -> str:
+        context.check_hostname = name is not None
+        return await greeting(asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name or ""))
+
+    return connect
+
+
+async def test_callers_speak_tls_where_a_certificate_is_set(authority: Authority, tmp_path: Path) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    async with serving(settings("127.0.0.1:0", tls_cert_file=file)) as listeners:
+        assert listeners.urls == [f"https://127.0.0.1:{port_of(listeners)}"]
+        assert "scheme=b'https'" in await caller(listeners, "localhost")(trusting(authority))
+
+
+async def test_a_renewed_certificate_is_used_without_a_restart(authority: Authority, tmp_path: Path) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    async with serving(settings("127.0.0.1:0", tls_cert_file=file)) as listeners:
+        connect = caller(listeners, "renewed.example")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(trusting(authority))
+        file.write_text("half of a file")
+        assert await caller(listeners, "localhost")(trusting(authority))
+        issued(authority, tmp_path, "renewed.example").replace(file)
+        assert await connect(trusting(authority))
+
+
+async def test_a_client_certificate_is_asked_for_by_its_authority(authority: Authority, tmp_path: Path) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    given = settings("127.0.0.1:0", tls_cert_file=file, tls_client_ca_file=authority.ca_file)
+    async with serving(given) as listeners:
+        connect = caller(listeners, "localhost")
+        with suppress(ssl.SSLError, ConnectionError):
+            assert not await connect(trusting(authority))
+        told = await connect(trusting(authority, issued(authority, tmp_path, "client.example")))
+        assert "Caller(name='client.example'" in told
+
+
+@pytest.mark.parametrize("problem", ["no key", "readable", "missing"])
+def test_a_certificate_that_cannot_be_used_is_told(authority: Authority, tmp_path: Path, problem: str) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    if problem == "no key":
+        file = authority.ca_file
+        file.chmod(0o600)
+    elif problem == "readable":
+        file.chmod(0o644)
+    else:
+        file.unlink()
+    with pytest.raises(SettingsError, match="tls_"):
+        server_context(settings("127.0.0.1:0", tls_cert_file=file))
+
+
+def test_without_a_certificate_there_is_no_tls() -> None:
+    assert server_context(settings("127.0.0.1:0")) is None
+
+
+def test_a_caller_that_is_already_gone_is_nobody() -> None:
+    class Gone(asyncio.BaseTransport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return sock if name == "socket" else default
+
+    with socket.socket() as sock:
+        peer: Peer = peer_of(Gone(), Rules())
+    assert not peer.loopback
