@@ -150,11 +150,8 @@ def _stranger(detail: str) -> Refused:
 
 
 def _unreadable(detail: str) -> Refused:
-    return Refused(
-        "setup_failed",
-        detail,
-        hint=f"The whole address is needed to which the browser was sent after you allowed. {_START_AGAIN}",
-    )
+    hint = "The whole address is needed to which the browser was sent after you allowed the app."
+    return Refused("setup_failed", detail, hint=hint)
 
 
 _CHECK_CLIENT: Final = (

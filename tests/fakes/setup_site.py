@@ -18,7 +18,7 @@ from krebit_proxy import log
 from krebit_proxy.config import Settings
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import ProxyError
+from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
@@ -55,17 +55,21 @@ class Site:
         self.settings = settings
         self.port = port
         token_endpoint = TokenEndpoint(settings)
-        store = open_store(settings.store, organization=settings.organization, client_id=settings.client_id)
+        store = open_store(settings)
         self.credentials = Credentials(settings, store, token_endpoint)
         self.setup = Setup(settings, self.credentials, token_endpoint)
         status = StatusPages(settings, self.credentials, Metrics())
         self.pages = self.setup.routes() | status.routes()
         self.session = ClientSession(cookie_jar=DummyCookieJar())
         self.cookie = ""  # what the browser has of ours
+        self.seen: list[tuple[str, str, str]] = []  # of each request: method, path and Origin
         self._output = output
 
     async def serve(self, request: web.BaseRequest) -> web.Response:
+        self.seen.append((request.method, request.path, request.headers.get("Origin", "")))
         try:
+            if request.path not in self.pages:
+                raise Refused("not_forwarded", "No such page.")
             return await self.pages[request.path](request)
         except ProxyError as error:
             html = prefers_html(request.headers.get("Accept", "").encode())
@@ -117,9 +121,11 @@ class Site:
 
 
 @asynccontextmanager
-async def setup_site(url: str, folder: Path, **overrides: Any) -> AsyncIterator[Site]:
-    """Serves the pages on a free port of 127.0.0.1. `PORT` in an override is that port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+async def setup_site(
+    url: str, folder: Path, *, listener: socket.socket | None = None, **overrides: Any
+) -> AsyncIterator[Site]:
+    """Serves the pages on `listener`, or on a free port of 127.0.0.1. `PORT` in the redirect URI is that port."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     given = {
         "organization": "acme",

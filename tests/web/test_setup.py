@@ -1,12 +1,14 @@
 import asyncio
 import re
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession, UnixConnector, web
 
 from krebit_proxy.core.authorization import KEY_LIFETIME, mint_key
 from krebit_proxy.core.secret import Secret
@@ -157,6 +159,30 @@ async def test_from_another_computer_setup_needs_a_key_which_works_once(site: Si
     assert (without.status, first.status, second.status) == (403, 303, 403)
     assert "Run krebit-proxy setup" in words(without)
     assert "used before" in words(second)
+
+
+async def test_an_ipv4_address_in_the_clothes_of_ipv6_is_this_computer_too(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    async with setup_site(server.url, tmp_path, listener=listener) as site:
+        answer = await site.start()
+        (event,) = site.events("setup.started")
+
+    assert answer.status == 303
+    assert event["peer"] == "::ffff:127.0.0.1"
+
+
+async def test_behind_a_unix_socket_may_be_anybody(site: Site, tmp_path: Path) -> None:
+    runner = web.ServerRunner(web.Server(site.serve, access_log=None))
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "socket").start()
+    connector = UnixConnector(str(tmp_path / "socket"))
+    try:
+        async with ClientSession(connector=connector) as session, session.get("http://localhost/setup") as answer:
+            assert answer.status == 403
+    finally:
+        await runner.cleanup()
 
 
 async def test_who_reads_the_log_gets_the_key_that_was_missing(site: Site) -> None:

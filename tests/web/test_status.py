@@ -45,7 +45,7 @@ async def test_after_setup_the_page_tells_how_things_stand_and_how_to_call(site:
     text = words(answer)
 
     assert 'href="/setup"' not in answer.text
-    for fact in ("Authorized.", "acme", "my-app", "Generation 1", f"curl http://localhost:{site.port}/api/"):
+    for fact in ("Connected to acme", "my-app", "Generation 1", f"curl http://localhost:{site.port}/api/"):
         assert fact in text
     assert re.search(r"Access token expires .*, in \d+ minutes", text)
     assert re.search(r"Next refresh .*, in \d+ minutes", text)
