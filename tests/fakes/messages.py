@@ -11,6 +11,9 @@ Fields = list[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) (HTTP/1\.[01])" % _TOKEN)
+# As callers may spell it: RFC 9112 3 lets a recipient "parse on whitespace-delimited word boundaries", and common parsers
+# know the other protocols that look like HTTP.
+_LENIENT_LINE = re.compile(rb"\A(%s) +([\x21-\x7e]+) +(?:HTTP|RTSP|ICE)(/1\.[01])(?=\r\n)" % _TOKEN)
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9]) ([\t \x21-\x7e\x80-\xff]*)")
 _FIELD = re.compile(rb"(%s):[ \t]*([\t \x21-\x7e\x80-\xff]*?)[ \t]*" % _TOKEN)
 _CHUNK_SIZE = re.compile(
@@ -129,7 +132,7 @@ def read_requests(data: bytes) -> Reading:
         if not blank:
             break
         try:
-            parsed = parse_request_head(head + blank)
+            parsed = parse_request_head(_LENIENT_LINE.sub(rb"\1 \2 HTTP\3", head + blank, count=1))
         except Malformed:
             reading.malformed = True
             break
