@@ -50,15 +50,24 @@ class StoreSettings(Protocol):
     """The settings that say where and how the grant is kept, as `config.Settings` has them."""
 
     @property
-    def store(self) -> str: ...
+    def store(self) -> str:
+        """`file:FOLDER` or `postgresql://...`."""
+
     @property
-    def organization(self) -> str: ...
+    def organization(self) -> str:
+        """Whose API the grant is for."""
+
     @property
-    def client_id(self) -> str: ...
+    def client_id(self) -> str:
+        """The app that was granted access."""
+
     @property
-    def encryption_key_file(self) -> Path | None: ...
+    def encryption_key_file(self) -> Path | None:
+        """Keys, one a line."""
+
     @property
-    def encryption_key(self) -> Secret | None: ...
+    def encryption_key(self) -> Secret | None:
+        """Keys, between spaces."""
 
 
 def open_store(settings: StoreSettings) -> Store:

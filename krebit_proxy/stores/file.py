@@ -172,7 +172,7 @@ class FileStore:
         """Whether `link` is now another name of the grant file. It is not where there is none, or no hard links."""
         link.unlink(missing_ok=True)
         try:
-            os.link(self._path, link)  # noqa: PTH200
+            os.link(self._path, link)
         except OSError as error:
             if error.errno == errno.EXDEV:  # the file is a mount of its own, which could not be replaced either
                 raise
@@ -180,6 +180,7 @@ class FileStore:
         return True
 
     def _probe(self) -> None:
+        self._sealing.check()
         self._read()
         probe = self._path.with_suffix(".probe")
         with _explained(self._path):

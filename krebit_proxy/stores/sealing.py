@@ -46,6 +46,11 @@ class Sealing:
         self._takes_plain = takes_plain
         self.sealed = key_file is not None or keys is not None
 
+    def check(self) -> None:
+        """Raises StoreError if there are keys that cannot be used."""
+        if self.sealed:
+            self._fernet()
+
     def seal(self, grant: Grant) -> bytes:
         """The content for a store, sealed with the first key if there is one. Raises StoreError for bad keys."""
         content = to_json(grant).encode()

@@ -1,0 +1,135 @@
+"""One PostgreSQL connection that never waits for ever, and what its errors mean to a person."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final, Self
+
+from psycopg import AsyncConnection, Error, IsolationLevel, ProgrammingError, errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from krebit_proxy.errors import StoreError
+
+# Where the address says nothing else. TLS, passwords and service files are by libpq's own rules.
+_DEFAULTS: Final[dict[str, str | int]] = {
+    "connect_timeout": 5,
+    "fallback_application_name": "krebit-proxy",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+# Starts of SQLSTATE codes where waiting does not help: wrong user, no such database, no such right.
+_LASTING: Final = ("28", "3D", "3F", "42")
+
+
+class Session:
+    """A connection in autocommit mode, for one statement at a time. Its methods raise psycopg's Error or TimeoutError.
+
+    psycopg answers a cancellation by waiting for the server to confirm it, which a frozen server does not. So nothing
+    is cancelled here: what takes longer than `patience` seconds has its socket shut, and fails by itself.
+    """
+
+    def __init__(self, connection: AsyncConnection[tuple[Any, ...]], patience: float) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._gave_up = False
+
+    @classmethod
+    async def open(cls, address: str, patience: float) -> Self:
+        """Connects to the server, which must take writes: a standby is no place for a grant."""
+        defaults = {name: value for name, value in _DEFAULTS.items() if name not in conninfo_to_dict(address)}
+        async with asyncio.timeout(patience):
+            connection = await AsyncConnection.connect(
+                make_conninfo(address, **defaults, target_session_attrs="read-write"),
+                autocommit=True,
+                prepare_threshold=None,  # behind a pooler, the next statement may meet another server process
+            )
+        # Whatever the database's default is: conflicts are found by the generation.
+        await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        return cls(connection, patience)
+
+    async def run(self, statement: str, *values: object, wait: float = 0) -> list[tuple[Any, ...]]:
+        """The rows that `statement` gives; the server may take `wait` seconds more than the usual patience."""
+        async with self._bounded(wait):
+            cursor = await self._connection.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, keep: bool = True) -> AsyncIterator[None]:
+        """Begins, and commits at the end if `keep`; rolls back otherwise, and after an error."""
+        async with self._bounded(self._patience), self._connection.transaction(force_rollback=not keep):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, wait: float) -> AsyncIterator[None]:
+        timer = asyncio.get_running_loop().call_later(self._patience + wait, self._give_up)
+        try:
+            yield
+        except Error:
+            if self._gave_up:
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        """Shuts the socket: whoever waits for the server is told that it closed the connection."""
+        self._gave_up = True
+        with contextlib.suppress(OSError, Error):
+            shut = socket.socket(fileno=self._connection.fileno())
+            try:
+                shut.shutdown(socket.SHUT_RDWR)
+            finally:
+                shut.detach()
+
+    async def close(self) -> None:
+        """Ends the connection; the server frees what it held."""
+        await self._connection.close()
+
+
+def place_of(address: str) -> str:
+    """What a person calls the database, without its password. Raises StoreError if the address is none."""
+    with explained("the database"):
+        given = conninfo_to_dict(address)
+    return (
+        f"database {given.get('dbname') or given.get('service') or '(default)'} at {given.get('host') or 'localhost'}"
+    )
+
+
+@contextlib.contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a database into a StoreError that says what to do."""
+    try:
+        yield
+    except TimeoutError:
+        raise StoreError(f"No answer from {place} in time.", hint=_LOOK, code="token_unavailable") from None
+    except errors.InsufficientPrivilege as error:
+        raise StoreError(f"Cannot use {place}: {_reason(error)}.", hint=_RIGHTS) from None
+    except ProgrammingError as error:
+        if error.sqlstate is None:  # the text could quote the password
+            raise StoreError("The setting `store` is no PostgreSQL address.", hint=_ADDRESS) from None
+        raise _trouble(place, error) from None
+    except (Error, OSError) as error:
+        raise _trouble(place, error) from None
+
+
+_LOOK: Final = "Look whether the database runs and can be reached. It is tried again."
+_ADDRESS: Final = "Write postgresql://user@host:5432/database, with special characters as %xx."
+_RIGHTS: Final = (
+    "The tables krebit_proxy_grant and krebit_proxy_lock are made on first use, which needs CREATE on the schema; "
+    "after that SELECT, INSERT and UPDATE on both are enough."
+)
+
+
+def _trouble(place: str, error: Exception) -> StoreError:
+    lasting = (getattr(error, "sqlstate", None) or "").startswith(_LASTING)
+    code = "misconfigured" if lasting else "token_unavailable"
+    hint = "Check the setting `store`, and what the database says." if lasting else _LOOK
+    return StoreError(f"Cannot use {place}: {_reason(error)}.", hint=hint, code=code)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what the server, or libpq, says; it holds names, and never a password."""
+    return next(iter(str(error).splitlines()), "").strip().rstrip(".") or type(error).__name__
