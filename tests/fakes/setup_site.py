@@ -62,11 +62,9 @@ class Site:
         self.pages = self.setup.routes() | status.routes()
         self.session = ClientSession(cookie_jar=DummyCookieJar())
         self.cookie = ""  # what the browser has of ours
-        self.seen: list[tuple[str, str, str]] = []  # of each request: method, path and Origin
         self._output = output
 
     async def serve(self, request: web.BaseRequest) -> web.Response:
-        self.seen.append((request.method, request.path, request.headers.get("Origin", "")))
         try:
             if request.path not in self.pages:
                 raise Refused("not_forwarded", "No such page.")
