@@ -191,6 +191,8 @@ def request_head(
         upgrade: The protocols that the caller offers to switch to, when they are offered to the upstream too.
     """
     kept = _kept(names, _connection(names, fields), _NOT_SENT[cookies, keys], _CLAIMS)
+    if method == b"OPTIONS" and b"max-forwards" in names:
+        fields = [_one_forward_less(*field) for field in fields]
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, authority)]
     lines += [b": ".join(field) for field in compress(fields, kept)]
     if content is None:
@@ -203,6 +205,13 @@ def request_head(
         lines.append(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
     lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: Bearer %b\r\n\r\n" % bearer)
     return b"\r\n".join(lines)
+
+
+def _one_forward_less(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    # RFC 9110, 7.6.2: "If the received Max-Forwards value is greater than zero, the intermediary MUST generate an
+    # updated Max-Forwards field in the forwarded message" with the value decremented by one.
+    counts = name.lower() == b"max-forwards" and value.isdigit() and len(value) <= _MOST_DIGITS
+    return name, b"%d" % max(int(value) - 1, 0) if counts else value
 
 
 def response_fields(

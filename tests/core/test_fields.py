@@ -125,6 +125,13 @@ def test_the_length_of_the_content_is_told_once(method: bytes, content: int | No
     assert sent((b"Content-Length", b"005"), method=method, content=content)[2:-2] == line
 
 
+def test_max_forwards_counts_down_for_options_only() -> None:
+    fields = [(b"max-forwards", b"7"), (b"X-A", b"7")]
+    assert sent(*fields, method=b"OPTIONS")[2:-2] == [b"max-forwards: 6", b"X-A: 7"]
+    assert sent(*fields)[2:-2] == [b"max-forwards: 7", b"X-A: 7"]
+    assert sent((b"Max-Forwards", b"x"), method=b"OPTIONS")[2:-2] == [b"Max-Forwards: x"]
+
+
 def test_expect_and_upgrade_are_sent_only_when_we_ask() -> None:
     fields = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     assert sent(*fields, expect=True)[2:-2] == [b"Expect: 100-continue"]
