@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.protocol import Caller, Denial, Phase, State
+from krebit_proxy.core.protocol import Caller, Denial, Phase, State, given
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
 
@@ -43,11 +43,10 @@ def time_left(state: State, now: Moment) -> float:
 
 
 def window(state: State) -> float:
-    """Seconds before expiry from which the token is to be renewed; more when a caller needs a longer-lived one."""
-    if state.fresh is None:
-        return 0
+    """Seconds before expiry from which the tokens at hand are to be renewed; more when a caller needs more time."""
+    fresh = given(state.fresh)
     wanted = max((caller.lifetime for caller in state.callers), default=0.0)
-    return max(state.fresh.window(state.policy.ahead, state.policy.jitter), min(wanted, state.fresh.lifetime / 2))
+    return max(fresh.window(state.policy.ahead, state.policy.jitter), min(wanted, fresh.lifetime / 2))
 
 
 def renewable(state: State) -> bool:

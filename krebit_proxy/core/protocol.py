@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from krebit_proxy.core.freshness import Freshness
 from krebit_proxy.core.grant import Grant, Intent, Outcome, Tokens
 from krebit_proxy.core.secret import Secret
 
 NEVER: Final = float("-inf")
+T = TypeVar("T")
 
 
 class Phase(Enum):
@@ -274,3 +275,9 @@ class State:
     def tokens(self) -> Tokens | None:
         """The tokens of that grant; None when never set up or logged out."""
         return self.grant.tokens if self.grant else None
+
+
+def given(value: T | None) -> T:
+    """What the phase guarantees to be there, and mypy cannot know."""
+    assert value is not None  # noqa: S101
+    return value

@@ -16,6 +16,7 @@ from krebit_proxy.core.protocol import (
     State,
     WriteGrant,
     Written,
+    given,
 )
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.storing import (
@@ -23,7 +24,6 @@ from krebit_proxy.core.storing import (
     Step,
     fail,
     give_up,
-    given,
     pend,
     release,
     report,
@@ -92,7 +92,7 @@ def answered(state: State, event: Answered, now: Moment) -> Step:
             return _retract(state, unavailable(_cause(error, description)), now)
         case NotSent(reason, retry_after):
             return _retract(state, unavailable(reason), now, pause=retry_after)
-        case Unclear(reason, retry_after):
+        case Unclear(reason, retry_after):  # pragma: no branch -- there is no other kind
             return _doubt(state, reason, retry_after, now)
 
 

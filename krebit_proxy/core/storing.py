@@ -1,7 +1,7 @@
 """What a process believes of the grant, and the writes that must not be lost. Part of `core.lifecycle`."""
 
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from krebit_proxy.core.freshness import Freshness, Moment
 from krebit_proxy.core.grant import Grant, Tokens
@@ -23,6 +23,7 @@ from krebit_proxy.core.protocol import (
     State,
     WriteGrant,
     Written,
+    given,
 )
 
 LOOK_EVERY: Final = 5.0  # seconds; so soon a new authorization or a logout elsewhere is seen
@@ -33,14 +34,7 @@ LOCK_LOST: Final = Denial(
     "token_unavailable", "The lock of the grant store was lost.", "It is tried again; so should you."
 )
 
-T = TypeVar("T")
 Step = tuple[State, tuple[Effect, ...]]
-
-
-def given(value: T | None) -> T:
-    """What the phase guarantees to be there, and mypy cannot know."""
-    assert value is not None  # noqa: S101
-    return value
 
 
 def adopt(state: State, stored: Grant | None, now: Moment) -> Step:

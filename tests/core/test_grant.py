@@ -179,7 +179,7 @@ def test_a_truncated_form_is_an_error_that_shows_nothing(length: int) -> None:
 )
 def test_a_form_with_wrong_values_is_an_error(wrong: dict[str, object]) -> None:
     document = json.loads(to_json(replace(GRANT, intent=Intent(1.0, "f", "h")))) | wrong
-    if wrong == {"tokens": {}} or wrong == {"intent": []}:
+    if wrong in ({"tokens": {}}, {"intent": []}):
         document |= {"tokens": {"access_token": ""}}
 
     with pytest.raises(ValueError, match="not a complete grant"):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from krebit_proxy.core.grant import Grant
-from tests.fakes.world import World, Server
+from tests.fakes.world import Server, World
 
 SEEDS = int(os.environ.get("KREBIT_PROXY_SCHEDULES", "2000"))
 MODES = ["strict", "family", "grace", "off"]

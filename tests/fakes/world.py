@@ -211,7 +211,7 @@ class World:
         """Waits for a lock that another process holds."""
         return isinstance(process.work[0], TakeLock) and self.holder is not None and self.now < process.patience
 
-    def _outcomes(
+    def _outcomes(  # noqa: C901 -- one case for each effect
         self, name: str, process: Process, effect: Effect, *, faults: bool
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         def done(event: Event, before: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -235,23 +235,38 @@ class World:
                     yield f"{name} takes the lock", done(Locked(), lambda: self._take(name))
                 if faults or self.now >= process.patience:
                     yield f"{name} does not get the lock", done(DOWN)
-            case WriteGrant(expected, grant):
-                current = self.grant.generation if self.grant else 0
-                if current == expected:
-                    yield f"{name} writes {_brief(grant)}", done(Written(), lambda: self._store(process, grant))
-                else:
-                    yield f"{name} meets {_brief(self.grant)}, not {expected}", done(Conflicted())
-                if faults:
-                    yield f"{name} cannot write {_brief(grant)}", done(DOWN, lambda: self._refused(process, grant))
-                    if current == expected:
-                        lost = lambda: (self._store(process, grant), self._refused(process, grant))  # noqa: E731
-                        yield f"{name} writes {_brief(grant)}, but never knows", done(DOWN, lost)  # type: ignore[arg-type]
+            case WriteGrant():
+                yield from self._write(name, process, effect, done, faults=faults)
             case Spend(token):
                 yield from self._token_request(name, process, number_of(token), done, faults=faults)
             case Revoke():
                 yield f"{name} revokes", done(Revoked(accepted=True))
             case _:  # pragma: no cover
                 raise AssertionError(effect)
+
+    def _write(
+        self,
+        name: str,
+        process: Process,
+        effect: WriteGrant,
+        done: Callable[..., Callable[[], None]],
+        *,
+        faults: bool,
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        grant, current = effect.grant, self.grant.generation if self.grant else 0
+        if current == effect.expected:
+            yield f"{name} writes {_brief(grant)}", done(Written(), lambda: self._store(process, grant))
+        else:
+            yield f"{name} meets {_brief(self.grant)}, not {effect.expected}", done(Conflicted())
+        if faults:
+            yield f"{name} cannot write {_brief(grant)}", done(DOWN, lambda: self._refused(process, grant))
+        if faults and current == effect.expected:
+
+            def unknown() -> None:
+                self._store(process, grant)
+                self._refused(process, grant)
+
+            yield f"{name} writes {_brief(grant)}, but never knows", done(DOWN, unknown)
 
     def _token_request(
         self, name: str, process: Process, token: int, done: Callable[..., Callable[[], None]], *, faults: bool
@@ -260,7 +275,10 @@ class World:
         if arrived is None:
             yield f"the server sees r{token} from {name}", lambda: self._process(process, token)
             if faults:
-                yield f"{name} does not reach the server", done(Answered(NotSent("no connection")), lambda: self._doubt(token))
+                yield (
+                    f"{name} does not reach the server",
+                    done(Answered(NotSent("no connection")), lambda: self._doubt(token)),
+                )
                 yield f"the request of {name} is lost", done(Answered(Unclear("no answer")), lambda: self._doubt(token))
             return
 
@@ -391,7 +409,9 @@ class World:
             assert process.state.fresh is not None
             left = process.state.fresh.left(Moment(self.now, self.now))
             self.require(left > 0, f"{process.name} ends without a usable token: {process.state!r}")
-            self.require(self.grant is not None and self.grant.generation >= grant.generation, "memory is ahead of the store")
+            self.require(
+                self.grant is not None and self.grant.generation >= grant.generation, "memory is ahead of the store"
+            )
 
     def key(self) -> Any:
         """Two worlds with the same key have the same future."""
