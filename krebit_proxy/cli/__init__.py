@@ -101,7 +101,9 @@ def _report(error: Exception) -> int:
         case ProxyError():
             terminal.complain(error.detail, hint=error.hint)
         case OSError():
-            terminal.complain(f"{error.filename or 'system'}: {error.strerror or error}")
+            what, _, to_do = (error.strerror or str(error)).partition("; ")
+            named = f"{error.filename}: {what}" if error.filename else what
+            terminal.complain(named, hint=to_do or "krebit-proxy check looks at the surroundings")
         case _:
             what = f"{type(error).__name__}, a mistake in krebit-proxy itself"
             terminal.complain(what, hint="repeat it with --debug, and report what it prints")

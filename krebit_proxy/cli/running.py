@@ -2,8 +2,9 @@
 
 import json
 import socket
+import ssl
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -35,9 +36,11 @@ def ask(settings: Settings, path: str) -> Answer:
     """
     places = [place for address in settings.listen if (place := _place(address)) is not None]
     for place in places:
-        connection = _connection(place)
+        connection = _connection(settings, place)
+        # By this name the proxy is known in any case, and with the port it can give links that work.
+        host = "localhost" if isinstance(place, str) else f"localhost:{place[1]}"
         try:
-            connection.request("GET", path, headers={"Host": "localhost", "Accept": "application/json"})
+            connection.request("GET", path, headers={"Host": host, "Accept": "application/json"})
             response = connection.getresponse()
             return Answer(response.status, _document(response.read(), place))
         except (OSError, HTTPException):
@@ -62,7 +65,8 @@ def browser_origin(settings: Settings) -> str | None:
     if own := own_origin(settings.redirect_uri, settings.access.allowed_hosts):
         return own
     places = [place for address in settings.listen if (tcp := split_listen(address)) and (place := _reachable(tcp))]
-    return f"http://{_authority(places[0])}" if places else None
+    scheme = "https" if settings.tls_cert_file else "http"
+    return f"{scheme}://{_authority(places[0])}" if places else None
 
 
 def _place(address: str) -> str | tuple[str, int] | None:
@@ -105,10 +109,16 @@ def _document(content: bytes, place: str | tuple[str, int]) -> dict[str, Any]:
     return document
 
 
-def _connection(place: str | tuple[str, int]) -> HTTPConnection:
+def _connection(settings: Settings, place: str | tuple[str, int]) -> HTTPConnection:
     if isinstance(place, str):
         return _UnixConnection(place)
-    return HTTPConnection(*place, timeout=_TIMEOUT)
+    if settings.tls_cert_file is None:
+        return HTTPConnection(*place, timeout=_TIMEOUT)
+    # Its certificate is for the name that callers use, not for localhost; nothing secret is sent or believed here.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001
+    if settings.tls_client_ca_file:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    return HTTPSConnection(*place, timeout=_TIMEOUT, context=context)
 
 
 class _UnixConnection(HTTPConnection):

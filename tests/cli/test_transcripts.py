@@ -4,25 +4,14 @@ A line `$ command` is run by the shell with krebit-proxy on its path; below it s
 its exit status as `[status]`. `<< NAME` writes the lines up to the next `<<` into a file.
 """
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.command import environment
+
 TRANSCRIPTS = sorted(Path(__file__).with_name("transcripts").glob("*.txt"))
-
-
-def environment(home: Path) -> dict[str, str]:
-    """An environment without settings, in which `krebit-proxy` is the one under test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KREBIT_PROXY_", "XDG_"))}
-    return kept | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(home),
-        "COLUMNS": "100",
-        "PYTHONIOENCODING": "utf-8",
-    }
 
 
 def blocks(transcript: str) -> list[tuple[str, list[str]]]:

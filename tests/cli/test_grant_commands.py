@@ -1,0 +1,241 @@
+"""The commands around the grant, as processes, against the sandbox."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from krebit_proxy.cli.demo import free_port
+from krebit_proxy.sandbox import Options, Sandbox
+from krebit_proxy.sandbox.visitor import Visitor
+from tests.fakes.command import Command, run, running
+from tests.fakes.waiting import DEADLINE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+
+
+@pytest.fixture
+async def port() -> int:
+    return free_port(0)
+
+
+@pytest.fixture
+async def sandbox(port: int) -> AsyncIterator[Sandbox]:
+    """With our redirect URI, and tokens that outlive every test."""
+    stand_in = Sandbox(Options(redirect_uri=f"http://localhost:{port}/setup/callback"))
+    await stand_in.start()
+    yield stand_in
+    await stand_in.stop()
+
+
+@pytest.fixture
+async def folder(sandbox: Sandbox, port: int, tmp_path: Path) -> Path:
+    """A folder with settings for the sandbox."""
+    write(tmp_path, sandbox, port)
+    return tmp_path
+
+
+def write(folder: Path, sandbox: Sandbox, port: int, **more: Any) -> None:
+    settings = {
+        "organization": sandbox.options.organization,
+        "client_id": sandbox.client_id,
+        "client_secret": sandbox.client_secret,
+        "redirect_uri": sandbox.options.redirect_uri,
+        "listen": f"localhost:{port}",
+        "upstream": {"url": sandbox.url},
+        "log": {"format": "json"},
+        **more,
+    }
+    (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    (folder / "config.yaml").chmod(0o600)
+
+
+@asynccontextmanager
+async def proxy(folder: Path) -> AsyncIterator[Command]:
+    async with running("run", folder=folder, merged=True) as command:
+        await command.until("proxy.started")
+        yield command
+
+
+def link_in(text: str) -> str:
+    """The one line that is a link."""
+    (link,) = {line.strip() for line in text.splitlines() if line.strip().startswith("http") and "?" in line}
+    return link
+
+
+async def set_up_by_pasting(folder: Path, *, decision: Any = "allow", first: str = "") -> Command:
+    async with running("setup", "--no-browser", folder=folder) as command, Visitor() as visitor:
+        link = link_in(await command.until("Address: "))
+        if first:
+            command.type(first)
+        command.type(await visitor.consent(link, decision))
+        finished = await command.finished()
+        command.printed = finished.out + finished.err
+        return command
+
+
+async def test_setup_without_a_browser_takes_the_address_that_the_browser_ended_on(folder: Path) -> None:
+    command = await set_up_by_pasting(folder)
+
+    assert command.process.returncode == 0
+    assert "Authorized." in command.printed
+    status = json.loads((await run("status", "--json", folder=folder)).out)
+    assert (status["running"], status["code"], status["generation"]) == (False, None, 1)
+    assert status["expires_at"] > status["obtained_at"]
+
+
+async def test_a_wrong_address_is_explained_and_asked_for_again(folder: Path) -> None:
+    command = await set_up_by_pasting(folder, first="http://localhost/setup/callback?code=x&state=y")
+
+    assert command.process.returncode == 0
+    assert "krebit-proxy: This answer belongs to another attempt" in command.printed
+    assert "what to do: paste the whole address" in command.printed
+
+
+async def test_a_denied_authorization_is_told(folder: Path) -> None:
+    command = await set_up_by_pasting(folder, decision="deny")
+
+    assert command.process.returncode == 1
+    assert "access_denied" in command.printed
+
+
+async def test_a_code_that_is_not_accepted_is_told(sandbox: Sandbox, folder: Path, port: int) -> None:
+    write(folder, sandbox, port, client_secret="another")
+    command = await set_up_by_pasting(folder)
+
+    assert command.process.returncode == 1
+    assert "client secret" in command.printed
+
+
+async def test_setup_does_not_begin_while_the_store_cannot_keep_its_result(
+    sandbox: Sandbox, folder: Path, port: int
+) -> None:
+    write(folder, sandbox, port, store="file:config.yaml")
+    finished = await run("setup", "--no-browser", folder=folder)
+
+    assert finished.status == 1
+    assert finished.out == ""
+    assert "config.yaml" in finished.err
+
+
+async def test_logout_revokes_and_forgets(sandbox: Sandbox, folder: Path, port: int) -> None:
+    write(folder, sandbox, port, oauth={"revoke_url": f"{sandbox.url}/oauth/revoke"})
+    await set_up_by_pasting(folder)
+
+    assert (await run("logout", folder=folder)).out == "The grant is forgotten.\n"
+    assert sandbox.counters["revocations"] > 0
+    assert json.loads((await run("status", "--json", folder=folder)).out)["code"] == "setup_required"
+    assert (await run("logout", folder=folder)).out == "There was no grant to forget.\n"
+
+
+async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> None:
+    async with proxy(folder) as command:
+        assert f"http://localhost:{port}/setup" in command.printed
+        assert f"http://localhost:{port}/setup/callback" in command.printed
+        assert (await run("health", folder=folder)).status == 0
+        waited = await run("wait", "--for", "0", folder=folder)
+        assert (waited.status, waited.err.splitlines()[0]) == (1, "krebit-proxy: This proxy is not authorized yet.")
+        assert f"setup        http://localhost:{port}/setup" in (await run("status", folder=folder)).out
+
+        async with running("wait", folder=folder) as waiting, Visitor() as visitor:
+            link = link_in((await run("setup", folder=folder)).out)
+            status, address, _ = await visitor.open(await visitor.consent(link))
+            assert (status, address) == (200, f"http://localhost:{port}/setup/done")
+            assert (await waiting.finished()).status == 0
+
+        lines = (await run("status", folder=folder)).out.splitlines()
+        assert lines[0] == "state        ready"
+        assert any(line.startswith("token        number 1, obtained ") for line in lines)
+        assert json.loads((await run("status", "--json", folder=folder)).out)["ready"] is True
+        checked = await run("check", folder=folder)
+        assert (checked.status, "\N{BALLOT X}" in checked.out) == (0, False)
+        assert "grant: there is one, number 1" in checked.out
+
+
+async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder: Path, port: int) -> None:
+    (folder / "run").mkdir(mode=0o700)
+    write(folder, sandbox, port, listen=f"unix:{folder}/run/socket", redirect_uri="https://elsewhere.example/cb")
+    async with proxy(folder):
+        assert (await run("health", folder=folder)).status == 0
+        finished = await run("setup", folder=folder)
+        assert (finished.status, finished.err.splitlines()[0]) == (
+            1,
+            "krebit-proxy: no browser can reach the proxy where it listens",
+        )
+        assert "leads elsewhere, which is fine" in (await run("check", folder=folder)).out
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_proxy(folder: Path, name: signal.Signals) -> None:
+    async with proxy(folder) as command:
+        command.process.send_signal(name)
+        finished = await command.finished()
+
+    assert finished.status == 0
+    assert [json.loads(line)["event"] for line in finished.out.splitlines()][-2:] == ["proxy.stopping", "proxy.stopped"]
+
+
+async def test_a_second_signal_ends_it_at_once(sandbox: Sandbox, folder: Path, port: int) -> None:
+    await set_up_by_pasting(folder)
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    upstream = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
+    write(folder, sandbox, port, limits={"drain": 600}, upstream={"url": url})
+    async with proxy(folder) as command, upstream:
+        reader, writer = await asyncio.open_connection("localhost", port)
+        writer.write(b"GET /api/me HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(DEADLINE):
+            await asked.wait()
+        command.process.send_signal(signal.SIGTERM)
+        await command.until("proxy.stopping")
+        command.process.send_signal(signal.SIGTERM)
+        finished = await command.finished()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+    assert finished.status == -signal.SIGTERM
+    assert "proxy.stopped" not in finished.out
+
+
+async def test_a_port_that_is_taken_is_told_in_two_lines(folder: Path, port: int) -> None:
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    finished = await run("run", folder=folder)
+    taken.close()
+
+    assert finished.status == 1
+    complaint, advice = finished.err.splitlines()[-2:]
+    assert complaint.startswith("krebit-proxy: ")
+    assert str(port) in complaint
+    assert advice.startswith("what to do: ")
+
+
+async def test_another_program_on_the_port_is_not_taken_for_the_proxy(folder: Path, port: int) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="<h1>It works!</h1>")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    finished = await run("health", folder=folder)
+    await runner.cleanup()
+
+    assert finished.status == 1
+    assert finished.err.splitlines() == [
+        f"krebit-proxy: something else than this proxy answers at localhost:{port}",
+        "what to do: stop it, or change the setting `listen`",
+    ]

@@ -1,0 +1,91 @@
+"""`krebit-proxy` as people use it: a real process in a folder, with an environment that holds no settings."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_DEADLINE: Final = 60.0  # seconds; for a slow machine, nothing is measured by it
+_PROGRAM: Final = str(Path(sys.executable).with_name("krebit-proxy"))
+
+
+def environment(home: Path) -> dict[str, str]:
+    """An environment without settings, in which `krebit-proxy` is the one under test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KREBIT_PROXY_", "XDG_"))}
+    for display in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        kept.pop(display, None)
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "COLUMNS": "100",
+        "PYTHONIOENCODING": "utf-8",
+    }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a command: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command that is running. `printed` is what was read of its output so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.printed = ""
+
+    async def until(self, text: str) -> str:
+        """Reads its output until there is `text` in it. Returns all that was printed so far."""
+        assert self.process.stdout
+        async with asyncio.timeout(_DEADLINE):
+            while text not in self.printed:
+                piece = await self.process.stdout.read(4096)
+                assert piece, f"it ended without {text!r}:\n{self.printed}"
+                self.printed += piece.decode()
+        return self.printed
+
+    def type(self, line: str) -> None:
+        """A line on its input."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{line}\n".encode())
+
+    async def finished(self) -> Finished:
+        """Its end. Whatever was read before is part of `out`."""
+        async with asyncio.timeout(_DEADLINE):
+            out, err = await self.process.communicate()
+        return Finished(self.process.returncode or 0, self.printed + out.decode(), (err or b"").decode())
+
+
+@asynccontextmanager
+async def running(*arguments: str, folder: Path, merged: bool = False) -> AsyncIterator[Command]:
+    """Starts a command in `folder`. `merged`: standard error goes where standard output goes."""
+    process = await asyncio.create_subprocess_exec(
+        _PROGRAM,
+        *arguments,
+        cwd=folder,
+        env=environment(folder),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT if merged else asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+async def run(*arguments: str, folder: Path) -> Finished:
+    """Runs a command in `folder` to its end, with nothing on its input."""
+    async with running(*arguments, folder=folder) as command:
+        return await command.finished()
