@@ -15,10 +15,10 @@ _UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
-def wrk(port: int, connections: int, seconds: float, core: int) -> dict[str, float]:
+def wrk(port: int, connections: int, seconds: int, core: int) -> dict[str, float]:
     """Requests a second, and the median and 99th percentile of the latency in ms. Raises RuntimeError on any error."""
     url = f"http://127.0.0.1:{port}/api/small"
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", url]
+    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or re.search(r"Socket errors: .*[1-9]", output):
         raise RuntimeError(f"not every request was answered:\n{output}")
@@ -31,6 +31,15 @@ def wrk(port: int, connections: int, seconds: float, core: int) -> dict[str, flo
     assert requests
     assert count
     return {"rate": float(requests[1]), "p50": latency["50"], "p99": latency["99"], "count": float(count[1])}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on 127.0.0.1 that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
 
 
 def _connected(port: int) -> socket.socket:

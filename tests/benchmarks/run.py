@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks import load
 from tests.benchmarks.contenders import CONTENDERS, Place, start, start_upstream
 
-PORT, UPSTREAM_PORT = 18321, 18443
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "wrk": "wrk", "taskset": "util-linux"}
 STEPS = (1, 32, 256, 1000)  # connections
 ROWS = {
@@ -42,7 +41,7 @@ ROWS = {
 Figures = dict[str, float]
 
 
-def measure(name: str, place: Place, seconds: float, cores: tuple[int, int], log: Path) -> Figures:
+def measure(name: str, place: Place, seconds: int, cores: tuple[int, int], log: Path) -> Figures:
     """One round of one contender."""
     home = str(place.folder)
     environment = {
@@ -92,7 +91,7 @@ def table(names: list[str], medians: dict[str, Figures]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the table shows medians (default 5)")
-    parser.add_argument("--seconds", type=float, default=3, help="seconds for each run of wrk (default 3)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds for each run of wrk (default 3)")
     parser.add_argument("--only", default="", help="contenders to run, with commas between")
     parser.add_argument("--cores", default="1,0", help="the proxy's core, the load's core (default 1,0)")
     options = parser.parse_args()
@@ -105,10 +104,11 @@ def main() -> int:
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as temporary:
         folder = Path(temporary)
-        upstream = start_upstream(folder, UPSTREAM_PORT, load_core)
+        port, upstream_port = load.free_ports(2)
+        upstream = start_upstream(folder, upstream_port, load_core)
         try:
-            load.wait_for(UPSTREAM_PORT, upstream)
-            place = Place(folder, PORT, UPSTREAM_PORT, folder / "ca.pem")
+            load.wait_for(upstream_port, upstream)
+            place = Place(folder, port, upstream_port, folder / "ca.pem")
             for number in range(options.rounds):
                 for name in names:
                     log = folder / f"{name}.log"
