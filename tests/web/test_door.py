@@ -1,0 +1,232 @@
+"""The door over real sockets: what is refused never reaches the upstream, and what plain tools send always does."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.certificates import Authority
+from tests.fakes.client import Client, Response
+from tests.fakes.proxy import RunningProxy, running_proxy
+from tests.fakes.upstream import Upstream, answer
+
+Start = Callable[..., Awaitable[RunningProxy]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def start(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> RunningProxy:
+            return await stack.enter_async_context(running_proxy(upstream, tmp_path, **options))
+
+        yield start
+
+
+async def ask(proxy: RunningProxy, method: str, target: str, *fields: bytes, content: bytes = b"") -> Response:
+    """One request on a connection of its own."""
+    client = await proxy.connect()
+    await client.send(client.request(method, target, *fields, content=content))
+    got = await client.response(method)
+    client.close()
+    return got
+
+
+EVIL = b"Origin: http://evil.example"
+CROSS = b"Sec-Fetch-Site: cross-site"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "fields", "code"),
+    [
+        (("GET", "/api/x"), [EVIL], "cross_site"),
+        (("GET", "/api/x"), [b"Origin: null"], "cross_site"),
+        (("GET", "/api/x"), [CROSS], "cross_site"),
+        (("GET", "/api/x"), [b"Sec-Fetch-Site: same-site"], "cross_site"),
+        (("GET", "/api/x"), [b"sec-fetch-site: none", b"Sec-Fetch-Site: none"], "cross_site"),
+        (("POST", "/api/x"), [EVIL, CROSS], "cross_site"),
+        (("GET", "/api/x"), [EVIL, b"Connection: Upgrade", b"Upgrade: websocket"], "cross_site"),
+        (("OPTIONS", "/api/x"), [EVIL, b"Access-Control-Request-Method: GET"], "cross_site"),
+        (("OPTIONS", "/api/x"), [b"Access-Control-Request-Method: GET"], "cross_site"),
+        (("GET", "/metrics"), [EVIL], "cross_site"),
+        (("GET", "/"), [CROSS, b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: iframe"], "cross_site"),
+        (("GET", "/setup"), [CROSS, b"Sec-Fetch-Mode: no-cors"], "cross_site"),
+        (("GET", "http://evil.example/api/x"), [], "host_not_allowed"),
+        (("GET", "/api/../x"), [], "forbidden_path"),
+        (("GET", "/api/%2e%2e/x"), [], "forbidden_path"),
+        (("GET", "/api/oauth/token"), [], "forbidden_path"),
+        (("TRACE", "/api/x"), [], "method_not_allowed"),
+    ],
+)
+async def test_what_is_refused_is_told_and_never_reaches_the_upstream(
+    start: Start, upstream: Upstream, request_line: tuple[str, str], fields: list[bytes], code: str
+) -> None:
+    proxy = await start()
+    got = await ask(proxy, *request_line, *fields)
+    assert got.code == code
+    assert not got.values(b"access-control-allow-origin")
+    assert got.values(b"cross-origin-resource-policy") == [b"same-origin"]
+    assert (await ask(proxy, "GET", "/api/canary")).status == 200
+    assert [call.target for call in upstream.calls] == [b"/api/canary"]
+    (event,) = [event for event in proxy.events("request.done") if event.get("code")]
+    assert event["code"] == code
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example", b"127.0.0.1.nip.io", b"0.0.0.0", b""])
+async def test_a_rebound_host_is_refused_on_every_route(start: Start, upstream: Upstream, host: bytes) -> None:
+    proxy = await start()
+    for target in (b"/api/x", b"/", b"/setup", b"/healthz", b"/readyz", b"/metrics"):
+        client = await proxy.connect()
+        await client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
+        got = await client.response()
+        assert (got.status, got.code) == (421, "host_not_allowed")
+    assert upstream.calls == []
+
+
+async def test_an_allowed_host_and_the_literal_addresses_are_served(start: Start) -> None:
+    proxy = await start(access={"allowed_hosts": ["proxy.example"]})
+    for host in (b"proxy.example:80", b"LOCALHOST", b"x.localhost:1", b"127.0.0.9", b"[::1]:5"):
+        client = await proxy.connect()
+        await client.send(b"GET /api/x HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+        assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"GET /api/x HTTP/1.1", b"Host: localhost:8321", b"User-Agent: curl/8.5.0", b"Accept: */*"],
+        [b"GET /api/x HTTP/1.1", b"Host: localhost", b"User-Agent: Wget/1.24", b"Connection: Keep-Alive"],
+        [b"GET /api/x HTTP/1.1", b"host: localhost", b"sec-fetch-mode: cors", b"user-agent: node"],
+        [b"GET http://localhost:8321/api/x HTTP/1.1", b"Host: localhost:8321", b"Proxy-Connection: keep-alive"],
+        [
+            b"GET /api/x HTTP/1.1",
+            b"Connection: Upgrade, HTTP2-Settings",
+            b"Host: localhost",
+            b"HTTP2-Settings: AAEAAEAA",
+            b"Upgrade: h2c",
+            b"User-Agent: Java-http-client/21",
+        ],
+        [b"GET /api/x HTTP/1.0", b"User-Agent: ab"],
+        [b"GET /api/x HTTP/1.0", b"Host: localhost", b"Authorization: Basic Og=="],
+    ],
+)
+async def test_plain_tools_need_no_setting(start: Start, upstream: Upstream, lines: list[bytes]) -> None:
+    client = await (await start()).connect()
+    await client.send(b"\r\n".join(lines) + b"\r\n\r\n")
+    assert (await client.response()).status == 200
+    assert upstream.calls[0].target == b"/api/x"
+    assert upstream.calls[0].token == b"token-1"
+
+
+async def test_an_allowed_origin_reads_answers_and_errors_by_our_own_cors(start: Start, upstream: Upstream) -> None:
+    proxy = await start(access={"allowed_origins": ["http://app.example"]})
+    upstream.default = answer(200, b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true")
+    app = b"Origin: http://app.example"
+    got = await ask(proxy, "GET", "/api/x", app, CROSS)
+    assert got.values(b"access-control-allow-origin") == [b"http://app.example"]
+    assert not got.values(b"access-control-allow-credentials")
+    assert not got.values(b"cross-origin-resource-policy")
+    assert got.values(b"vary") == [b"Origin"]
+
+    wants = (b"Access-Control-Request-Method: PUT", b"Access-Control-Request-Headers: content-type")
+    preflight = await ask(proxy, "OPTIONS", "/api/x", app, *wants)
+    assert preflight.status == 204
+    assert preflight.values(b"access-control-allow-methods") == [b"PUT"]
+    assert preflight.values(b"access-control-allow-headers") == [b"content-type"]
+    assert len(upstream.calls) == 1
+
+    refused = await ask(proxy, "GET", "/api/../x", app)
+    assert refused.code == "forbidden_path"
+    assert refused.values(b"access-control-allow-origin") == [b"http://app.example"]
+    assert (await ask(proxy, "GET", "/api/x", b"Origin: http://app.example.evil")).code == "cross_site"
+
+
+async def test_keys_let_named_callers_in_and_stay_here(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("billing:marker-key\n")
+    keys.chmod(0o600)
+    proxy = await start(access={"client_keys_file": keys})
+    refused = await ask(proxy, "GET", "/api/x", b"X-Api-Key: wrong")
+    assert (refused.status, refused.code) == (401, "client_key_required")
+    assert refused.values(b"www-authenticate")
+    for field in (
+        b"X-Api-Key: marker-key",
+        b"Authorization: Bearer marker-key",
+        b"Authorization: Basic bWFya2VyLWtleTo=",
+        b"Authorization: Basic dXNlcjptYXJrZXIta2V5",
+    ):
+        assert (await ask(proxy, "GET", "/api/x", field)).status == 200
+    assert len(upstream.calls) == 4
+    for call in upstream.calls:
+        assert call.token == b"token-1"
+        assert not call.values(b"x-api-key")
+    assert "marker-key" not in proxy.output.getvalue()
+    assert (await ask(proxy, "GET", "/healthz")).status == 200
+
+
+async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstream) -> None:
+    rules = [{"methods": ["GET"], "paths": ["/api/invoices/{id}"]}]
+    proxy = await start(access={"allow": rules, "require_header": "X-Krebit-Proxy"})
+    tool = b"X-Krebit-Proxy: 1"
+    assert (await ask(proxy, "GET", "/api/invoices/7?x", tool)).status == 200
+    assert (await ask(proxy, "GET", "/api/%69nvoices/7", tool)).status == 200
+    assert (await ask(proxy, "GET", "/api/invoices/7")).code == "client_not_allowed"
+    for target in ("/api/invoices/7%2Fpdf", "/api/invoices", "/api/invoices/7/pdf", "/api/other"):
+        refused = await ask(proxy, "GET", target, tool)
+        assert refused.code == "forbidden_path"
+        assert b"access.allow would need" in refused.content
+    assert (await ask(proxy, "POST", "/api/invoices/7", tool, b"X-HTTP-Method-Override: GET")).status == 405
+    assert len(upstream.calls) == 2
+
+
+async def test_read_only_refuses_what_writes(start: Start, upstream: Upstream) -> None:
+    proxy = await start(access={"read_only": True})
+    assert (await ask(proxy, "HEAD", "/api/x")).status == 200
+    refused = await ask(proxy, "DELETE", "/api/x")
+    assert (refused.status, refused.code) == (405, "method_not_allowed")
+    assert len(upstream.calls) == 1
+
+
+async def test_a_peer_outside_the_networks_is_refused_but_may_ask_how_things_stand(start: Start) -> None:
+    proxy = await start(access={"allow_clients": ["10.0.0.0/8"]})
+    assert (await ask(proxy, "GET", "/api/x")).code == "client_not_allowed"
+    assert (await ask(proxy, "GET", "/healthz")).status == 200
+
+
+async def test_a_unix_socket_serves_its_owner_by_any_host(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    await start(listen=(f"unix:{path}",), access={"allow_clients": [f"uid:{os.getuid()}"]})
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, str(path))
+    client = Client(sock, b"whatever.example")
+    assert (await client.ask("GET", "/api/x")).status == 200
+    client.close()
+
+
+async def test_a_caller_may_speak_tls(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.server("localhost")
+    (tmp_path / "localhost.pem").chmod(0o600)
+    proxy = await start(tls_cert_file=tmp_path / "localhost.pem")
+    upstream.default = answer(302, b"Location: %b/api/y" % upstream.url.encode())
+    context = ssl.create_default_context(cafile=str(authority.ca_file))
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context, server_hostname="localhost")
+    own = b"Origin: https://localhost:8321\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n"
+    writer.write(b"GET /api/x HTTP/1.1\r\nHost: localhost:8321\r\n" + own)
+    got = await reader.read()
+    writer.close()
+    assert got.startswith(b"HTTP/1.1 302")
+    assert b"\r\nLocation: https://localhost:8321/api/y\r\n" in got
