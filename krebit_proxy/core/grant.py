@@ -249,7 +249,7 @@ def from_json(text: str | bytes) -> Grant:
         version = document["v"]
         if version == _FORMAT:
             return _grant(document)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         msg = "it is not a complete grant"
         raise ValueError(msg) from None
     msg = f"it has format {version!r:.20}, and this version knows {_FORMAT} only"
