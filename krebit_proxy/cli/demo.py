@@ -65,7 +65,7 @@ def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="krebit-proxy-demo-")))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return asyncio.run(_walk(folder) if once else _show(folder, token_lifetime))
+        return asyncio.run(_walk(folder) if once else _show(folder, token_lifetime, keep=state is not None))
 
 
 async def _walk(folder: Path) -> int:
@@ -81,13 +81,13 @@ async def _walk(folder: Path) -> int:
         return 0 if await walkthrough.run() else 1
 
 
-async def _show(folder: Path, lifetime: float) -> int:
+async def _show(folder: Path, lifetime: float, *, keep: bool) -> int:
     port = free_port(_PROXY_PORT)
     options = Options(
         port=free_port(SANDBOX_PORT),
         redirect_uri=f"http://localhost:{port}/setup/callback",
         token_lifetime=lifetime,
-        state=folder / "sandbox.json",
+        state=folder / "sandbox.json" if keep else None,
     )
     stopped = stop_signal()
     async with AsyncExitStack() as stack:
