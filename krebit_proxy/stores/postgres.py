@@ -31,7 +31,6 @@ _SLICE: Final = 1.0  # seconds that the server lets us wait in its queue for the
 # For the transaction that holds the lock, against whatever the database has as its defaults. A holder whose machine is
 # gone without a word is let go after two minutes, which is longer than the longest token request.
 _HOLDING: Final = {
-    "lock_timeout": f"{_SLICE}s",
     "statement_timeout": "0",
     "transaction_timeout": "0",  # since PostgreSQL 17
     "idle_in_transaction_session_timeout": "120s",
@@ -83,7 +82,7 @@ class PostgresStore:
         with explained(self._place):
             holding = await Session.open(self._address, self.patience)
             try:
-                while not await self._locked(holding):
+                while not await self._locked(holding, min(_SLICE, max(0.001, end - clock()))):
                     if clock() > end:
                         raise StoreBusyError(
                             f"Another process holds the lock in {self._place} for more than {timeout:.0f} seconds.",
@@ -148,17 +147,17 @@ class PostgresStore:
         await self.unlock()
         await self._drop()
 
-    async def _locked(self, holding: Session) -> bool:
+    async def _locked(self, holding: Session, wait: float) -> bool:
         """Waits a moment for the row. It is then held until the connection ends."""
         await holding.run("BEGIN")
         statement = (
             "SELECT set_config(name, value, true)"
             " FROM json_each_text(%s::json) AS wanted (name, value) JOIN pg_settings USING (name)"
         )
-        await holding.run(statement, json.dumps(_HOLDING))
+        await holding.run(statement, json.dumps(_HOLDING | {"lock_timeout": f"{wait * 1000:.0f}ms"}))
         try:
             statement = "SELECT 1 FROM krebit_proxy_lock WHERE id = %s FOR UPDATE"
-            return bool(await holding.run(statement, self._identity, wait=_SLICE))
+            return bool(await holding.run(statement, self._identity, wait=wait))
         except errors.LockNotAvailable:
             await holding.run("ROLLBACK")
             return False

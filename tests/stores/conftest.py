@@ -1,0 +1,72 @@
+"""Every kind of store, each with as many openers as a test wants."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.grant import Grant, Tokens
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.stores import Store, open_store
+from krebit_proxy.stores.sealing import new_key
+from tests.fakes.database import Database, database
+
+
+@dataclass
+class Place:
+    """Where one grant is kept. What is opened here is closed after the test."""
+
+    store: str
+    key_file: Path | None = None
+    organization: str = "acme"
+    client_id: str = "app"
+    opened: list[Store] = field(default_factory=list)
+
+    def settings(self, **changes: object) -> Settings:
+        values = {
+            "organization": self.organization,
+            "client_id": self.client_id,
+            "client_secret": Secret("s3cret"),
+            "store": self.store,
+            "encryption_key_file": self.key_file,
+        }
+        return Settings.model_validate(values | changes)
+
+    def open(self, **changes: object) -> Store:
+        store = open_store(self.settings(**changes))
+        self.opened.append(store)
+        return store
+
+    def grant(self, generation: int = 1, *, refresh: str = "refresh-1", left: float = -5) -> Grant:
+        tokens = Tokens(Secret(f"access-{generation}"), Secret(refresh), 1000.0, 4600.0)
+        return Grant(generation, self.organization, self.client_id, tokens, authorized_at=1000.0)
+
+
+@pytest.fixture(scope="session")
+def running_database() -> Iterator[Database]:
+    with database() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres(running_database: Database) -> Iterator[Database]:
+    """The database of this session, empty."""
+    running_database.execute("DROP TABLE IF EXISTS krebit_proxy_grant, krebit_proxy_lock")
+    yield running_database
+    running_database.terminate()
+
+
+@pytest.fixture(params=["file", "sealed", "postgres"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path):
+    key_file = tmp_path / "keys"
+    key_file.touch(0o600)
+    key_file.write_text(new_key() + "\n")
+    if request.param == "postgres":
+        found = Place(request.getfixturevalue("postgres").url, key_file)
+    else:
+        found = Place(f"file:{tmp_path / 'grant'}", key_file if request.param == "sealed" else None)
+    yield found
+    for store in found.opened:
+        await store.close()
