@@ -141,7 +141,7 @@ class Credentials:
     async def logout(self) -> None:
         """Revokes where a revocation endpoint is set, then forgets the tokens. Raises StoreError if it cannot."""
         caller = next(self._ids)
-        await self._ordered(caller, LogoutAsked(caller))
+        await self._ordered(caller, LogoutAsked(caller, time.time()))
 
     def status(self) -> GrantStatus:
         """The state of the grant as of now."""

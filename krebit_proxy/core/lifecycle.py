@@ -158,6 +158,8 @@ def _refresh_due(state: State, now: Moment) -> bool:
 
 
 def _answer_callers(state: State, now: Moment) -> Step:
+    if not state.callers:
+        return state, ()
     answers = [(caller, answer(state, caller, now)) for caller in state.callers]
     waiting = tuple(caller for caller, told in answers if told is False)
     effects = tuple(
@@ -222,11 +224,13 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
 
 def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     state = replace(state, orders=state.orders[1:], run=replace(state.run, order=order))
-    if isinstance(order, LogoutAsked) and state.tokens is not None:
+    asked_at = order.tokens.obtained_at if isinstance(order, Authorized) else order.at
+    superseded = state.grant is not None and state.grant.authorized_at > asked_at
+    # An order may have waited for the store, and what somebody authorized or forgot elsewhere meanwhile is newer.
+    if isinstance(order, Authorized) and not superseded:
+        return write(pend(state, order.tokens, asked_at))
+    if isinstance(order, LogoutAsked) and state.tokens is not None and not superseded:
         return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
-    # What had to wait for the store can be older than what somebody authorized, or forgot, elsewhere meanwhile.
-    if isinstance(order, Authorized) and (state.grant is None or state.grant.authorized_at <= order.tokens.obtained_at):
-        return write(pend(state, order.tokens, order.tokens.obtained_at))
     state, effects = release(state)
     return state, (*answered_order(order), *effects)
 

@@ -68,9 +68,10 @@ class Authorized:
 
 @dataclass(frozen=True, slots=True)
 class LogoutAsked:
-    """A person wants the grant forgotten."""
+    """A person wants forgotten what there is now."""
 
     caller: int | None
+    at: float  # wall clock
 
 
 @dataclass(frozen=True, slots=True)

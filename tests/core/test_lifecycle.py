@@ -276,7 +276,7 @@ def test_an_authorization_that_had_to_wait_yields_to_a_later_one() -> None:
 
 def test_a_logout_revokes_then_forgets_and_keeps_counting() -> None:
     play = Play().holding(grant(4))
-    play.on(LogoutAsked(1))
+    play.on(LogoutAsked(1, 1000.0))
     play.on(Read(grant(4)))
 
     assert play.locked(grant(4)) == [Revoke(Secret("r4"))]
@@ -290,15 +290,25 @@ def test_a_logout_revokes_then_forgets_and_keeps_counting() -> None:
 def test_a_logout_without_a_refresh_token_revokes_the_access_token() -> None:
     held = grant(1, tokens(refresh=False))
     play = Play().holding(held)
-    play.on(LogoutAsked(1))
+    play.on(LogoutAsked(1, 1000.0))
     play.on(Read(held))
 
     assert play.locked(held) == [Revoke(Secret("a1"))]
 
 
+def test_a_logout_that_had_to_wait_spares_what_was_authorized_after_it() -> None:
+    play = Play().holding(grant())
+    play.on(LogoutAsked(1, 1000.0))
+    newer = grant(2, authorized_at=1001.0)
+    play.on(Read(newer))
+
+    assert play.locked(newer) == [Answer(1), FreeLock()]
+    assert play.state.grant == newer
+
+
 def test_a_logout_of_nothing_is_done_at_once() -> None:
     play = Play().holding(None)
-    play.on(LogoutAsked(1))
+    play.on(LogoutAsked(1, 1000.0))
     play.on(Read(None))
 
     assert play.locked(None) == [Answer(1), FreeLock()]
@@ -306,7 +316,7 @@ def test_a_logout_of_nothing_is_done_at_once() -> None:
 
 def test_a_logout_that_cannot_reach_the_store_is_told_and_not_repeated() -> None:
     play = Play().holding(grant())
-    play.on(LogoutAsked(1))
+    play.on(LogoutAsked(1, 1000.0))
 
     assert answers(play.on(Failed(DOWN))) == [Answer(1, DOWN)]
     assert play.state.orders == ()

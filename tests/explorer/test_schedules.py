@@ -1,20 +1,43 @@
-"""The real state machine in every schedule that fits, and in many random ones."""
+"""The real state machine in every schedule that fits, and in many random ones.
+
+`KREBIT_PROXY_SCHEDULES` sets the number of random schedules, `KREBIT_PROXY_DEPTH` how deep every schedule is tried. A
+failure shows the schedule as a transcript; `run(seed, ...)` repeats it.
+"""
 
 import os
 import random
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from multiprocessing import get_context
 
 import pytest
 
-from krebit_proxy.core.grant import Grant
-from tests.fakes.world import Server, World
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Grant, Refusal, Unclear
+from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.protocol import (
+    Answered,
+    Effect,
+    Event,
+    Failed,
+    Locked,
+    Phase,
+    Read,
+    State,
+    TakeLock,
+    Written,
+)
+from tests.fakes.world import BrokenRuleError, Server, Step, World
 
-SEEDS = int(os.environ.get("KREBIT_PROXY_SCHEDULES", "2000"))
+SCHEDULES = int(os.environ.get("KREBIT_PROXY_SCHEDULES", "3000"))
+DEPTH = int(os.environ.get("KREBIT_PROXY_DEPTH", "6"))
 MODES = ["strict", "family", "grace", "off"]
 
 
-def world(mode: str, *, losable: bool = False, names: str = "AB") -> World:
-    """Two processes that share a grant which is due for renewal."""
-    made = World(Server(mode), losable=losable)
+def world(mode: str, *, losable: bool = False, names: str = "AB", advance: Step = step) -> World:
+    """Processes that share a grant which is due for renewal."""
+    made = World(Server(mode), losable=losable, advance=advance)
     held = made.server.authorize(made.now - 90)
     made.grant = Grant(1, "acme", "app", held)
     made.stored.add(held.access_token.reveal())
@@ -23,11 +46,11 @@ def world(mode: str, *, losable: bool = False, names: str = "AB") -> World:
     return made
 
 
-def run(seed: int, *, losable: bool) -> World:
-    """One random schedule: half an hour of faults, then a kind world."""
+def run(seed: int, *, losable: bool, advance: Step = step) -> None:
+    """One random schedule: faults for a while, then a kind world."""
     dice = random.Random(seed)
-    made = world(dice.choice(MODES), losable=losable, names=dice.choice(["A", "AB", "ABC"]))
-    for _ in range(dice.randrange(5, 60)):
+    made = world(dice.choice(MODES), losable=losable, names=dice.choice(["A", "AB", "AB", "ABC"]), advance=advance)
+    for _ in range(dice.randrange(5, 50)):
         roll = dice.random()
         name = dice.choice(list(made.processes))
         if roll < 0.04:
@@ -46,14 +69,104 @@ def run(seed: int, *, losable: bool) -> World:
                 made.transcript.append(f"{made.now:.1f} {label}")
                 act()
     made.settle()
-    return made
+
+
+def run_all(first: int, last: int, losable: bool, advance: Step = step) -> None:
+    """Every random schedule from `first` to before `last`."""
+    for seed in range(first, last):
+        try:
+            run(seed, losable=losable, advance=advance)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the seed is what one needs
+            message = f"{error}\nrepeat it with run({seed}, losable={losable})"
+            raise BrokenRuleError(message) from None
 
 
 @pytest.mark.parametrize("losable", [False, True], ids=["file", "database"])
 def test_random_schedules_keep_the_rules(losable: bool) -> None:
-    for seed in range(SEEDS):
-        try:
-            run(seed, losable=losable)
-        except Exception as error:
-            error.add_note(f"seed {seed}, losable {losable}")
-            raise
+    parts = os.cpu_count() or 1
+    size = -(-SCHEDULES // parts)
+    with ProcessPoolExecutor(parts, mp_context=get_context("spawn")) as pool:
+        done = [pool.submit(run_all, n * size, (n + 1) * size, losable) for n in range(parts)]
+        for part in done:
+            part.result()
+
+
+def explore(start: World, depth: int) -> int:
+    """Every schedule of `depth` events, faults included; each end must come to rest. Returns how many worlds it saw."""
+    frontier, seen = [start], {start.key()}
+    for _ in range(depth):
+        following = []
+        for one in frontier:
+            for index in range(len(list(one.choices()))):
+                other = one.copy()
+                label, act = next(islice(other.choices(), index, None))
+                other.transcript.append(f"{other.now:.1f} {label}")
+                act()
+                if (key := other.key()) not in seen:
+                    seen.add(key)
+                    following.append(other)
+        frontier = following
+    for one in frontier:
+        one.settle()
+    return len(seen)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("losable", [False, True], ids=["file", "database"])
+def test_every_schedule_of_two_processes_keeps_the_rules(mode: str, losable: bool) -> None:
+    assert explore(world(mode, losable=losable), DEPTH) > 100
+
+
+# Five ways to break the protocol, each of which the explorer must find.
+
+
+def spends_without_intent(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """The store refused the intent, and the token is spent all the same."""
+    if state.phase is Phase.INTENDING and isinstance(event, Failed):
+        event = Written()
+    return step(state, event, now)
+
+
+def spends_without_reading_again(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """What was read before the lock was taken is believed under the lock."""
+    if state.phase is Phase.CHECKING and isinstance(event, Read):
+        event = Read(state.grant)
+    return step(state, event, now)
+
+
+def takes_no_lock(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Does not wait for the lock."""
+    state, effects = step(state, event, now)
+    if any(isinstance(effect, TakeLock) for effect in effects):
+        state, more = step(state, Locked(), now)
+        effects = (*(effect for effect in effects if not isinstance(effect, TakeLock)), *more)
+    return state, effects
+
+
+def believes_every_refusal(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Takes a failure of the server for a verdict."""
+    if isinstance(event, Answered) and isinstance(event.outcome, Unclear):
+        event = Answered(Refusal("invalid_grant"))
+    return step(state, event, now)
+
+
+def drops_what_it_cannot_store(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Gives up on an answer whose write failed."""
+    if state.phase is Phase.STORING and isinstance(event, Failed):
+        return step(replace(state, phase=Phase.CHECKING), event, now)
+    return step(state, event, now)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        spends_without_intent,
+        spends_without_reading_again,
+        takes_no_lock,
+        believes_every_refusal,
+        drops_what_it_cannot_store,
+    ],
+)
+def test_a_broken_protocol_is_found(broken: Step) -> None:
+    with pytest.raises(BrokenRuleError):
+        run_all(0, 3000, losable=False, advance=broken)
