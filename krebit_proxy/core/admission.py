@@ -13,7 +13,7 @@ from hmac import compare_digest
 from typing import Final
 
 from krebit_proxy.core.fields import Fields, Names, origin
-from krebit_proxy.core.policy import template
+from krebit_proxy.core.policy import needed_line
 from krebit_proxy.core.rules import Allowance, Caller, Peer, Rules
 from krebit_proxy.core.target import meanings, origin_form
 from krebit_proxy.errors import Refused
@@ -166,22 +166,31 @@ def _by_policy(call: Call, rules: Rules, caller: Caller) -> Caller:
     if rules.require_header and rules.require_header not in call.names:
         field = rules.require_header.decode("ascii")
         raise Refused("client_not_allowed", f"The field {field} is missing.", hint="access.require_header asks for it.")
-    if (rules.read_only or rules.allow) and not _METHOD_OVERRIDES.isdisjoint(call.names):
-        raise Refused("method_not_allowed", "A field that changes the method is not taken while methods are limited.")
-    if rules.read_only and call.method not in _READ_ONLY:
-        raise Refused("method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.")
-    if rules.allow:
+    if rules.read_only or rules.allow:
+        if not _METHOD_OVERRIDES.isdisjoint(call.names):
+            raise Refused(
+                "method_not_allowed", "A field that changes the method is not taken while methods are limited."
+            )
         path = origin_form(call.target)[0].partition(b"?")[0]
-        if allowed_by(rules, caller.name, call.method, path) is None:
-            needed = f"{{methods: [{call.method.decode('ascii')}], paths: [{template(path)}]}}"
-            raise Refused("forbidden_path", "No rule allows this request.", hint=f"access.allow would need {needed}")
+        allowed_by(rules, caller.name, call.method, path)
     return caller
 
 
 def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> Allowance | None:
-    """The line of `access.allow` that lets the request through, or None. `path` is as spelt, without the query."""
+    """The line of `access.allow` that lets a request through; None where there is no line, so that all paths pass.
+
+    `path` is as spelt, without the query. Raises Refused when the method or the path is beyond what is allowed.
+    """
+    if rules.read_only and method not in _READ_ONLY:
+        raise Refused("method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.")
+    if not rules.allow:
+        return None
     understood = meanings(path)
-    return next((line for line in rules.allow if line.covers(caller, method, understood)), None)
+    for line in rules.allow:
+        if line.covers(caller, method, understood):
+            return line
+    needed = needed_line(method.decode("ascii"), path)
+    raise Refused("forbidden_path", "No rule allows this request.", hint=f"access.allow would need {needed}")
 
 
 def _key_owner(call: Call, rules: Rules) -> str:

@@ -1,26 +1,41 @@
 """Path templates: what an `access.allow` rule says about paths, and how traffic is folded into such rules."""
 
+import json
 import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote
 
 # What differs from one thing of a kind to the next: numbers, UUIDs, dates, long hexadecimal names.
 _PARAMETER: Final = re.compile(
-    rb"\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d{2}(?:-\d{2}(?:T[0-9:.]+(?:Z|[+-][0-9:]+)?)?)?|[0-9a-f]{16,}",
+    r"\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d{2}(?:-\d{2}(?:T[0-9:.]+(?:Z|[+-][0-9:]+)?)?)?|[0-9a-f]{16,}",
     re.IGNORECASE,
 )
+_MOST_KINDS: Final = 5000
+_MOST_SIBLINGS: Final = 20
 _SEGMENT: Final = re.compile(r"\*\*|\{[A-Za-z_][A-Za-z0-9_]*\}|[^{}*/]+")
 
 
 def template(path: bytes) -> str:
     """The path template that `path` is a case of: /api/invoices/17/lines becomes /api/invoices/{id}/lines."""
-    segments = [segment for segment in path.split(b"/") if segment]
-    return "/" + "/".join("{id}" if _PARAMETER.fullmatch(s) else s.decode("ascii", "replace") for s in segments)
+    segments = (unquote(segment.partition(b";")[0].decode("ascii", "replace")) for segment in path.split(b"/"))
+    return "/" + "/".join("{id}" if _stands_for_one(segment) else segment for segment in segments if segment)
+
+
+def _stands_for_one(segment: str) -> bool:
+    """Whether the segment is one of many, or cannot be written in a template."""
+    return (
+        bool(_PARAMETER.fullmatch(segment))
+        or not _SEGMENT.fullmatch(segment)
+        or not segment.replace("\ufffd", "\n").isprintable()
+    )
 
 
 def pattern(path_template: str) -> re.Pattern[bytes]:
     """What matches the paths of `path_template`: `{name}` is one segment, a final `**` any number of them, also none.
 
-    Empty segments do not count, on either side. Raises ValueError with the reason if it is not a template.
+    Empty segments and `;…` do not count. Raises ValueError with the reason if it is not a template.
     """
     if not path_template.startswith("/api/"):
         raise ValueError("a path template starts with /api/")
@@ -36,5 +51,80 @@ def pattern(path_template: str) -> re.Pattern[bytes]:
         elif segment.startswith("{"):
             parts.append(b"/+[^/]+")
         else:
-            parts.append(b"/+" + re.escape(segment.encode()))
+            parts.append(b"/+" + re.escape(segment.encode()) + b"(?:;[^/]*)?")
     return re.compile(b"".join(parts) + b"/*", re.DOTALL)
+
+
+class Observations:
+    """The requests that were seen, folded: how often each caller used each method on each path template."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, method: str, path: bytes, caller: str) -> bool:
+        """Counts one request; says whether it is the first of its kind. Beyond a limit, new kinds are not kept."""
+        kind = (template(path), method, caller)
+        known = kind in self._seen
+        if known or len(self._seen) < _MOST_KINDS:
+            self._seen[kind] += 1
+        return not known
+
+    def to_json(self) -> str:
+        """For a file: one kind a line, in order."""
+        lines = [json.dumps([*kind, times]) for kind, times in sorted(self._seen.items())]
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Observations":
+        """What `to_json` made. Raises ValueError for anything else."""
+        found = cls()
+        document = json.loads(text)
+        if not isinstance(document, list):
+            raise ValueError("is no list of observations")  # noqa: TRY004 - the text is wrong, not the call
+        for line in document:
+            match line:
+                case [str(path), str(method), str(caller), int(times)]:
+                    found._seen[path, method, caller] += times
+                case _:
+                    raise ValueError("has a line that is no observation")
+        return found
+
+    def suggested(self) -> list[str]:
+        """The lines for `access.allow` that allow just what was seen, as YAML. Callers are named where they differ."""
+        used: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        folded = _fold_siblings(path for path, _, _ in self._seen)
+        for path, method, caller in self._seen:
+            used[folded[path]][caller].add(method)
+        everybody = frozenset(caller for _, _, caller in self._seen)
+        lines: defaultdict[tuple[frozenset[str], frozenset[str]], list[str]] = defaultdict(list)
+        for path, by_caller in sorted(used.items()):
+            alike: defaultdict[frozenset[str], set[str]] = defaultdict(set)
+            for caller, methods in by_caller.items():
+                alike[frozenset(methods - {"HEAD"} if "GET" in methods else methods)].add(caller)
+            for allowed, callers in alike.items():
+                lines[frozenset() if callers == everybody else frozenset(callers), allowed].append(path)
+        return [_line(*who, paths) for who, paths in lines.items()]
+
+
+def _fold_siblings(templates: Iterable[str]) -> dict[str, str]:
+    """Each template with the names replaced that are one of too many in their place: they too are parameters."""
+    paths = {path: path.split("/")[1:] for path in templates}
+    for place in range(max(map(len, paths.values()), default=0)):
+        names: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        longer = [segments for segments in paths.values() if len(segments) > place]
+        for segments in longer:
+            names[tuple(segments[:place])].add(segments[place])
+        for segments in longer:
+            if len(names[tuple(segments[:place])]) > _MOST_SIBLINGS:
+                segments[place] = "{id}"
+    return {path: "/" + "/".join(segments) for path, segments in paths.items()}
+
+
+def _line(callers: Iterable[str], methods: Iterable[str], paths: Iterable[str]) -> str:
+    named = f", callers: [{', '.join(sorted(callers))}]" if callers else ""
+    return f"{{methods: [{', '.join(sorted(methods))}], paths: {json.dumps(list(paths), ensure_ascii=False)}{named}}}"
+
+
+def needed_line(method: str, path: bytes) -> str:
+    """The line for `access.allow` that would allow one request, as YAML."""
+    return _line((), [method], [template(path)])
