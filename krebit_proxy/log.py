@@ -26,11 +26,10 @@ from json.encoder import encode_basestring_ascii as _quoted
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import structlog
 
-from krebit_proxy.config import Log
 from krebit_proxy.core.secret import MASK, Secret
 
 Event = MutableMapping[str, Any]
@@ -39,7 +38,16 @@ _COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m
 _PLAIN: Final = "\x1b[0m"
 
 
-def configure(settings: Log, stream: TextIO | None = None) -> None:
+class LogSettings(Protocol):
+    """The settings of the log, as `config.Log` has them."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends every event from now on to `stream`, standard error if None. May be called again.
 
     `settings.access` is for whoever writes `request.done`: it is not filtered here.
