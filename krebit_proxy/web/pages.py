@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
-ERROR_FIELD: Final = "X-Krebit-Proxy-Error"
 _PROTECTION: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",

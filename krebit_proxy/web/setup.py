@@ -225,6 +225,8 @@ class Setup:
         )
         # Under no-referrer a browser sends `Origin: null` with the form, which admission takes for another site.
         response.headers["Referrer-Policy"] = "same-origin"
+        if error:
+            response.headers["X-Krebit-Proxy-Error"] = error.code
         response.headers.extend(("Set-Cookie", cookie) for cookie in cookies)
         return response
 

@@ -450,6 +450,7 @@ async def test_a_wrong_address_is_explained_on_the_page_and_can_be_corrected(
 
     assert (wrong.status, empty.status) == (400, 400)
     assert "The answer has no code." in words(wrong)
+    assert wrong.headers["X-Krebit-Proxy-Error"] == "setup_failed"
     assert state in wrong.text
     assert right.location == "/setup/done"
 
