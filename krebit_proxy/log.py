@@ -42,9 +42,12 @@ class LogSettings(Protocol):
     """The settings of the log, as `config.Log` has them."""
 
     @property
-    def level(self) -> str: ...
+    def level(self) -> str:
+        """The least that is written."""
+
     @property
-    def format(self) -> str: ...
+    def format(self) -> str:
+        """auto, console or json."""
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
