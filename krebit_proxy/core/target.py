@@ -93,12 +93,8 @@ def readings(path: bytes) -> set[bytes]:
 
 
 def meanings(path: bytes) -> set[bytes]:
-    """The readings of `path` to hold against a path template: its own spelling counts decoded, but for `%2F` and `%5C`.
+    """The readings of `path` to hold against a path template, each with everything decoded but `%2F` and `%5C`.
 
     So a segment may be spelt in any way, and a `%2F` is seen both as a part of its segment and as the end of it.
     """
-    found = readings(path)
-    if b"%" in path:
-        found.remove(path)
-        found.add(_SPELT.sub(lambda escape: unquote_to_bytes(escape[0]), path))
-    return found
+    return {_SPELT.sub(lambda escape: unquote_to_bytes(escape[0]), reading) for reading in readings(path)}
