@@ -32,8 +32,8 @@ class UpstreamBroken(Exception):
 class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
-    __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_left",
-                 "_link", "_method", "_pool", "_response", "_seen", "_time", "_upgrade", "_waiter",
+    __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
+                 "_left", "_link", "_pool", "_response", "_seen", "_time", "_waiter",
                  "broken")  # fmt: skip
 
     def __init__(
@@ -51,13 +51,12 @@ class Exchange:
         """Called when the response breaks off; the caller may be busy with something else than `read`."""
         self._pool = pool
         self._link: Link | None = None  # None while a retry connects
-        self._method = method
-        self._upgrade = upgrade
         self._left = content or 0
         self._chunked = content is None
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
         self._held: list[bytes] | None = [head] if retry and link.uses and method in IDEMPOTENT else None
+        self._held_size = 0
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # response() has returned the head
@@ -66,15 +65,15 @@ class Exchange:
         self._time = pool.time
         self._asked = self._seen = pool.time()
         self._start(link)
+        if self._finished:
+            self._flush_head()
+        else:
+            pool.loop.call_soon(self._flush_head)
 
     def _start(self, link: Link) -> None:
         self._link = link
         link.owner = self
         link.uses += 1
-        if self._finished:
-            self._flush_head()
-        else:
-            self._pool.loop.call_soon(self._flush_head)
 
     def _flush_head(self) -> None:
         if self._head and self._link is not None:
@@ -126,7 +125,8 @@ class Exchange:
         if self._held is None:
             return
         self._held.append(data)
-        if self._link is not None and sum(map(len, self._held[1:])) > HELD:
+        self._held_size += len(data)
+        if self._link is not None and self._held_size > HELD:
             self._held = None
 
     async def drain(self) -> None:
@@ -152,7 +152,8 @@ class Exchange:
 
         Raises Refused: upstream_invalid, upstream_timeout or upstream_unreachable. The exchange is over then.
         """
-        self._flush_head()
+        if self._head:
+            self._flush_head()
         while self._error is None:
             if (head := self._response.head) is not None:
                 self._answered = True
@@ -271,8 +272,9 @@ class Exchange:
             return
         if response.buffered >= HIGH_WATER:
             link.pause()
-        self._wake()
-        if response.done:
+        if self._waiter is not None:
+            self._wake()
+        if response.done and self._drainer is not None:
             self._wake_drainer()
 
     def flushed(self, link: Link) -> None:

@@ -69,7 +69,7 @@ class Link(Protocol):
 class SocketLink:
     """A link on a connected socket; TLS must be set up already."""
 
-    __slots__ = ("_fd", "_loop", "_out", "_poll", "_read_wants_write", "_reading", "_recv_into", "_send", "_socket",
+    __slots__ = ("_fd", "_loop", "_out", "_poll", "_read_wants_write", "_reading", "_send", "_socket",
                  "_tls", "_write_failed", "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner",
                  "uses")  # fmt: skip
 
@@ -84,7 +84,6 @@ class SocketLink:
         self._fd = sock.fileno()
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._send = sock.send
-        self._recv_into = sock.recv_into
         self._out: deque[memoryview | bytes] = deque()
         self._reading = self._writing = False
         self._read_wants_write = self._write_wants_read = self._write_failed = False
@@ -214,12 +213,13 @@ class SocketLink:
         tls = self._tls
         size = 0
         try:
-            size = got = self._recv_into(_buffer)
             if tls is None:
+                size = self._socket.recv_into(_buffer)
                 return size, not size, None
+            size = got = tls.recv_into(_buffer)
             # A TLS socket gives one record at a time; one that is full, or not taken whole, has more behind it.
             while got and size <= _READ - _RECORD and (got == _RECORD or tls.pending()):
-                got = self._recv_into(_view[size:])
+                got = tls.recv_into(_view[size:])
                 size += got
         except ssl.SSLWantWriteError:
             self._read_wants_write = True

@@ -11,6 +11,7 @@ HEAD_LIMIT: Final = 128 << 10
 
 # RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )"; the parser lets every octet pass.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_H: Final = ord("H")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _FRAMING: Final = frozenset(map(len, (b"connection", b"content-length", b"transfer-encoding")))
 
@@ -107,9 +108,10 @@ class Response:
     def _parse(self, data: Octets) -> None:
         http = self._http
         assert http is not None  # noqa: S101
-        if not self._seen and not b"HTTP/".startswith(bytes(data[:5])):
-            raise InvalidResponse("it does not begin with HTTP/")
         if self.head is None:
+            # The parser knows RTSP and ICE, too, and lets empty lines pass.
+            if not self._seen and data[0] != _H:
+                raise InvalidResponse("it does not begin with HTTP/")
             self._seen += len(data)
         try:
             http.feed_data(data)
@@ -164,7 +166,7 @@ class Response:
         version = http.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise InvalidResponse("its HTTP version is neither 1.0 nor 1.1")
-        if self._reason and _CONTROL.search(self._reason):
+        if self._reason != b"OK" and _CONTROL.search(self._reason):
             raise InvalidResponse("its reason phrase holds a control character")
         if 200 <= status < 600:
             self._final(version, status)
