@@ -206,5 +206,5 @@ async def _create_tables(session: Session) -> None:
         return
     for table in (_GRANT_TABLE, _LOCK_TABLE):
         # IF NOT EXISTS does not cover two who create it at the same moment.
-        with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable):
+        with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateObject):
             await session.run(table)

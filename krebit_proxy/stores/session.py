@@ -27,8 +27,8 @@ _LASTING: Final = ("28", "3D", "3F", "42")
 class Session:
     """A connection in autocommit mode, for one statement at a time. Its methods raise psycopg's Error or TimeoutError.
 
-    psycopg answers a cancellation by waiting for the server to confirm it, which a frozen server does not. So nothing
-    is cancelled here: what takes longer than `patience` seconds has its socket shut, and fails by itself.
+    psycopg answers a cancellation by asking the server to confirm it, for which it waits, and a frozen server never
+    does. So nothing is cancelled here: what takes longer than `patience` seconds has its socket shut, and fails at once.
     """
 
     def __init__(self, connection: AsyncConnection[tuple[Any, ...]], patience: float) -> None:

@@ -99,9 +99,7 @@ async def test_a_folder_that_others_can_write_is_refused(place: Place, grant_fil
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o602])
 @pytest.mark.parametrize("suffix", [".json", ".lock"])
-async def test_a_file_that_others_can_open_is_refused(
-    place: Place, grant_file: Path, bits: int, suffix: str
-) -> None:
+async def test_a_file_that_others_can_open_is_refused(place: Place, grant_file: Path, bits: int, suffix: str) -> None:
     grant_file.with_suffix(suffix).chmod(bits)
     with pytest.raises(StoreError) as error:
         await place.open().probe()
@@ -175,7 +173,16 @@ async def test_random_bytes_are_damaged_and_not_a_new_store(place: Place, grant_
 
 @pytest.mark.parametrize(
     "content",
-    ["{}", "[]", "null", '{"v": 2}', '{"v": 1}', "[" * 100_000, '{"v": 1, "tokens": 1e999}', '{"v": ' + "9" * 400 + "}"],
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"v": 2}',
+        '{"v": 1}',
+        "[" * 100_000,
+        '{"v": 1, "tokens": 1e999}',
+        '{"v": ' + "9" * 400 + "}",
+    ],
 )
 async def test_other_json_is_damaged_and_not_a_new_store(place: Place, grant_file: Path, content: str) -> None:
     grant_file.write_text(content)
