@@ -61,6 +61,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     _writer.open(stream)
     # In place: loggers that were used before hold this list, and hear of the change by that.
     _processors[:] = [_Console(colours=terminal) if console else _json]
+    _quick[0] = settings.level in {"debug", "info"}
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
@@ -68,6 +69,14 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Foreign()], level=max(logging.WARNING, _LEVELS[settings.level]), force=True)
+
+
+def request_done(event: Event) -> None:
+    """The one event that each request writes: `log.info("request.done", **event)`, for half of its cost."""
+    if _quick[0] and _processors[0] is _json:
+        _writer.info(_line("info", "request.done", event))
+    else:
+        structlog.get_logger().info("request.done", **event)
 
 
 def flush() -> None:
@@ -80,23 +89,24 @@ def flush() -> None:
 
 def _json(_logger: object, level: str, event: Event) -> str:
     """The event as one line of JSON."""
-    name = event.pop("event", "")
-    _without_query(event)
     if "exc_info" in event:
         event.update(_failure(event.pop("exc_info")))
-    line = [f'{{"timestamp":"{_timestamp()}","level":"{level}","event":{_quoted(name)}']
+    return _line(level, event.pop("event", ""), event)
+
+
+def _line(level: str, name: str, event: Event) -> str:
+    _without_query(event)
+    line = f'{{"timestamp":"{_timestamp()}","level":"{level}","event":{_quoted(name)}'
     for key, value in event.items():
         kind = type(value)
         if kind is str:
-            text = _quoted(value)
+            line += f',"{key}":{_quoted(value)}'
         elif kind is int or (kind is float and isfinite(value)):
-            text = str(value)
+            line += f',"{key}":{value}'
         else:
-            text = _encode(value)
-        line.append(f'"{key}":{text}')
-    text = ",".join(line)
+            line += f',"{key}":{_encode(value)}'
     # ASCII alone is left now, and of that all that is control is escaped but this one.
-    return (text if "\x7f" not in text else text.replace("\x7f", "\\u007f")) + "}"
+    return (line if "\x7f" not in line else line.replace("\x7f", "\\u007f")) + "}"
 
 
 class _Console:
@@ -220,6 +230,7 @@ class _Writer:
 
 _writer: Final = _Writer()
 _processors: Final[list[Any]] = []
+_quick: Final = [False]  # whether events of level info are written
 atexit.register(flush)
 
 

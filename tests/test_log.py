@@ -131,6 +131,23 @@ def test_what_others_log_loses_its_text_and_keeps_its_place() -> None:
     assert "test_log" in error["at"]
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"format": "console"}, {"level": "warning"}], ids=["json", "console", "quiet"]
+)
+def test_the_quick_way_writes_the_same(settings: dict[str, str]) -> None:
+    event = {"path": "/api/x?token=1", "status": 200, "seconds": 0.25, "replayed": True, "caller": "\x1b[1m\x7f"}
+    stream = configured(**settings)
+    structlog.get_logger().info("request.done", **event)
+    log.request_done(event.copy())
+    log.flush()
+    lines = [line[line.find("info") :] for line in stream.getvalue().splitlines()]
+    assert len(lines) == (0 if settings.get("level") else 2)
+    assert lines[:1] == lines[1:]
+    with capture_logs() as events:
+        log.request_done(event)
+    assert len(events) == len(lines) / 2
+
+
 def test_the_level_is_a_lower_bound() -> None:
     stream = configured(level="warning")
     logger = structlog.get_logger()
