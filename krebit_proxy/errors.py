@@ -31,6 +31,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "client_not_allowed": (403, "This caller is not allowed"),
     "host_not_allowed": (421, "This host name is not served"),
     "client_key_required": (401, "A client key is needed"),
+    "rate_limited": (429, "Too many requests"),
     # Our own pages only, never in answer to an API call:
     "setup_closed": (410, "Setup is closed"),
     "setup_failed": (400, "The authorization did not work"),

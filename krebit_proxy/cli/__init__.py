@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "status": "Show the state of the grant.",
     "wait": "Wait until requests are authenticated.",
     "health": "Probe whether the proxy serves, for containers.",
+    "policy": "Find out which requests callers need, and allow no others.",
     "logout": "Forget the grant.",
     "sandbox": "Start the stand-in for Krebit alone.",
 }

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,9 +17,15 @@ if TYPE_CHECKING:
 
 
 @click.command
+@click.option(
+    "--observe",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Let all methods and paths pass, and write what callers use to FILE, for: krebit-proxy policy suggest.",
+)
 @common_options
 @pass_invocation
-def run(invocation: Invocation) -> None:
+def run(invocation: Invocation, observe: Path | None) -> None:
     """Start the proxy in the foreground.
 
     It logs where it listens, and how to authorize it while that is needed. SIGTERM and SIGINT (Ctrl-C) stop it: it
@@ -30,7 +37,7 @@ def run(invocation: Invocation) -> None:
     settings = invocation.settings()
     log.configure(settings.log)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, observe))
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
@@ -43,13 +50,13 @@ def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
     return factory
 
 
-async def _serve(settings: "Settings") -> None:
+async def _serve(settings: "Settings", observe: Path | None) -> None:
     import structlog  # noqa: PLC0415
 
     from krebit_proxy.web import Proxy  # noqa: PLC0415
 
     logger = structlog.get_logger()
-    proxy = Proxy(settings)
+    proxy = Proxy(settings, observe=observe)
     stopped = stop_signal()
     await proxy.start()
     try:

@@ -245,7 +245,11 @@ class Limits(Section):
     """What one caller, or all of them, may take. Times are seconds."""
 
     connections: Annotated[int, Field(ge=1, strict=True)] = 1000
-    """At the limit the longest idle one makes room."""
+    """At the limit the longest idle one makes room. One address of another computer may have half of them."""
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
+    """Requests a second of each caller in the long run. Empty: any number."""
+    burst: Annotated[int, Field(ge=1, strict=True)] = 20
+    """Requests of a caller at once, where a rate is set."""
     header_bytes: Annotated[Size, Field(ge=1024)] = 16 << 10
     """For the whole head of a request."""
     header_timeout: Seconds = 30

@@ -7,7 +7,7 @@ plain tool on loopback sends nothing but `Host` that matters here, and pays for 
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
@@ -49,9 +49,9 @@ class Call:
 
     peer: Peer
     method: bytes
-    target: bytes
+    target: bytes = field(repr=False)  # a query and fields may hold secrets of the caller
     names: Names
-    fields: Fields
+    fields: Fields = field(repr=False)
     http10: bool = False
     page: bool = False
 

@@ -19,8 +19,14 @@ _SEGMENT: Final = re.compile(r"\*\*|\{[A-Za-z_][A-Za-z0-9_]*\}|[^{}*/]+")
 
 def template(path: bytes) -> str:
     """The path template that `path` is a case of: /api/invoices/17/lines becomes /api/invoices/{id}/lines."""
-    segments = (unquote(segment.partition(b";")[0].decode("ascii", "replace")) for segment in path.split(b"/"))
-    return "/" + "/".join("{id}" if _stands_for_one(segment) else segment for segment in segments if segment)
+    folded = []
+    for spelt in path.split(b"/"):
+        segment = unquote(spelt.partition(b";")[0].decode("ascii", "replace"))
+        if "/" in segment:
+            return "/".join(["", *folded, "**"])  # it may be understood as more than one
+        if segment:
+            folded.append("{id}" if _stands_for_one(segment) else segment)
+    return "/".join(["", *folded])
 
 
 def _stands_for_one(segment: str) -> bool:

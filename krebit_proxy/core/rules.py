@@ -30,7 +30,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of one connection. `caller` is who it is while no key says more; `local` our address as a Host."""
+    """The other end of one connection.
+
+    `caller` is who it is while no key says more; `address` its IP address; `local` our address as a Host.
+    """
 
     caller: Caller
     allowed: bool
@@ -38,6 +41,7 @@ class Peer:
     unix: bool = False
     local: bytes = b""
     scheme: bytes = b"http"
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Rules:
             loopback=remote.is_loopback,
             local=host.encode(),
             scheme=scheme,
+            address=str(remote),
         )
 
     def unix_peer(self, uid: int, *gids: int, scheme: bytes = b"http") -> Peer:

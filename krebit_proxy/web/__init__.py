@@ -3,6 +3,8 @@
 import asyncio
 import gc
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 
 from krebit_proxy.config import Settings
 from krebit_proxy.credentials import Credentials
@@ -13,6 +15,7 @@ from krebit_proxy.upstream import Upstream
 from krebit_proxy.web.admission import access_rules
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.listeners import Listeners, open_listeners
+from krebit_proxy.web.observing import Observer
 from krebit_proxy.web.server import Server
 from krebit_proxy.web.setup import Setup
 from krebit_proxy.web.status import StatusPages
@@ -22,8 +25,10 @@ from krebit_proxy.web.tls import server_context
 class Proxy:
     """Store, credentials, upstream and listeners of one proxy, started and stopped together."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, observe: Path | None = None) -> None:
+        """`observe`: a file for what callers do; meanwhile `access.read_only` and `access.allow` refuse nothing."""
         self._settings = settings
+        self._observe = observe
         self._listeners = Listeners()
         self._running = AsyncExitStack()
 
@@ -38,6 +43,10 @@ class Proxy:
     async def _start(self) -> None:
         settings, running = self._settings, self._running
         rules, tls = access_rules(settings), server_context(settings)
+        observer = None
+        if self._observe is not None:
+            rules, observer = replace(rules, read_only=False, allow=()), Observer(self._observe)
+            running.callback(observer.close)
         self._listeners = open_listeners(settings)
         running.callback(self._listeners.close)
 
@@ -55,7 +64,7 @@ class Proxy:
 
         pages = {**StatusPages(settings, credentials, metrics).routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
-        server = Server(settings, rules=rules, api=api.forward, pages=pages, metrics=metrics)
+        server = Server(settings, rules=rules, api=api.forward, pages=pages, metrics=metrics, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
         for accepting in await self._listeners.serve(server, tls):
             running.callback(accepting.close)

@@ -5,16 +5,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
+from math import ceil
 from secrets import token_hex
 from typing import Final, cast
 
-import structlog
 from aiohttp import web
 
+from krebit_proxy import log
 from krebit_proxy.config import Settings
 from krebit_proxy.core.admission import admit
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.fields import readable_by
+from krebit_proxy.core.rate import Rates
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
@@ -41,8 +43,9 @@ class Server(web.Server):
         api: Callable[[Call], Awaitable[None]],
         pages: Mapping[str, Page],
         metrics: Metrics,
+        observe: Callable[[Call], None] | None = None,
     ) -> None:
-        """`api` answers calls for /api/; `pages` has our own pages by their exact path."""
+        """`api` answers calls for /api/; `pages` has our own pages by path; `observe` sees each call at its end."""
         super().__init__(_never, handler_cancellation=True)
         self.settings = settings
         self.draining = False
@@ -50,11 +53,12 @@ class Server(web.Server):
         self._api = api
         self._pages = pages
         self._metrics = metrics
-        self._log = structlog.get_logger().bind()
         self._logged = settings.log.access
         self._setup_origin = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
         self._ids = map((token_hex(4) + "-%x").__mod__, count(1))
+        self._observe = observe
         limits = settings.limits
+        self._rates = Rates(limits.rate, limits.burst) if limits.rate else None
         self._interval = min(1.0, limits.header_timeout / 10, limits.body_timeout / 10, limits.keepalive / 10)
         self._look: asyncio.TimerHandle | None = None
         self._open: dict[Connection, None] = {}
@@ -77,6 +81,9 @@ class Server(web.Server):
         if self._look is None:
             self._look_around()
         limit = self.settings.limits.connections
+        peer = connection.peer
+        if not peer.loopback and sum(other.peer.address == peer.address for other in self._open) > limit // 2:
+            return False
         if len(self._open) <= limit:
             return True
         others = [other for other in self._open if not other.closing and other is not connection]
@@ -112,12 +119,25 @@ class Server(web.Server):
         call.caller = caller = admit(call, self._rules)
         if caller.preflight:
             self._respond(call, 204, caller.preflight)
-        elif call.method == b"OPTIONS" and _ends_here(call):
+            return
+        if self._rates is not None and not call.page:
+            self._keep_rate(self._rates, caller.name)
+        if call.method == b"OPTIONS" and _ends_here(call):
             self._respond(call, 204, b"Allow: %b\r\n" % METHODS.encode())
         elif call.page:
             await self._answer_page(call, path)
         else:
             await self._api(call)
+
+    def _keep_rate(self, rates: Rates, caller: str) -> None:
+        wait = rates.wait(caller, self._loop.time())
+        if wait:
+            raise Refused(
+                "rate_limited",
+                "This caller sends more requests than it may.",
+                hint="limits.rate and limits.burst set how many.",
+                retry_after=ceil(wait),
+            )
 
     async def _answer_page(self, call: Call, path: str) -> None:
         page = self._pages.get(path)
@@ -148,7 +168,9 @@ class Server(web.Server):
         seconds = self._loop.time() - call.started
         call.status = call.status or _CALLER_LEFT
         if self._logged:
-            self._log.info("request.done", **call.event(), seconds=round(seconds, 4))
+            log.request_done({**call.event(), "seconds": round(seconds, 4)})
+        if self._observe is not None:
+            self._observe(call)
         self._metrics.request(call.method.decode("ascii"), call.status, seconds, call.sent, call.content.received)
 
     # The end

@@ -23,6 +23,7 @@ from krebit_proxy.core.target import meanings
         (b"/api/x/%7Bid%7D", "/api/x/{id}"),
         (b"/api/x/a%2Ab", "/api/x/{id}"),
         (b"/api/x/%FF", "/api/x/{id}"),
+        (b"/api/x/a%2Fb/c", "/api/x/**"),
         (b"/api/x/%1B[31m", "/api/x/{id}"),
     ],
 )

@@ -50,8 +50,17 @@ def test_a_peer_is_named_by_the_network_that_lets_it_in() -> None:
 
 def test_without_networks_every_tcp_peer_is_let_in() -> None:
     peer = Rules().peer("192.0.2.1", "192.0.2.2", scheme=b"https")
-    assert peer == Peer(Caller("network"), allowed=True, loopback=False, local=b"192.0.2.2", scheme=b"https")
-    assert Rules().peer("::1", "::1") == Peer(Caller("loopback"), allowed=True, loopback=True, local=b"[::1]")
+    assert peer == Peer(
+        Caller("network"),
+        allowed=True,
+        loopback=False,
+        local=b"192.0.2.2",
+        scheme=b"https",
+        address="192.0.2.1",
+    )
+    assert Rules().peer("::1", "::1") == Peer(
+        Caller("loopback"), allowed=True, loopback=True, local=b"[::1]", address="::1"
+    )
 
 
 def test_a_unix_peer_is_judged_by_its_uid_and_gid_where_rules_name_any() -> None:

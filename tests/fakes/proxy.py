@@ -43,13 +43,18 @@ def settings_of(upstream_url: str, folder: Path, **overrides: Any) -> Settings:
 
 
 async def store_grant(
-    settings: Settings, *, expires_in: float = 3600, lifetime: float = 3600, token: str = "token-1"
+    settings: Settings,
+    *,
+    expires_in: float = 3600,
+    lifetime: float = 3600,
+    token: str = "token-1",
+    refresh_token: str = "refresh-1",
 ) -> None:
     """Puts generation 1 into the store, as an earlier setup would have."""
     now = time.time()
     tokens = Tokens(
         access_token=Secret(token),
-        refresh_token=Secret("refresh-1"),
+        refresh_token=Secret(refresh_token),
         obtained_at=now + expires_in - lifetime,
         expires_at=now + expires_in,
     )
@@ -98,6 +103,7 @@ async def running_proxy(
     /,
     *,
     grant: dict[str, Any] | None = None,
+    observe: Path | None = None,
     **overrides: Any,
 ) -> AsyncIterator[RunningProxy]:
     """Starts the proxy on a free port. `grant` are arguments of `store_grant`."""
@@ -107,7 +113,7 @@ async def running_proxy(
     await store_grant(settings, **(grant or {}))
     output = io.StringIO()
     log.configure(settings.log, output)
-    proxy = Proxy(settings)
+    proxy = Proxy(settings, observe=observe)
     await proxy.start()
     running = RunningProxy(proxy, settings, output)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from krebit_proxy.errors import SettingsError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Response
 from tests.fakes.proxy import RunningProxy, running_proxy
@@ -230,3 +231,66 @@ async def test_a_caller_may_speak_tls(start: Start, upstream: Upstream, tmp_path
     writer.close()
     assert got.startswith(b"HTTP/1.1 302")
     assert b"\r\nLocation: https://localhost:8321/api/y\r\n" in got
+
+
+async def test_a_caller_keeps_its_rate(start: Start, upstream: Upstream) -> None:
+    proxy = await start(limits={"rate": 0.01, "burst": 2})
+    answers = [await ask(proxy, "GET", "/api/x") for _ in range(3)]
+    assert [got.status for got in answers] == [200, 200, 429]
+    assert answers[2].code == "rate_limited"
+    assert 0 < int(answers[2].values(b"retry-after")[0]) <= 100
+    assert (await ask(proxy, "GET", "/healthz")).status == 200
+    assert len(upstream.calls) == 2
+
+
+async def test_what_callers_do_is_observed_and_nothing_is_refused_meanwhile(upstream: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "observed.json"
+    rules = {"read_only": True, "allow": [{"paths": ["/api/other"]}]}
+    for run in ("first", "second"):  # which goes on where the first one ended
+        upstream.script = [answer(), answer(), answer(404), answer(201)]
+        (tmp_path / run).mkdir()
+        async with running_proxy(upstream, tmp_path / run, observe=file, access=rules) as proxy:
+            for target in ("/api/invoices/17?secret", "/api/invoices/18"):
+                assert (await ask(proxy, "GET", target)).status == 200
+            assert (await ask(proxy, "GET", "/api/missing")).status == 404
+            assert (await ask(proxy, "POST", "/api/invoices", content=b"x")).status == 201
+            assert (await ask(proxy, "GET", "/api/../x")).status == 403
+            assert (await ask(proxy, "GET", "/healthz")).status == 200
+    assert file.read_text() == (
+        '[\n["/api/invoices", "POST", "loopback", 2],\n["/api/invoices/{id}", "GET", "loopback", 4]\n]\n'
+    )
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_file_of_something_else_is_not_overwritten_by_observing(upstream: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "precious"
+    file.write_text("precious")
+    with pytest.raises(SettingsError, match="cannot be read as observations"):
+        async with running_proxy(upstream, tmp_path, observe=file):
+            pass
+    assert file.read_text() == "precious"
+
+
+async def test_one_address_beyond_loopback_gets_half_of_the_connections(start: Start) -> None:
+    beyond = own_address()
+    proxy = await start(
+        listen=("0.0.0.0:0",),
+        limits={"connections": 4},
+        access={"expose": True, "allow_clients": ["0.0.0.0/0"]},
+    )
+    greedy = [await proxy.connect(host=beyond) for _ in range(3)]
+    for client in greedy[:2]:
+        assert (await client.ask("GET", "/api/x")).status == 200
+    assert (await greedy[2].response()).code == "overloaded"
+    neighbour = await proxy.connect()
+    assert (await neighbour.ask("GET", "/api/x")).status == 200
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback; the test is skipped where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; it only asks for the route
+        except OSError:
+            pytest.skip("this machine has no address beyond loopback")
+        return str(probe.getsockname()[0])

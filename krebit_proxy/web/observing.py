@@ -1,0 +1,67 @@
+"""What callers do, written to a file as path templates, for rules that allow just that."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from krebit_proxy.core.policy import Observations
+from krebit_proxy.core.target import origin_form
+from krebit_proxy.errors import SettingsError
+from krebit_proxy.web.call import Call
+
+_log: Final = structlog.get_logger()
+_PAUSE: Final = 5.0  # seconds between two writes
+
+
+def read_observations(path: Path) -> Observations:
+    """What an earlier run saw; nothing where there is no file. Raises SettingsError when it can not be read."""
+    try:
+        return Observations.from_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return Observations()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError([f"{path} cannot be read as observations: {reason}"]) from None
+
+
+class Observer:
+    """Folds the requests that were answered well, and keeps them in a file: paths as templates, never a query."""
+
+    def __init__(self, path: Path) -> None:
+        """Goes on where the file ends. Raises SettingsError or OSError when it can not be read or written."""
+        self._path = path
+        self._observations = read_observations(path)
+        self._later: asyncio.TimerHandle | None = None
+        self._write()
+
+    def __call__(self, call: Call) -> None:
+        """Counts a call that the upstream has answered."""
+        if call.page or call.code or call.caller is None or call.caller.preflight or not 100 < call.status < 400:
+            return
+        path = origin_form(call.target)[0].partition(b"?")[0]
+        self._observations.add(call.method.decode("ascii"), path, call.caller.name)
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_PAUSE, self._write_later)
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        if self._later is not None:
+            self._later.cancel()
+            self._write()
+
+    def _write_later(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("policy.not_written", path=str(self._path), reason=error.strerror)
+
+    def _write(self) -> None:
+        """Replaces the file at once, so that a reader never sees half of it. It is small: the kinds are bounded."""
+        self._later = None
+        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(self._observations.to_json())
+        new.replace(self._path)
