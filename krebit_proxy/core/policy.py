@@ -19,7 +19,7 @@ _SEGMENT: Final = re.compile(r"\*\*|\{[A-Za-z_][A-Za-z0-9_]*\}|[^{}*/]+")
 
 def template(path: bytes) -> str:
     """The path template that `path` is a case of: /api/invoices/17/lines becomes /api/invoices/{id}/lines."""
-    folded = []
+    folded: list[str] = []
     for spelt in path.split(b"/"):
         segment = unquote(spelt.partition(b";")[0].decode("ascii", "replace"))
         if "/" in segment:
