@@ -69,10 +69,10 @@ class Breaker:
         if len(self._paths) > self.PATHS:
             self._paths.popitem(last=False)
 
-    def reset(self, path: bytes) -> None:
-        """The path answered with a 2xx."""
-        if self._paths:
-            self._paths.pop(path, None)
+    def reset(self, target: bytes) -> None:
+        """The path of `target` answered with a 2xx."""
+        if self._paths:  # seldom; and this is called for nearly every request
+            self._paths.pop(target.partition(b"?")[0], None)
 
 
 class Allowance:

@@ -1,7 +1,6 @@
 """One call of the API, forwarded. `Api.forward` is the whole story; what happens after a 401 is `_after_401`."""
 
 import asyncio
-from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -42,23 +41,31 @@ class Attempt:
 
     async def stop_sending(self) -> None:
         """Ends the sending of content; what was not taken from the caller stays there."""
-        if self.upload is not None and not self.upload.done():
-            self.upload.cancel()
-            await asyncio.wait({self.upload})
+        upload = self.upload
+        if upload is not None and not upload.done():
+            upload.cancel()
+            await asyncio.wait({upload})
 
     async def discard(self) -> None:
         """Gives up on the response, and keeps its connection if that costs little."""
-        await self.stop_sending()
+        try:
+            await self.stop_sending()
+            if self.upload is None or not self.upload.cancelled():  # else the connection is of no use any more
+                async with asyncio.timeout(_REFUSED_TIME):
+                    await self._read_to_end()
+        except (TimeoutError, UpstreamBroken):
+            pass
+        finally:
+            self.exchange.abort()  # unless it is released
+
+    async def _read_to_end(self) -> None:
         size = 0
-        with suppress(TimeoutError, UpstreamBroken):
-            async with asyncio.timeout(_REFUSED_TIME):
-                while size < _REFUSED_CONTENT:
-                    piece = await self.exchange.read()
-                    if not piece:
-                        self.exchange.release()
-                        return
-                    size += len(piece)
-        self.exchange.abort()
+        while size < _REFUSED_CONTENT:
+            piece = await self.exchange.read()
+            if not piece:
+                self.exchange.release()
+                return
+            size += len(piece)
 
 
 class Api:
@@ -104,9 +111,9 @@ class Api:
         Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
         not_replayed.
         """
-        path, now = target.partition(b"?")[0], monotonic()
+        path = target.partition(b"?")[0]
         challenges = [value for name, value in first.response.fields if name.lower() == b"www-authenticate"]
-        barred = self._breaker.is_open(path, now)
+        barred = self._breaker.is_open(path, monotonic())
         verdict = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
         if verdict is Verdict.RELAY:
             self._metrics.replayed("relayed")
@@ -124,7 +131,7 @@ class Api:
         call.replayed = True
         second = await self._send(call, target, fresh, kept)
         if second.response.status == 401:
-            self._breaker.trip(path, now)
+            self._breaker.trip(path, monotonic())
         self._metrics.replayed("refused_again" if second.response.status == 401 else "done")
         return second
 
@@ -200,29 +207,31 @@ class Api:
         """Gives the response to the caller. Raises UpstreamBroken when it breaks off."""
         exchange, response = attempt.exchange, attempt.response
         try:
-            if 200 <= response.status < 300:
-                self._breaker.reset(target.partition(b"?")[0])
-            elif response.status >= 400:
-                await attempt.stop_sending()
+            if response.status < 300:
+                self._breaker.reset(target)
+            elif attempt.upload is not None:
+                await (
+                    attempt.stop_sending()
+                )  # it was refused or is elsewhere: what is left of the content is not wanted
             if response.status == 101:
                 await self._tunnel(call, attempt)
             else:
                 await self._relay_content(call, attempt)
+            if attempt.upload is not None:
+                await attempt.stop_sending()
+            exchange.release()
         except BaseException:
             exchange.abort()
-            raise
-        finally:
             await attempt.stop_sending()
-        exchange.release()
+            raise
 
     async def _relay_content(self, call: Call, attempt: Attempt) -> None:
         exchange, response = attempt.exchange, attempt.response
-        chunked = response.has_content and response.length is None and not call.http10
-        if response.has_content and response.length is None and call.http10:
+        chunked = response.has_content and response.length is None
+        if chunked and call.http10:
             # RFC 9112, 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
             # request indicates HTTP/1.1". So only the end of the connection can show the end of the content.
-            call.persistent = False
-            call.silent = True
+            chunked, call.persistent, call.silent = False, False, True
         pending = self._response_head(call, response, chunked=chunked)
         status = response.status
         more = response.has_content
@@ -267,7 +276,7 @@ class Api:
     async def _tunnel(self, call: Call, attempt: Attempt) -> None:
         """Carries raw bytes both ways after a 101, until either side ends it."""
         exchange, response = attempt.exchange, attempt.response
-        call.persistent = False
+        call.persistent, call.silent = False, True
         protocol = next((value for name, value in response.fields if name.lower() == b"upgrade"), call.upgrade or b"")
         lines = response_fields(
             response.fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
