@@ -9,11 +9,12 @@ from urllib.parse import quote_plus
 import aiohttp
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.grant import NotSent, Outcome, Unclear, read_answer
-from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.grant import NotSent, Outcome, Refusal, Unclear, read_answer
+from krebit_proxy.core.secret import MASK, Secret
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer
 _LONGEST_ANSWER: Final = 64 * 1024
+_SECRETS: Final = frozenset({"code", "code_verifier", "refresh_token"})
 
 
 class TokenEndpoint:
@@ -66,7 +67,11 @@ class TokenEndpoint:
             return NotSent(_reason(error))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             return Unclear(_reason(error))
-        return read_answer(status, content, retry_after, sent_at=sent_at, previous=previous)
+        answer = read_answer(status, content, retry_after, sent_at=sent_at, previous=previous)
+        if isinstance(answer, Refusal):  # the only outcome that holds foreign words
+            secrets = [self._settings.client_secret.reveal(), *(form[name] for name in _SECRETS & form.keys())]
+            return Refusal(answer.error, _without(secrets, answer.description))
+        return answer
 
     async def _post(self, url: str, form: dict[str, str]) -> tuple[int, bytes, str | None]:
         """One POST on a connection of its own: a stale connection is the commonest way to lose an answer."""
@@ -107,6 +112,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
             msg = "longer than 64 KiB"
             raise ValueError(msg)
     return bytes(content)
+
+
+def _without(secrets: list[str], text: str) -> str:
+    """Some servers repeat in an error what they were sent; what must not be shown is masked."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, MASK)
+    return text
 
 
 def _basic(client_id: str, client_secret: Secret) -> str:

@@ -265,7 +265,7 @@ async def test_logout_revokes_forgets_and_keeps_counting(server: AuthorizationSe
             await credentials.bearer()
         assert refused.value.code == "setup_required"
         assert "refresh-1" not in "".join(path.read_text() for path in (tmp_path / "grant").iterdir())
-        await credentials.authorized(tokens(left=3000))
+        await credentials.authorized(tokens(left=3600))
         assert (await credentials.bearer()).generation == 3
     assert server.revoked == ["refresh-1"]
 

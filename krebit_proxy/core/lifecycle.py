@@ -79,6 +79,7 @@ from krebit_proxy.core.storing import (
     beaten,
     conflicted,
     give_up,
+    is_newer,
     pend,
     reconciled,
     release,
@@ -124,7 +125,8 @@ def _wish(state: State, event: Event, now: Moment) -> State:
             state = replace(state, callers=tuple(c for c in state.callers if c.id != caller))
         case Authorized() | LogoutAsked():
             # A person is waiting: no pause after earlier failures.
-            state = replace(state, orders=(*state.orders, event), try_at=NEVER)
+            known = state.grant.authorized_at if state.grant else 0.0
+            state = replace(state, orders=(*state.orders, replace(event, known=known)), try_at=NEVER)
         case Stopping():
             state = replace(state, stopping=True, run=replace(state.run, until=NEVER))
         case LockLost():
@@ -224,19 +226,18 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
 
 def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     state = replace(state, orders=state.orders[1:], run=replace(state.run, order=order))
-    asked_at = order.tokens.obtained_at if isinstance(order, Authorized) else order.at
-    superseded = state.grant is not None and state.grant.authorized_at > asked_at
-    # An order may have waited for the store, and what somebody authorized or forgot elsewhere meanwhile is newer.
+    superseded = state.grant is not None and is_newer(state.grant, order)
     if isinstance(order, Authorized) and not superseded:
-        return write(pend(state, order.tokens, asked_at))
+        return write(pend(state, order.tokens, order.at))
     if isinstance(order, LogoutAsked) and state.tokens is not None and not superseded:
         return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
     state, effects = release(state)
     return state, (*answered_order(order), *effects)
 
 
-def _revoked(state: State, event: Revoked, now: Moment) -> Step:
-    state, effects = write(pend(state, None, now.wall))
+def _revoked(state: State, event: Revoked, _: Moment) -> Step:
+    assert state.run.order is not None  # noqa: S101 -- a revocation belongs to a logout
+    state, effects = write(pend(state, None, state.run.order.at))
     return state, (report("grant.revoked", accepted=event.accepted), *effects)
 
 

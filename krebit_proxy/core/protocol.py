@@ -64,6 +64,12 @@ class Authorized:
 
     caller: int | None
     tokens: Tokens
+    known: float = 0.0  # `authorized_at` of the grant that was known then
+
+    @property
+    def at(self) -> float:
+        """When that was, by the wall clock."""
+        return self.tokens.obtained_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class LogoutAsked:
 
     caller: int | None
     at: float  # wall clock
+    known: float = 0.0  # `authorized_at` of the grant that was known then
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,12 +118,20 @@ def reconciled(state: State, event: Read, now: Moment) -> Step:
     state = replace(state, run=replace(state.run, base=base))
     if found == pending:
         return stored(state, Written(), now)
-    if order is not None and (found is None or found.authorized_at <= pending.authorized_at):
+    if order is not None and (found is None or not is_newer(found, order)):
         return write(pend(state, pending.tokens, pending.authorized_at))  # the word of a person counts more
     if found is None or base < pending.generation:
         return write(state)
     state, effects = release(believe(state, found, now))
     return state, (report("grant.adopted", generation=base), *answered_order(order), *effects)
+
+
+def is_newer(grant: Grant, order: Authorized | LogoutAsked) -> bool:
+    """Whether somebody authorized, or logged out, elsewhere while the order had to wait for the store.
+
+    What was known when the order was given is older, whatever a clock says that was wrong or was set.
+    """
+    return order.known != grant.authorized_at > order.at
 
 
 def store_failed(state: State, event: Failed, now: Moment) -> Step:

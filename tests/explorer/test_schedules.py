@@ -1,7 +1,8 @@
 """The real state machine in every schedule that fits, and in many random ones.
 
-`KREBIT_PROXY_SCHEDULES` sets the number of random schedules, `KREBIT_PROXY_DEPTH` how deep every schedule is tried. A
-failure shows the schedule as a transcript; `run(seed, ...)` repeats it.
+`KREBIT_PROXY_SCHEDULES` is the number of random schedules; `KREBIT_PROXY_DEPTH` and `KREBIT_PROXY_FAULTS` say how deep,
+and with how many faults, every interleaving is tried. A failure shows its schedule as a transcript; `run(seed, ...)`
+repeats a random one.
 """
 
 import os
@@ -31,7 +32,8 @@ from krebit_proxy.core.protocol import (
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
 SCHEDULES = int(os.environ.get("KREBIT_PROXY_SCHEDULES", "3000"))
-DEPTH = int(os.environ.get("KREBIT_PROXY_DEPTH", "6"))
+DEPTH = int(os.environ.get("KREBIT_PROXY_DEPTH", "24"))  # two processes need about nine events each for a refresh
+FAULTS = int(os.environ.get("KREBIT_PROXY_FAULTS", "1"))
 MODES = ["strict", "family", "grace", "off"]
 
 
@@ -91,30 +93,37 @@ def test_random_schedules_keep_the_rules(losable: bool) -> None:
             part.result()
 
 
-def explore(start: World, depth: int) -> int:
-    """Every schedule of `depth` events, faults included; each end must come to rest. Returns how many worlds it saw."""
-    frontier, seen = [start], {start.key()}
+def explore(start: World, *, depth: int, faults: int) -> int:
+    """Every interleaving of `depth` events, with up to `faults` faults anywhere in it. Each must end well.
+
+    Returns how many different worlds it saw.
+    """
+    frontier, seen = [(start, faults)], {(start.key(), faults)}
     for _ in range(depth):
         following = []
-        for one in frontier:
-            for index in range(len(list(one.choices()))):
-                other = one.copy()
-                label, act = next(islice(other.choices(), index, None))
+        for one, left in frontier:
+            kind = {label for label, _ in one.choices(faults=False)}
+            for index, label in enumerate([label for label, _ in one.choices(faults=left > 0)]):
+                other, rest = one.copy(), left - (label not in kind)
+                _, act = next(islice(other.choices(faults=left > 0), index, None))
                 other.transcript.append(f"{other.now:.1f} {label}")
                 act()
-                if (key := other.key()) not in seen:
+                if (key := (other.key(), rest)) not in seen:
                     seen.add(key)
-                    following.append(other)
+                    following.append((other, rest))
         frontier = following
-    for one in frontier:
+    for one, _ in frontier:
         one.settle()
     return len(seen)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("losable", [False, True], ids=["file", "database"])
-def test_every_schedule_of_two_processes_keeps_the_rules(mode: str, losable: bool) -> None:
-    assert explore(world(mode, losable=losable), DEPTH) > 100
+def test_every_interleaving_of_two_processes_keeps_the_rules(mode: str, losable: bool) -> None:
+    start = world(mode, losable=losable)
+    start.orders = 1
+
+    assert explore(start, depth=DEPTH, faults=FAULTS) > 100
 
 
 # Five ways to break the protocol, each of which the explorer must find.

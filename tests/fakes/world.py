@@ -130,6 +130,7 @@ class World:
     doubtful: set[int] = field(default_factory=set)  # refresh tokens whose last use has an unclear outcome
     spent: set[int] = field(default_factory=set)  # refresh tokens that were sent at least once
     logged_out: bool = False
+    orders: int = 0  # how often a person may still authorize or log out
     lives: int = 0
     callers: int = 0
 
@@ -208,6 +209,9 @@ class World:
                 yield f"{name} crashes", lambda name=name: self.crash(name)  # type: ignore[misc]
                 if self.losable and self.holder == name:
                     yield f"{name} loses the lock", lambda name=name: self.lose_lock(name)  # type: ignore[misc]
+                if self.orders > 0:
+                    yield f"a person authorizes at {name}", lambda name=name: self.setup(name)  # type: ignore[misc]
+                    yield f"a person logs out at {name}", lambda name=name: self.logout(name)  # type: ignore[misc]
                 if process.work and len(process.waiting) < 2:
                     yield f"{name} is asked for a token", lambda name=name: self.demand(name)  # type: ignore[misc]
 
@@ -371,6 +375,7 @@ class World:
     def setup(self, name: str) -> None:
         """A person authorizes at this process."""
         self.callers += 1
+        self.orders -= 1
         self.logged_out = False
         self.excused = []
         self.now += 0.01
@@ -379,6 +384,7 @@ class World:
     def logout(self, name: str) -> None:
         """A person logs out at this process."""
         self.callers += 1
+        self.orders -= 1
         self.logged_out = True
         self.now += 0.01
         self.happen(name, LogoutAsked(self.callers, self.now))
@@ -437,7 +443,7 @@ class World:
         """Two worlds with the same key have the same future."""
         return (
             self.now, self.grant, self.holder, self.server.live, self.server.issued, tuple(self.server.old.items()),
-            frozenset(self.doubtful), frozenset(self.spent), bool(self.excused),
+            frozenset(self.doubtful), frozenset(self.spent), bool(self.excused), self.logged_out, self.orders,
             tuple((p.state, tuple(p.work), p.arrived, p.alarm, tuple(p.waiting), frozenset(p.unstored))
                   for p in self.processes.values()),
         )  # fmt: skip
