@@ -15,6 +15,13 @@ PROFILE = os.environ.get("KREBIT_PROXY_TEST_PROFILE", "fast")
 settings.load_profile(PROFILE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs for long on purpose has no limit of time."""
+    if PROFILE == "deep":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))
+
+
 @pytest.fixture(scope="session")
 def effort() -> Callable[[int, int], int]:
     """Chooses a size by the profile: `effort(fast, deep)`."""

@@ -1,6 +1,7 @@
 """One request of a caller as the edge sees it: its head, its content as it arrives, and the way back."""
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sequence
 from math import inf
@@ -12,6 +13,7 @@ from krebit_proxy.errors import ProxyError, Refused
 
 HIGH_WATER: Final = 256 << 10  # bytes of content waiting to be taken at which reading from the caller stops
 LOW_WATER: Final = 64 << 10  # and at which it goes on
+_AUTHORITY: Final = re.compile(rb"^(?:[^/]*//[^/]*|[^/]*@)")  # of a target that is no path; it may hold a password
 _SOON_OVER: Final = 64 << 10  # content that we rather read to its end than close the connection
 
 
@@ -223,18 +225,28 @@ class Call(admission.Call):
             self.expects = False
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    @property
+    def caller_name(self) -> str:
+        """Who sent it; as far as the connection tells, when it was refused."""
+        return (self.caller or self.peer.caller).name
+
     def event(self) -> dict[str, Any]:
         """What the log says of it: no query, no field."""
+        path = self.target.partition(b"?")[0]
+        if not path.startswith(b"/"):
+            path = _AUTHORITY.sub(b"", path)
         event: dict[str, Any] = {
             "request_id": self.id,
             "method": self.method.decode("ascii", "replace"),
-            "path": self.target.partition(b"?")[0].decode("ascii", "backslashreplace"),
+            "path": path.decode("ascii", "backslashreplace"),
             "status": self.status,
             "sent": self.sent,
             "received": self.content.received,
+            "caller": self.caller_name,
         }
         if self.code:
             event["code"] = self.code
+            event["peer"] = self.peer.address
         if self.replayed:
             event["replayed"] = True
         return event

@@ -11,8 +11,8 @@ Fields = list[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) (HTTP/1\.[01])" % _TOKEN)
-# As callers may spell it: RFC 9112 3 lets a recipient "parse on whitespace-delimited word boundaries", and common parsers
-# know the other protocols that look like HTTP.
+# As callers may spell it: RFC 9112 3 lets a recipient "parse on whitespace-delimited word boundaries", and common
+# parsers know the other protocols that look like HTTP.
 _LENIENT_LINE = re.compile(rb"\A(%s) +([\x21-\x7e]+) +(?:HTTP|RTSP|ICE)(/1\.[01])(?=\r\n)" % _TOKEN)
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9]) ([\t \x21-\x7e\x80-\xff]*)")
 _FIELD = re.compile(rb"(%s):[ \t]*([\t \x21-\x7e\x80-\xff]*?)[ \t]*" % _TOKEN)
@@ -125,9 +125,9 @@ def read_requests(data: bytes) -> Reading:
     """Reads pipelined requests until the bytes end or stop being valid."""
     reading = Reading()
     while data:
-        # RFC 9112 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line."
-        while data.startswith(b"\r\n"):
-            data = data[2:]
+        # RFC 9112 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line";
+        # common parsers skip any CR and LF there.
+        data = data.lstrip(b"\r\n")
         head, blank, rest = data.partition(b"\r\n\r\n")
         if not blank:
             break

@@ -227,10 +227,12 @@ class TokenEndpoint:
     """Gives token-2, token-3 … for refresh-1, refresh-2 …; the grant of the tests begins with token-1."""
 
     def __init__(self) -> None:
+        self.names = ("token", "refresh")
         self.requests: list[dict[str, str]] = []
         self.lifetime = 3600
         self.failures: list[bytes] = []  # whole responses to give first
         self.always: bytes | None = None  # a response to give each time
+        self.ends = False  # the connection after a failure
         self.open = asyncio.Event()  # cleared: requests wait
         self.open.set()
 
@@ -241,10 +243,12 @@ class TokenEndpoint:
         await self.open.wait()
         if self.failures or self.always:
             await call.send(self.failures.pop(0) if self.failures else self.always or b"")
+            if self.ends:
+                call.connection.close()
             return
         document = {
-            "access_token": f"token-{number}",
-            "refresh_token": f"refresh-{number}",
+            "access_token": f"{self.names[0]}-{number}",
+            "refresh_token": f"{self.names[1]}-{number}",
             "token_type": "Bearer",
             "expires_in": self.lifetime,
         }
