@@ -32,6 +32,7 @@ class Metrics:
         self._seconds = 0.0
         self._sent = 0
         self._received = 0
+        self._callers: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._replays: Counter[str] = Counter()
         self._refreshes: Counter[str] = Counter()
@@ -44,6 +45,10 @@ class Metrics:
         self._seconds += seconds
         self._sent += sent
         self._received += received
+
+    def called(self, caller: str) -> None:
+        """A request is over; `caller` is the name that the access rules give to whoever sent it."""
+        self._callers[caller] += 1
 
     def refused(self, code: str) -> None:
         """A request got one of our own errors; `code` is one of `errors.CODES`."""
@@ -91,6 +96,7 @@ class Metrics:
         yield duration
         yield CounterMetricFamily("krebit_proxy_sent_bytes", "Content sent to callers.", self._sent)
         yield CounterMetricFamily("krebit_proxy_received_bytes", "Content received from callers.", self._received)
+        yield counter("caller_requests", "Requests by who sent them.", "caller", self._callers)
         yield counter("refused", "Requests answered with an error of our own.", "code", self._refused)
         yield counter("replays", "What became of requests after a 401.", "outcome", self._replays)
         yield counter("refreshes", "Refreshes of the access token.", "outcome", self._refreshes)

@@ -169,6 +169,7 @@ class Server(web.Server):
         call.status = call.status or _CALLER_LEFT
         if self._logged:
             log.request_done({**call.event(), "seconds": round(seconds, 4)})
+        self._metrics.called(call.caller_name)
         if self._observe is not None:
             self._observe(call)
         self._metrics.request(call.method.decode("ascii"), call.status, seconds, call.sent, call.content.received)

@@ -82,7 +82,7 @@ async def test_what_is_refused_is_told_and_never_reaches_the_upstream(
     assert (await ask(proxy, "GET", "/api/canary")).status == 200
     assert [call.target for call in upstream.calls] == [b"/api/canary"]
     (event,) = [event for event in proxy.events("request.done") if event.get("code")]
-    assert event["code"] == code
+    assert (event["code"], event["caller"], event["peer"]) == (code, "loopback", "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example", b"127.0.0.1.nip.io", b"0.0.0.0", b""])
@@ -174,7 +174,9 @@ async def test_keys_let_named_callers_in_and_stay_here(start: Start, upstream: U
         assert call.token == b"token-1"
         assert not call.values(b"x-api-key")
     assert "marker-key" not in proxy.output.getvalue()
-    assert (await ask(proxy, "GET", "/healthz")).status == 200
+    assert [event["caller"] for event in proxy.events("request.done")] == ["loopback", *["billing"] * 4]
+    metrics = await ask(proxy, "GET", "/metrics")
+    assert b'krebit_proxy_caller_requests_total{caller="billing"} 4.0' in metrics.content
 
 
 async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstream) -> None:
