@@ -1,12 +1,15 @@
-"""A real Chromium, driven over its own debugging protocol; nothing but Debian's package is needed."""
+"""A real Chromium, driven over its own debugging protocol; nothing but Debian's package is needed.
+
+The protocol is JSON, each message ended by a NUL, over two pipes that the browser finds as descriptors 3 and 4.
+"""
 
 import asyncio
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
-import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from krebit_proxy.tasks import spawn
 
 DEADLINE: Final = 30.0  # seconds for anything that a page does
+_LONGEST_MESSAGE: Final = 64 << 20  # bytes; a screenshot is one message
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _ARGUMENTS: Final = (
     "--headless=new",
@@ -29,7 +32,7 @@ _ARGUMENTS: Final = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--remote-debugging-port=0",
+    "--remote-debugging-pipe",
 )
 
 # For whole modules: `pytestmark = needs_chromium`. In CI a browser that is missing is a failure.
@@ -105,8 +108,9 @@ class Tab:
 class Browser:
     """A browser with a profile of its own."""
 
-    def __init__(self, socket: ClientWebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(self, answers: asyncio.StreamReader, commands: int) -> None:
+        self._reader = answers
+        self._commands = commands  # a descriptor to write to
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._tabs: dict[str, Tab] = {}
@@ -137,20 +141,19 @@ class Browser:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         message = {"id": number, "method": method, "params": parameters}
-        await self._socket.send_json(message | ({"sessionId": session} if session else {}))
+        message |= {"sessionId": session} if session else {}
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         return await asyncio.wait_for(answer, DEADLINE)
 
     async def listen(self) -> None:
         """Sorts what the browser sends, until it ends."""
-        async for message in self._socket:
-            if message.type is not WSMsgType.TEXT:  # the connection broke off
-                break
-            document = json.loads(message.data)
-            if "id" in document:
-                self._answer(document)
-            elif document["method"] == "Log.entryAdded":
-                self._tabs[document["sessionId"]].messages.append(document["params"]["entry"]["text"])
-
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                document = json.loads((await self._reader.readuntil(b"\0"))[:-1])
+                if "id" in document:
+                    self._answer(document)
+                elif document["method"] == "Log.entryAdded":
+                    self._tabs[document["sessionId"]].messages.append(document["params"]["entry"]["text"])
         for answer in self._answers.values():
             answer.cancel()
 
@@ -168,34 +171,38 @@ class Browser:
 async def chromium(profile: Path, *arguments: str) -> AsyncIterator[Browser]:
     """Starts Chromium with an empty profile in the folder `profile`; `arguments` are added to its command line."""
     assert CHROMIUM, "Chromium is missing: apt-get install chromium"
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
-        *_ARGUMENTS,
-        f"--user-data-dir={profile}",
-        *arguments,
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
+    theirs_in, ours_out = _pipe()
+    ours_in, theirs_out = _pipe()
+    reader = asyncio.StreamReader(limit=_LONGEST_MESSAGE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours_in, "rb")
     )
+    line = (CHROMIUM, *_ARGUMENTS, f"--user-data-dir={profile}", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *line),
+        pass_fds=(theirs_in, theirs_out),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
+    browser = Browser(reader, ours_out)
+    listening = spawn(browser.listen(), name="browser")
     try:
-        async with ClientSession() as session, session.ws_connect(await _endpoint(process), max_msg_size=0) as socket:
-            browser = Browser(socket)
-            listening = spawn(browser.listen(), name="browser")
-            try:
-                yield browser
-            finally:
-                with contextlib.suppress(asyncio.CancelledError):  # it may be gone before it answers
-                    await browser.call("Browser.close")
-                await listening
+        yield browser
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.communicate()
+        with contextlib.suppress(asyncio.CancelledError):  # it may be gone before it answers
+            await browser.call("Browser.close")
+        await listening
+        await process.wait()
+        transport.close()
+        os.close(ours_out)
 
 
-async def _endpoint(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr
-    async with asyncio.timeout(DEADLINE):
-        async for line in process.stderr:
-            if match := re.search(rb"DevTools listening on (ws://\S+)", line):
-                return match[1].decode()
-    raise RuntimeError("Chromium did not start")
+def _pipe() -> tuple[int, int]:
+    """The ends of a pipe, both above the descriptors 3 and 4, which they must not collide with."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
