@@ -10,7 +10,10 @@ from krebit_proxy.core.fields import checked, framing
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Connection, Content
 
-_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [^ \r\n]+ HTTP/")
+# A request line whose method is the only thing wrong with it.
+_UNKNOWN_METHOD: Final = re.compile(
+    rb"(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [^ \r\n]+ HTTP/"
+)
 _ON_LINE: Final = 4  # ": " and CRLF
 
 
@@ -211,7 +214,7 @@ def _offer(value: bytes | None) -> bytes | None:
 
 def _diagnosis(error: httptools.HttpParserError, data: bytes) -> Refused:
     """The parser's finding in our words. What was sent is not repeated: it may hold a secret."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and _METHOD.match(data):
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and _UNKNOWN_METHOD.match(data):
         return Refused("not_implemented", "This method is not known here.")
     if str(error) in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
         return Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")

@@ -1,0 +1,63 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from krebit_proxy.errors import Refused
+from krebit_proxy.tasks import spawn
+from krebit_proxy.web.call import NO_CONTENT, Content
+
+
+async def test_content_is_taken_in_the_pieces_that_it_came_in() -> None:
+    content = Content(None, 60)
+    content.feed(b"ab")
+    content.feed(b"c")
+    content.end()
+
+    assert await content.ready()
+    assert content.next_size == 2
+    assert [content.take(), content.take()] == [b"ab", b"c"]
+    assert not await content.ready()
+    assert content.received == 3
+
+
+async def test_a_reader_waits_for_the_next_piece() -> None:
+    content = Content(None, 60)
+    waiting = spawn(content.ready(), name="reader")
+    await asyncio.sleep(0)
+    content.feed(b"x")
+
+    assert await waiting
+
+
+async def test_a_reader_that_is_cancelled_takes_nothing() -> None:
+    content = Content(None, 60)
+    waiting = spawn(content.ready(), name="reader")
+    await asyncio.sleep(0)
+    content.feed(b"x")
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+
+    assert content.take() == b"x"
+
+
+async def test_content_is_late_only_while_somebody_waits_for_it() -> None:
+    content = Content(None, 10)
+    now = asyncio.get_running_loop().time()
+    content.expire(now + 100)
+    assert content.error is None
+
+    waiting = spawn(content.ready(), name="reader")
+    await asyncio.sleep(0)
+    content.expire(now + 9)
+    assert content.error is None
+    content.expire(now + 100)
+    with pytest.raises(Refused) as refused:
+        await waiting
+    assert refused.value.code == "request_timeout"
+
+
+async def test_no_content_is_complete() -> None:
+    assert not await NO_CONTENT.ready()
+    await NO_CONTENT.discard()
