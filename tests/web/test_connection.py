@@ -1,0 +1,318 @@
+"""One caller's connection, and what it needs of aiohttp."""
+
+import asyncio
+import inspect
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.web_protocol import RequestHandler
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.rules import Rules
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.web.call import Call
+from krebit_proxy.web.connection import Connection
+from krebit_proxy.web.server import Server
+from tests.fakes.client import Client
+from tests.fakes.waiting import eventually
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+class Stage:
+    """A server whose API does what a test says, and what its calls came to."""
+
+    def __init__(self, server: Server, port: int) -> None:
+        self.server = server
+        self.port = port
+        self.calls: list[Call] = []
+        self.clients: list[Client] = []
+        self.cancelled = 0
+        self.go = asyncio.Event()
+
+    async def api(self, call: Call) -> None:
+        self.calls.append(call)
+        try:
+            if call.target == b"/api/wait":
+                await self.go.wait()
+            if call.target == b"/api/fault":
+                raise ZeroDivisionError
+            if call.target == b"/api/fault-within":
+                call.write(HEAD + b"Content-Length: 9\r\n\r\n1234", status=200)
+                raise ZeroDivisionError
+            if call.target == b"/api/silent-fault":
+                call.silent = True
+                call.write(HEAD + b"Connection: close\r\n\r\n1234", status=200)
+                raise ZeroDivisionError
+            if call.target == b"/api/flood":
+                call.write(HEAD + b"Content-Length: 1000000000\r\n\r\n", status=200)
+                while True:
+                    call.write(bytes(1 << 16))
+                    await call.drain()
+            call.write(HEAD + call.connection_field() + b"Content-Length: 2\r\n\r\nok", status=200)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def client(self, **options: Any) -> Client:
+        self.clients.append(await Client.connect(self.port, **options))
+        return self.clients[-1]
+
+
+@pytest.fixture
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """`@pytest.mark.parametrize("stage", [{"keepalive": 0.2}], indirect=True)` sets limits."""
+    settings = Settings.model_validate(
+        {
+            "organization": "acme",
+            "client_id": "tests",
+            "client_secret": Secret("x"),
+            "limits": getattr(request, "param", {}),
+            "upstream": {"idle_timeout": 0.5},
+        }
+    )
+    acts: list[Stage] = []
+
+    async def api(call: Call) -> None:
+        await acts[0].api(call)
+
+    async def page(request: web.BaseRequest) -> web.Response:
+        if request.method == "PUT":
+            raise web.HTTPConflict(text="no")
+        return web.Response(text=f"{request.method} {request.path_qs} {await request.text()}")
+
+    server = Server(settings, rules=Rules(), api=api, pages={"/page": page, "/healthz": page}, metrics=Metrics())
+    accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    acts.append(Stage(server, accepting.sockets[0].getsockname()[1]))
+    yield acts[0]
+    for client in acts[0].clients:
+        client.close()
+    accepting.close()
+    await server.shutdown(0.1)
+
+
+# What is used of aiohttp beyond its documented interface. When one of these fails after an upgrade of aiohttp, see what
+# became of it there, and change web/connection.py.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["_buffer_paused", "_drain_helper", "_loop", "_paused", "_pause_reading_for_buffer", "_resume_reading_for_buffer"],
+)
+def test_aiohttp_still_has_what_flow_control_needs(name: str) -> None:
+    assert hasattr(BaseProtocol, name)
+
+
+def test_aiohttp_still_answers_requests_in_one_task_that_it_starts_and_cancels() -> None:
+    made, lost = inspect.getsource(RequestHandler.connection_made), inspect.getsource(RequestHandler.connection_lost)
+
+    assert "self.start()" in made
+    assert "self._task_handler = task" in made
+    assert "if self._keepalive_timeout > 0" in made
+    assert "if handler_cancellation and self._task_handler is not None" in lost
+
+
+def test_aiohttp_still_takes_what_we_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"loop", "keepalive_timeout", "access_log"} <= set(inspect.signature(RequestHandler.__init__).parameters)
+    assert issubclass(Connection, RequestHandler)
+    # A slot of ours with the name of one of aiohttp's would hide it.
+    theirs = {name for base in RequestHandler.__mro__ for name in getattr(base, "__slots__", ())}
+    assert not theirs & set(Connection.__slots__)
+
+
+# What a connection does
+
+
+async def test_requests_are_answered_in_order_on_one_connection(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/x") * 40)
+    answers = [await client.response() for _ in range(40)]
+
+    assert [answer.content for answer in answers] == [b"ok"] * 40
+    assert len(stage.calls) == 40
+
+
+async def test_a_caller_that_leaves_cancels_what_is_done_for_it(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/wait"))
+    await eventually(lambda: stage.calls)
+    client.close()
+
+    await eventually(lambda: stage.cancelled)
+    assert stage.calls[0].code == "caller_left"
+
+
+@pytest.mark.parametrize(("path", "reset"), [("fault-within", False), ("silent-fault", True)])
+async def test_a_fault_after_the_head_is_a_broken_transfer(stage: Stage, path: str, reset: bool) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", f"/api/{path}"))
+    end = await client.rest()
+
+    assert end.reset is reset
+    assert end.got.count(b"HTTP/1.1") <= 1
+
+
+async def test_a_fault_before_the_head_ends_the_connection_and_nothing_else(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/fault"))
+
+    assert (await client.rest()).got == b""
+    assert (await (await stage.client()).ask("GET", "/api/x")).status == 200
+
+
+async def test_a_caller_that_takes_nothing_is_ended(stage: Stage) -> None:
+    client = await stage.client(receive_buffer=4096)
+    await client.send(client.request("GET", "/api/flood"))
+
+    await eventually(lambda: stage.cancelled)
+
+
+@pytest.mark.parametrize("stage", [{"keepalive": 0.2}], indirect=True)
+async def test_an_idle_connection_is_closed_quietly(stage: Stage) -> None:
+    client = await stage.client()
+    await client.ask("GET", "/api/x")
+    end = await client.rest()
+
+    assert (end.got, end.reset) == (b"", False)
+
+
+@pytest.mark.parametrize("stage", [{"body_timeout": 0.2}], indirect=True)
+async def test_content_of_an_answered_request_is_not_waited_for_without_end(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("POST", "/api/x", b"Content-Length: 5") + b"abc")
+
+    assert (await client.response()).status == 200
+    assert (await client.rest()).got == b""
+
+
+async def test_content_that_is_left_is_read_before_the_next_request(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("POST", "/api/x", b"Content-Length: 5"))
+    await client.response()
+    await client.send(b"hello" + client.request("GET", "/api/y"))
+    await client.response()
+
+    assert [call.target for call in stage.calls] == [b"/api/x", b"/api/y"]
+
+
+async def test_much_content_that_is_left_ends_the_connection_after_the_answer(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("POST", "/api/x", b"Content-Length: 10000000") + b"abc")
+    answer = await client.response()
+
+    assert answer.closes
+    await client.send(b"x" * 100_000)  # would be answered with a reset by a socket that was closed at once
+    assert not (await client.rest()).reset
+
+
+async def test_what_is_sent_ahead_is_bounded(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/wait"))
+    await eventually(lambda: stage.calls)
+    (connection,) = stage.server.connections
+    assert connection.transport is not None
+    sending = asyncio.ensure_future(client.pump(client.request("GET", "/api/x") * 100, 1000))
+
+    await eventually(lambda: not connection.transport.is_reading())  # type: ignore[union-attr]
+    stage.go.set()
+    await eventually(lambda: len(stage.calls) > 1000)
+    sending.cancel()
+
+
+async def test_our_pages_are_aiohttps(stage: Stage) -> None:
+    client = await stage.client()
+    got = await client.ask("POST", "/page?a=%20b", content=b"hello")
+    conflict = await client.ask("PUT", "/page", content=b"x")
+    await client.send(client.request("HEAD", "/page"))
+    head = await client.response("HEAD")
+
+    assert got.content == b"POST /page?a=%20b hello"
+    assert got.values(b"server") == [b"krebit-proxy"]
+    assert (conflict.status, conflict.content) == (409, b"no")
+    assert (head.status, head.content) == (200, b"")
+    await client.still_open()
+
+
+async def test_too_much_content_for_a_page_is_refused(stage: Stage) -> None:
+    client = await stage.client()
+    got = await client.ask("POST", "/page", content=b"x" * 100_000)
+
+    assert (got.status, got.code) == (400, "bad_request")
+
+
+async def test_http_1_0_is_closed_unless_it_asks(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(b"GET /api/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    kept = await client.response()
+    await client.send(b"GET /api/x HTTP/1.0\r\n\r\n")
+
+    assert kept.values(b"connection") == [b"keep-alive"]
+    assert (await client.response()).closes
+    assert (await client.rest()).got == b""
+
+
+# The server over all connections
+
+
+@pytest.mark.parametrize("stage", [{"connections": 2}], indirect=True)
+async def test_the_longest_idle_connection_makes_room(stage: Stage) -> None:
+    first, second = await stage.client(), await stage.client()
+    await first.ask("GET", "/api/x")
+    await second.ask("GET", "/api/x")
+    third = await stage.client()
+
+    assert (await third.ask("GET", "/api/x")).status == 200
+    assert (await first.rest()).got == b""
+    await second.still_open()
+
+
+@pytest.mark.parametrize("stage", [{"connections": 1}], indirect=True)
+async def test_when_all_are_busy_one_more_is_told_so(stage: Stage) -> None:
+    busy = await stage.client()
+    await busy.send(busy.request("GET", "/api/wait"))
+    await eventually(lambda: stage.calls)
+    one_more = await stage.client()
+    refused = await one_more.response()
+    stage.go.set()
+
+    assert (refused.status, refused.code, refused.values(b"retry-after")) == (503, "overloaded", [b"1"])
+    assert (await busy.response()).status == 200
+
+
+async def test_a_shutdown_lets_calls_end_and_closes_idle_connections(stage: Stage) -> None:
+    idle, busy = await stage.client(), await stage.client()
+    await idle.ask("GET", "/api/x")
+    await busy.send(busy.request("GET", "/api/wait"))
+    await eventually(lambda: len(stage.calls) == 2)
+    stopping = asyncio.ensure_future(stage.server.shutdown(5))
+
+    assert (await idle.rest()).got == b""
+    stage.go.set()
+    assert (await busy.response()).closes
+    await stopping
+    assert stage.server.connections == []
+
+
+async def test_a_shutdown_cuts_what_takes_too_long(stage: Stage) -> None:
+    busy = await stage.client()
+    await busy.send(busy.request("GET", "/api/wait"))
+    await eventually(lambda: stage.calls)
+    await stage.server.shutdown(0.05)
+
+    assert (await busy.rest()).reset
+    assert stage.cancelled == 1
+
+
+async def test_a_connection_in_the_middle_of_a_reset_is_let_go(stage: Stage) -> None:
+    for _ in range(20):
+        sock = socket.create_connection(("127.0.0.1", stage.port))
+        sock.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\nGET")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+
+    await eventually(lambda: not stage.server.connections)
