@@ -241,6 +241,19 @@ class Connection(RequestHandler):
         return ready is not None and not ready.done() and not self._requests.reading_head and not self.closing
 
     @property
+    def is_slow(self) -> bool:
+        """Whether it has begun to send a head that is not complete, and nothing else is under way."""
+        ready = self._ready
+        return ready is not None and not ready.done() and self._requests.reading_head and not self.closing
+
+    def make_room(self) -> None:
+        """Ends it for the sake of another caller: at once when idle, with a 408 when it takes its time for a head."""
+        if self.is_slow:
+            self._requests.time_out()
+        else:
+            self.close()
+
+    @property
     def task(self) -> asyncio.Task[None] | None:
         """What answers the requests of this connection."""
         return self._task_handler

@@ -87,9 +87,10 @@ class Server(web.Server):
         if len(self._open) <= limit:
             return True
         others = [other for other in self._open if not other.closing and other is not connection]
-        idle = [other for other in others if other.is_idle]
+        # Slow heads hold a connection as idle ones do; by the hundred, they must not keep others out.
+        idle = [other for other in others if other.is_idle] or [other for other in others if other.is_slow]
         if len(others) >= limit and idle:
-            min(idle, key=lambda other: other.idle_since).close()
+            min(idle, key=lambda other: other.idle_since).make_room()
         return len(others) < limit or bool(idle)
 
     def closed(self, connection: Connection) -> None:

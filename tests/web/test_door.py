@@ -5,7 +5,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +286,16 @@ async def test_one_address_beyond_loopback_gets_half_of_the_connections(start: S
     assert (await greedy[2].response()).code == "overloaded"
     neighbour = await proxy.connect()
     assert (await neighbour.ask("GET", "/api/x")).status == 200
+
+
+async def test_slow_heads_by_the_hundred_do_not_keep_others_out(start: Start) -> None:
+    proxy = await start(limits={"connections": 5})
+    slow = [await proxy.connect() for _ in range(100)]
+    for client in slow:
+        with suppress(OSError):  # it was ended already
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+    for _ in range(3):
+        assert (await ask(proxy, "GET", "/api/x")).status == 200
 
 
 def own_address() -> str:
