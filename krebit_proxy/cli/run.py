@@ -36,8 +36,18 @@ def run(invocation: Invocation, observe: Path | None) -> None:
 
     settings = invocation.settings()
     log.configure(settings.log)
+    _leave_no_core()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, observe))
+
+
+def _leave_no_core() -> None:
+    """Turns core dumps off, where the system has them: they would hold the tokens."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":

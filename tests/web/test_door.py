@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ import pytest
 from krebit_proxy.errors import SettingsError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Response
-from tests.fakes.proxy import RunningProxy, running_proxy
+from tests.fakes.proxy import RunningProxy, proxy_process, running_proxy
 from tests.fakes.upstream import Upstream, answer
 
 Start = Callable[..., Awaitable[RunningProxy]]
@@ -296,6 +297,12 @@ async def test_slow_heads_by_the_hundred_do_not_keep_others_out(start: Start) ->
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-A: ")
     for _ in range(3):
         assert (await ask(proxy, "GET", "/api/x")).status == 200
+
+
+async def test_the_process_leaves_no_core(upstream: Upstream, tmp_path: Path) -> None:
+    async with proxy_process(upstream, tmp_path) as proxy:
+        limits = (Path("/proc") / str(proxy.process.pid) / "limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 def own_address() -> str:
