@@ -66,9 +66,11 @@ def start_upstream(folder: Path, port: int, core: int) -> "subprocess.Popen[byte
 
 def start(command: list[str], output: Path, core: int, **environment: str) -> "subprocess.Popen[bytes]":
     """Starts a process that may run on one core only."""
+    # As an installation has it: compiled modules are kept, and read at the next start.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with output.open("wb") as out:
         return subprocess.Popen(
-            ["taskset", "-c", str(core), *command], stdout=out, stderr=out, env={**os.environ, **environment}
+            ["taskset", "-c", str(core), *command], stdout=out, stderr=out, env={**inherited, **environment}
         )
 
 
