@@ -209,10 +209,8 @@ class Api:
         try:
             if response.status < 300:
                 self._breaker.reset(target)
-            elif attempt.upload is not None:
-                await (
-                    attempt.stop_sending()
-                )  # it was refused or is elsewhere: what is left of the content is not wanted
+            elif attempt.upload is not None:  # refused, or to be found elsewhere: it needs no more content
+                await attempt.stop_sending()
             if response.status == 101:
                 await self._tunnel(call, attempt)
             else:
