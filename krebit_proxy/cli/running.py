@@ -116,8 +116,6 @@ def _connection(settings: Settings, place: str | tuple[str, int]) -> HTTPConnect
         return HTTPConnection(*place, timeout=_TIMEOUT)
     # Its certificate is for the name that callers use, not for localhost; nothing secret is sent or believed here.
     context = ssl._create_unverified_context()  # noqa: S323, SLF001
-    if settings.tls_client_ca_file:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
     return HTTPSConnection(*place, timeout=_TIMEOUT, context=context)
 
 

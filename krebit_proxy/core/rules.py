@@ -70,6 +70,7 @@ class Rules:
     origins: frozenset[bytes] = frozenset()
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     owners: frozenset[str] = frozenset()
+    certificates: bool = False
     keys: tuple[tuple[str, bytes], ...] = ()
     require_header: bytes | None = None
     read_only: bool = False
@@ -82,6 +83,7 @@ class Rules:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         allow_clients: Sequence[str] = (),
+        certificates: bool = False,
         client_keys: Mapping[str, bytes] | None = None,
         require_header: str | None = None,
         read_only: bool = False,
@@ -93,6 +95,7 @@ class Rules:
             allowed_hosts: Names or addresses, without a port.
             allowed_origins: Web origins, e.g. http://localhost:3000.
             allow_clients: Networks for TCP peers (10.0.0.0/8), `uid:1000` and `gid:33` for those of unix sockets.
+            certificates: Whether TCP peers need a client certificate.
             client_keys: Caller's name -> SHA-256 of its key.
             require_header: A field that every API request must have.
             read_only: GET, HEAD and OPTIONS only.
@@ -118,6 +121,7 @@ class Rules:
             origins=frozenset(origin(value) for value in origins),
             networks=networks,
             owners=owners,
+            certificates=certificates,
             keys=tuple((client_keys or {}).items()),
             require_header=require_header.lower().encode() if require_header else None,
             read_only=read_only,
@@ -129,10 +133,11 @@ class Rules:
         """Whether every method, path and caller is welcome, so that there is nothing to look up."""
         return not (self.keys or self.require_header or self.read_only or self.allow)
 
-    def peer(self, address: str, local: str, *, scheme: bytes = b"http", name: str = "") -> Peer:
+    def peer(self, address: str, local: str, *, scheme: bytes = b"http", name: str | None = None) -> Peer:
         """The peer at the IP address `address` that reached us at `local`.
 
-        Its name is `name` if it proved one, else the network that lets it in.
+        `name` is the one in its certificate, empty if there is none in it, None if it has no certificate. A peer
+        without a name is called by the network that lets it in.
         """
         remote, ours = _address(address), _address(local)
         network = next((network for network in self.networks if remote in network), None)
@@ -140,7 +145,8 @@ class Rules:
         host = f"[{ours}]" if isinstance(ours, IPv6Address) else str(ours)
         return Peer(
             Caller(name or place),
-            allowed=network is not None or not (self.networks or self.owners),
+            allowed=(network is not None or not (self.networks or self.owners))
+            and (name is not None or not self.certificates),
             loopback=remote.is_loopback,
             local=host.encode(),
             scheme=scheme,

@@ -28,6 +28,7 @@ def access_rules(settings: Settings) -> Rules:
         allowed_hosts=access.allowed_hosts,
         allowed_origins=access.allowed_origins,
         allow_clients=access.allow_clients,
+        certificates=settings.tls_client_ca_file is not None,
         client_keys=read_keys(access.client_keys_file) if access.client_keys_file else None,
         require_header=access.require_header,
         read_only=access.read_only,
@@ -80,12 +81,14 @@ def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
         return rules.unix_peer(*_owner(sock), scheme=scheme)
     # A caller that is gone already has no address any more; nothing that it sent will be answered.
     remote, local = (transport.get_extra_info(name) or ("::",) for name in ("peername", "sockname"))
-    return rules.peer(remote[0], local[0], scheme=scheme, name=_certified(tls) if tls else "")
+    return rules.peer(remote[0], local[0], scheme=scheme, name=_certified(tls) if tls else None)
 
 
-def _certified(tls: ssl.SSLObject) -> str:
-    """The common name in the caller's certificate, which TLS has verified; empty when it has none."""
-    certificate: dict[str, Any] = tls.getpeercert() or {}
+def _certified(tls: ssl.SSLObject) -> str | None:
+    """The common name in the caller's certificate, which TLS has verified; None when there is no certificate."""
+    certificate: dict[str, Any] | None = tls.getpeercert()
+    if not certificate:
+        return None
     names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
     return names[0] if names and _CALLER.fullmatch(names[0]) else ""
 

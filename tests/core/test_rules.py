@@ -48,6 +48,14 @@ def test_a_peer_is_named_by_the_network_that_lets_it_in() -> None:
     assert rules.peer("127.0.0.1", "127.0.0.1").loopback
 
 
+def test_a_certificate_is_needed_where_the_rules_ask_for_one() -> None:
+    rules = Rules.compiled(certificates=True, allow_clients=["10.0.0.0/8"])
+    assert not rules.peer("10.0.0.1", "10.0.0.1").allowed
+    assert not rules.peer("11.0.0.1", "10.0.0.1", name="billing").allowed
+    assert rules.peer("10.0.0.1", "10.0.0.1", name="billing").allowed
+    assert rules.peer("10.0.0.1", "10.0.0.1", name="").caller == Caller("10.0.0.0/8")
+
+
 def test_without_networks_every_tcp_peer_is_let_in() -> None:
     peer = Rules().peer("192.0.2.1", "192.0.2.2", scheme=b"https")
     assert peer == Peer(

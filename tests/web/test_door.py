@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from krebit_proxy.cli.running import ask as ask_proxy
 from krebit_proxy.errors import SettingsError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Response
@@ -303,6 +304,20 @@ async def test_the_process_leaves_no_core(upstream: Upstream, tmp_path: Path) ->
     async with proxy_process(upstream, tmp_path) as proxy:
         limits = (Path("/proc") / str(proxy.process.pid) / "limits").read_text()
     assert re.search(r"Max core file size +0 +0 ", limits)
+
+
+async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certificates(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    authority.server("proxy.example")
+    (tmp_path / "proxy.example.pem").chmod(0o600)
+    tls = {"tls_cert_file": tmp_path / "proxy.example.pem", "tls_client_ca_file": authority.ca_file}
+    proxy = await start(**tls)
+    reachable = proxy.settings.model_copy(update={"listen": (f"127.0.0.1:{proxy.port}",)})
+    assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
+    assert (await asyncio.to_thread(ask_proxy, reachable, "/api/x")).status == 403
+    assert upstream.calls == []
 
 
 def own_address() -> str:

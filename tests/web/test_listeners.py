@@ -17,7 +17,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import peer_of
+from krebit_proxy.web.admission import access_rules, peer_of
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.tls import server_context
 from tests.fakes.certificates import Authority
@@ -301,12 +301,16 @@ async def test_a_renewed_certificate_is_used_without_a_restart(authority: Author
 async def test_a_client_certificate_is_asked_for_by_its_authority(authority: Authority, tmp_path: Path) -> None:
     file = issued(authority, tmp_path, "localhost")
     given = settings("127.0.0.1:0", tls_cert_file=file, tls_client_ca_file=authority.ca_file)
-    async with serving(given) as listeners:
+    (tmp_path / "other").mkdir()
+    async with serving(given, access_rules(given)) as listeners:
         connect = caller(listeners, "localhost")
+        assert "allowed=False" in await connect(trusting(authority))
+        other = Authority(tmp_path / "other")
         with suppress(ssl.SSLError, ConnectionError):
-            assert not await connect(trusting(authority))
+            assert not await connect(trusting(authority, issued(other, tmp_path / "other", "client.example")))
         told = await connect(trusting(authority, issued(authority, tmp_path, "client.example")))
         assert "Caller(name='client.example'" in told
+        assert "allowed=True" in told
 
 
 @pytest.mark.parametrize("problem", ["no key", "readable", "missing"])
