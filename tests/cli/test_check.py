@@ -202,3 +202,9 @@ async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
 
     assert finished.status == 1
     assert crosses(finished) == ["grant: It was taken back. | authorize again: krebit-proxy setup"]
+    status = json.loads((await run("status", "--json", folder=tmp_path)).out)
+    assert (status["code"], status["detail"], status["generation"]) == (
+        "reauthorization_required",
+        "It was taken back.",
+        3,
+    )

@@ -15,6 +15,7 @@ from aiohttp import web
 from krebit_proxy.cli.demo import free_port
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
+from tests.fakes.certificates import Authority
 from tests.fakes.command import Command, run, running
 from tests.fakes.waiting import DEADLINE
 
@@ -170,6 +171,28 @@ async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder:
             "krebit-proxy: no browser can reach the proxy where it listens",
         )
         assert "leads elsewhere, which is fine" in (await run("check", folder=folder)).out
+
+
+async def test_a_browser_is_opened_on_the_link_without_a_shell(folder: Path) -> None:
+    browser = folder / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o700)
+    async with proxy(folder):
+        finished = await run("setup", folder=folder, variables={"BROWSER": str(browser)})
+
+    assert finished.out.splitlines()[0] == "Continue in the browser, at"
+    assert (folder / "opened").read_text().strip() == link_in(finished.out)
+
+
+async def test_a_proxy_that_speaks_tls_is_asked_in_tls(sandbox: Sandbox, folder: Path, port: int) -> None:
+    Authority(folder).server("proxy.example")
+    certificate = folder / "proxy.example.pem"
+    certificate.chmod(0o600)
+    uri = "https://elsewhere.example/cb"
+    write(folder, sandbox, port, tls_cert_file=str(certificate), redirect_uri=uri)
+    async with proxy(folder):
+        assert (await run("health", folder=folder)).status == 0
+        assert f"https://localhost:{port}/setup?key=" in (await run("setup", folder=folder)).out
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _DEADLINE: Final = 60.0  # seconds; for a slow machine, nothing is measured by it
 _PROGRAM: Final = str(Path(sys.executable).with_name("krebit-proxy"))
 
@@ -66,13 +68,15 @@ class Command:
 
 
 @asynccontextmanager
-async def running(*arguments: str, folder: Path, merged: bool = False) -> AsyncIterator[Command]:
-    """Starts a command in `folder`. `merged`: standard error goes where standard output goes."""
+async def running(
+    *arguments: str, folder: Path, merged: bool = False, variables: Mapping[str, str] = NOTHING
+) -> AsyncIterator[Command]:
+    """Starts a command in `folder`, with more variables. `merged`: standard error goes where standard output goes."""
     process = await asyncio.create_subprocess_exec(
         _PROGRAM,
         *arguments,
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder) | dict(variables),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT if merged else asyncio.subprocess.PIPE,
@@ -85,7 +89,7 @@ async def running(*arguments: str, folder: Path, merged: bool = False) -> AsyncI
             await process.wait()
 
 
-async def run(*arguments: str, folder: Path) -> Finished:
+async def run(*arguments: str, folder: Path, variables: Mapping[str, str] = NOTHING) -> Finished:
     """Runs a command in `folder` to its end, with nothing on its input."""
-    async with running(*arguments, folder=folder) as command:
+    async with running(*arguments, folder=folder, variables=variables) as command:
         return await command.finished()
