@@ -60,8 +60,11 @@ class TestTheImage:
             for source in line.split()[:-1]
         ]
 
+        allowed = re.findall(r"^!(.*)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+
         assert sources
         assert [source for source in sources if not (ROOT / source).exists()] == []
+        assert set(sources) == set(allowed)
 
     @pytest.mark.parametrize(("name", "key"), [("requirements.txt", "project"), ("requirements-build.txt", "build")])
     def test_installs_by_hash_what_the_project_asks_for(self, name: str, key: str) -> None:
