@@ -158,12 +158,12 @@ class Connection(RequestHandler):
             if not self._calls:
                 await self._next()
             call = self._calls.popleft()
-            if self._buffer_paused:
-                self.resume_content()
+            self.resume_content()
             await self._answer(call)
             if call.persistent and not call.content.complete:
                 await self._skip_content(call)
             self._requests.go_on()
+            self.resume_content()
             persistent = call.persistent and not self.closing
         if persistent or (call.content.complete and call.refusal is None):
             self._end()

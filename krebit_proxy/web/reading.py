@@ -71,10 +71,12 @@ class Requests:
     def go_on(self) -> None:
         """The switch to another protocol did not come about: reads on."""
         held, self.held = self.held, None
-        if held is not None:
+        if held is None:
+            return
+        if self._call is None:
             self._http = httptools.HttpRequestParser(self)
-            if held:
-                self.feed(held)
+        if held:
+            self.feed(held)
 
     def time_out(self) -> None:
         """The head took too long."""
@@ -87,9 +89,17 @@ class Requests:
 
     def _after_offer(self, rest: bytes) -> None:
         # The parser stops at every offer to switch protocols. Only one that goes upstream holds up what follows.
+        if self._call is not None:
+            self._read_content(self._call)
         self.held = rest
         if not self._tunnel:
             self.go_on()
+
+    def _read_content(self, call: Call) -> None:
+        """Reads the content of a request with an offer, which the parser takes for the other protocol: by a new one."""
+        framed = b"Transfer-Encoding: chunked" if call.length is None else b"Content-Length: %d" % call.length
+        self._http = httptools.HttpRequestParser(self)
+        self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
 
     def _fail(self, error: Refused) -> None:
         """What came cannot be a request, so nothing after it can be trusted to be one."""
@@ -142,18 +152,25 @@ class Requests:
         """The head is complete."""
         http = self._http
         assert http is not None  # noqa: S101 -- it is calling
+        self.reading_head = False
+        if self._call is not None:  # the head is our own: see _read_content
+            return
+        method, version = http.get_method(), http.get_http_version()
         call = Call(
             self._connection,
-            method=http.get_method(),
+            method=method,
             target=self._target,
             fields=self._fields,
-            http10=http.get_http_version() == "1.0",
-            persistent=http.should_keep_alive(),
+            http10=version == "1.0",
+            # What follows a CONNECT is meant for a tunnel that there will not be.
+            persistent=http.should_keep_alive() and method != b"CONNECT",
         )
         self._tunnel = False
-        self.reading_head = False
         try:
-            self._examine(call, http)
+            self._examine(call, version)
+            if http.should_upgrade() and call.length == 0:
+                call.upgrade = _offer(call.field(b"upgrade"))
+                self._tunnel = call.upgrade is not None
         except Refused as error:
             call.refusal = error
             call.persistent = False
@@ -164,9 +181,9 @@ class Requests:
         self._call = call
         self._arrived(call)
 
-    def _examine(self, call: Call, http: httptools.HttpRequestParser) -> None:
+    def _examine(self, call: Call, version: str) -> None:
         """Raises Refused for what is not a valid message, or does not end in a way that everybody agrees on."""
-        if http.get_http_version() not in {"1.1", "1.0"}:
+        if version not in {"1.1", "1.0"}:
             raise Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
         if self._fed > self._limit and self._head_size() > self._limit:
             raise self._too_large()
@@ -185,9 +202,6 @@ class Requests:
         if call.length != 0:
             call.content = self.content = Content(self._connection, self._patience)
             call.expects = expectation is not None
-        if http.should_upgrade() and call.method != b"CONNECT":
-            call.upgrade = _offer(call.field(b"upgrade"))
-            self._tunnel = call.upgrade is not None
 
     def on_body(self, piece: bytes) -> None:
         """Content, without its framing."""
@@ -195,6 +209,9 @@ class Requests:
 
     def on_message_complete(self) -> None:
         """A request is complete."""
+        http = self._http
+        if http is not None and http.should_upgrade() and self.content is not NO_CONTENT:
+            return  # its content is not read yet: see _read_content
         call, self._call = self._call, None
         self._fed = self._feeding
         if call is None:

@@ -215,13 +215,27 @@ async def test_what_is_sent_ahead_is_bounded(stage: Stage) -> None:
     await client.send(client.request("GET", "/api/wait"))
     await eventually(lambda: stage.calls)
     (connection,) = stage.server.connections
-    assert connection.transport is not None
     sending = asyncio.ensure_future(client.pump(client.request("GET", "/api/x") * 100, 1000))
 
-    await eventually(lambda: not connection.transport.is_reading())  # type: ignore[union-attr]
+    await eventually(lambda: connection.transport and not connection.transport.is_reading())
     stage.go.set()
     await eventually(lambda: len(stage.calls) > 1000)
     sending.cancel()
+
+
+async def test_much_that_follows_an_offer_is_answered_when_the_offer_is_declined(stage: Stage) -> None:
+    client = await stage.client()
+    offer = client.request("GET", "/api/wait", b"Connection: Upgrade", b"Upgrade: websocket")
+    await client.send(offer)
+    await eventually(lambda: stage.calls)
+    (connection,) = stage.server.connections
+    sending = asyncio.ensure_future(client.pump(client.request("GET", "/api/x") * 100, 200))
+    await eventually(lambda: connection.transport and not connection.transport.is_reading())
+    stage.go.set()
+
+    for _ in range(20_001):
+        assert (await client.response()).status == 200
+    await sending
 
 
 async def test_our_pages_are_aiohttps(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """What is read from a connection, however the bytes are cut."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -166,6 +167,25 @@ def test_the_offer_of_h2c_changes_nothing() -> None:
 
     assert first.upgrade is None
     assert content_of(second) == b"hello"
+
+
+def test_what_follows_a_connect_is_not_read() -> None:
+    (call,) = read(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+
+    assert (call.method, call.persistent) == (b"CONNECT", False)
+
+
+@given(st.sampled_from([POST, CHUNKED]), st.sampled_from([b"h2c", b"websocket"]), st.sets(st.integers(1, 200)))
+def test_content_of_a_request_that_offers_another_protocol_is_content(
+    request: bytes, protocol: bytes, cuts: set[int]
+) -> None:
+    sent = request.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: %b\r\nHost" % protocol) + GET
+    edges = [0, *sorted(cut for cut in cuts if cut < len(sent)), len(sent)]
+    first, second = read(*(sent[a:b] for a, b in itertools.pairwise(edges)))
+
+    assert first.upgrade is None
+    assert content_of(first) == (b"hello" if request is POST else b"abcde")
+    assert (second.target, second.refusal) == (b"/api/x?q", None)
 
 
 def test_what_follows_the_offer_of_another_protocol_waits_until_it_is_decided() -> None:
