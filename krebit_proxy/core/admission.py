@@ -80,7 +80,12 @@ def admit(call: Call, rules: Rules) -> Caller:
     """The caller of a request that may pass. Every other request is Refused, with what would let it pass."""
     peer = call.peer
     if not peer.allowed and not (call.page and peer.loopback):
-        raise Refused("client_not_allowed", "This address may not call.", hint="access.allow_clients lists who may.")
+        hint = "tls_client_ca_file asks for a certificate, too." if rules.certificates else ""
+        raise Refused(
+            "client_not_allowed",
+            "This address may not call.",
+            hint=f"access.allow_clients lists who may. {hint}".strip(),
+        )
     _check_host(call, rules)
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(call.names):

@@ -36,6 +36,7 @@ class Observer:
         self._observations = read_observations(path)
         self._later: asyncio.TimerHandle | None = None
         self._write()
+        _log.warning("policy.observing", path=str(path), hint="access.read_only and access.allow refuse nothing now")
 
     def __call__(self, call: Call) -> None:
         """Counts a call that the upstream has answered."""

@@ -274,6 +274,11 @@ def test_a_peer_outside_the_networks_may_not_call() -> None:
     assert (error.code, error.hint) == ("client_not_allowed", "access.allow_clients lists who may.")
 
 
+def test_a_missing_certificate_is_hinted_at() -> None:
+    rules = Rules.compiled(certificates=True)
+    assert "tls_client_ca_file" in refusal(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1")).hint
+
+
 def test_loopback_always_reaches_our_pages() -> None:
     rules = Rules.compiled(allow_clients=["10.0.0.0/8"])
     assert call(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1"), page=True).name == "loopback"
