@@ -146,7 +146,7 @@ class ProxyProcess:
 
 
 @asynccontextmanager
-async def proxy_process(upstream: Upstream, folder: Path, **overrides: Any) -> AsyncIterator[ProxyProcess]:
+async def proxy_process(upstream: Upstream, folder: Path, /, **overrides: Any) -> AsyncIterator[ProxyProcess]:
     """Starts the command with a config file and waits until it listens."""
     await store_grant(settings_of(upstream.url, folder, **overrides))
     config = {

@@ -1,8 +1,10 @@
 """A scripted upstream, the real proxy in front of it, and a raw client, for each test anew."""
 
+import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,18 @@ from tests.fakes.upstream import Upstream
 
 # Every case runs with TLS to the upstream, as in production; KREBIT_PROXY_TEST_UPSTREAM=plain runs them without.
 PLAIN = os.environ.get("KREBIT_PROXY_TEST_UPSTREAM") == "plain"
+
+
+# And on the event loop that runs it; KREBIT_PROXY_TEST_LOOP=asyncio is what runs it on Windows.
+LOOP = os.environ.get("KREBIT_PROXY_TEST_LOOP", "asyncio" if sys.platform == "win32" else "uvloop")
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if LOOP == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop
+
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

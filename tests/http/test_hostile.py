@@ -427,7 +427,7 @@ async def test_many_slow_callers_do_not_keep_others_out(
     assert "marker" not in proxy.output.getvalue()
 
 
-def refusals(proxy: RunningProxy) -> list[object]:
+def refusals(proxy: RunningProxy) -> list[dict[str, object]]:
     """What the log says of requests and connections that did not work, debugging aside."""
     return [event for event in proxy.events() if event.get("level") != "debug" and "code" in event]
 
@@ -455,4 +455,35 @@ async def test_each_refusal_is_one_event(start_proxy: StartProxy, upstream: Upst
 
     assert ended.got == b"" or code.encode() in ended.got
     await eventually(lambda: refusals(proxy), what="an event in the log")
-    assert [event["code"] for event in refusals(proxy) if isinstance(event, dict)] == [code]
+    assert [event["code"] for event in refusals(proxy)] == [code]
+
+
+async def test_a_caller_too_many_is_one_event(start_proxy: StartProxy, upstream: Upstream) -> None:
+    async def busy(call: Call) -> None:
+        await call.gone()
+
+    upstream.default = busy
+    proxy = await start_proxy(limits={"connections": 1})
+    first = await proxy.connect()
+    await first.send(first.request("GET", "/api/x"))
+    await upstream.called()
+    other = await proxy.connect()
+    await other.rest()
+
+    assert [event["code"] for event in refusals(proxy)] == ["overloaded"]
+
+
+async def test_a_caller_that_takes_nothing_is_one_event(start_proxy: StartProxy, upstream: Upstream) -> None:
+    async def much(call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+        with suppress(OSError):
+            while not call.connection.closing:
+                await call.send(b"m" * (1 << 16))
+
+    upstream.default = much
+    proxy = await start_proxy(upstream={"idle_timeout": 0.3})
+    client = await proxy.connect(receive_buffer=4096)
+    await client.send(client.request("GET", "/api/x"))
+    await eventually(lambda: refusals(proxy), what="an event in the log")
+
+    assert len(refusals(proxy)) == 1

@@ -205,6 +205,20 @@ async def test_case_097_a_401_during_the_upload_is_replayed_whole(
     assert (await client.ask("GET", "/api/next")).content == b"ok"
 
 
+async def test_rule_04_content_beyond_the_bound_that_comes_at_once(start_proxy: StartProxy, upstream: Upstream) -> None:
+    """What is kept is held on to for a moment, since a 401 comes at once. Whoever comes first, nothing is cut."""
+    upstream.script = [early]
+    client = await (await start_proxy(replay={"max_body": LIMIT})).connect()
+    content = b"c" * (10 * LIMIT)
+    pump = spawn(client.pump(client.request("POST", "/api/x", content=content), 1), name="upload")
+    got = await client.response()
+
+    assert (got.status, got.code) in {(200, ""), (503, "not_replayed")}
+    assert [bytes(call.content) for call in upstream.calls[1:]] == ([content] if got.status == 200 else [])
+    client.close()
+    pump.cancel()
+
+
 @pytest.mark.parametrize("status", [400, 403, 407, 500, 503])
 async def test_case_098_other_responses_are_relayed(client: Client, upstream: Upstream, status: int) -> None:
     upstream.script = [answer(status, content=b"mine", reason=b"Mine")]

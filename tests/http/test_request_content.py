@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import gzip
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from krebit_proxy.tasks import spawn
+from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Ended
 from tests.fakes.proxy import StartProxy, proxy_process
 from tests.fakes.upstream import Call, Gone, Upstream, answer, response
@@ -100,10 +103,12 @@ async def test_case_040_content_arrives_before_its_end(client: Client, upstream:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
-async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(tmp_path: Path) -> None:
-    """100 MB go to an upstream that first takes nothing: the upload stands still, and memory with it."""
+async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(
+    tmp_path: Path, authority: Authority, server_tls: ssl.SSLContext | None, effort: Callable[[int, int], int]
+) -> None:
+    """100 MB (10 GB in a deep run) go to an upstream that first takes nothing: the upload stands still, and memory."""
     go = asyncio.Event()
-    megabyte, size = b"m" * (1 << 20), 100
+    megabyte, size = b"m" * (1 << 20), effort(100, 10_000)
 
     async def slow(call: Call) -> None:
         call.connection.record = False
@@ -113,7 +118,10 @@ async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(tmp_path: P
             total += len(piece)
         await call.send(response(content=b"%d" % total))
 
-    async with Upstream() as upstream, proxy_process(upstream, tmp_path) as proxy:
+    async with (
+        Upstream(server_tls) as upstream,
+        proxy_process(upstream, tmp_path, upstream={"ca_file": str(authority.ca_file)}) as proxy,
+    ):
         client = await proxy.connect()
         await client.ask("GET", "/api/warm")
         before = proxy.memory()
@@ -123,8 +131,8 @@ async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(tmp_path: P
         await settled(lambda: proxy.memory() + client.sent)
         while_waiting, waiting_at = proxy.memory(), client.sent
         go.set()
-        got = await client.response()
         await pump
+        got = await client.response()
         client.close()
         after = proxy.memory()
 

@@ -1,5 +1,7 @@
 """Cases 1 to 16: the request line arrives as it was sent, or not at all."""
 
+import asyncio
+
 import pytest
 
 from tests.fakes.client import Client
@@ -151,3 +153,26 @@ async def test_a_smaller_limit_holds_for_the_target(start_proxy: StartProxy, ups
 
     assert (response.status, response.code) == (414, "uri_too_long")
     assert not upstream.calls
+
+
+@pytest.mark.parametrize("pieces", [1, 50], ids=["at_once", "in_pieces"])
+@pytest.mark.parametrize("lines", [1, 20], ids=["one_field", "many_fields"])
+async def test_the_limit_is_for_the_whole_head(
+    start_proxy: StartProxy, upstream: Upstream, pieces: int, lines: int
+) -> None:
+    proxy = await start_proxy(limits={"header_bytes": "4KiB"})
+    client = await proxy.connect()
+    answers = []
+    for size in (3800, 4300):
+        head = client.request(
+            "GET", "/api/x", *[b"X-%02d: " % line + b"v" * (size // lines - 8) for line in range(lines)]
+        )
+        step = len(head) // pieces + 1
+        for start in range(0, len(head), step):
+            await client.send(head[start : start + step])
+            await asyncio.sleep(0)
+        answers.append(await client.response())
+
+    assert [(got.status, got.code) for got in answers] == [(200, ""), (431, "header_too_large")]
+    await client.closed()
+    assert len(upstream.calls) == 1

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gzip
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,19 @@ async def test_case_058_chunked_stays_chunked(client: Client, upstream: Upstream
     await client.still_open()
 
 
+async def test_case_058_trailers_are_dropped(client: Client, upstream: Upstream) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n"
+    upstream.script = [raw(head, b"2\r\nok\r\n0\r\nX-T: dropped\r\nSet-Cookie: dropped\r\n\r\n")]
+    await client.send(client.request("GET", "/api/x"))
+    got = await client.head()
+
+    assert b"trailer" not in got.names
+    assert await client.until(b"\r\n0\r\n\r\n") == b"2\r\nok\r\n0\r\n\r\n"
+    following = await client.ask("GET", "/api/y")
+    assert following.content == b"ok"
+    assert b"dropped" not in following.raw
+
+
 async def test_case_058_chunked_becomes_close_delimited_for_http_1_0(client: Client, upstream: Upstream) -> None:
     upstream.script = [raw(*CHUNKS)]
     await client.send(client.request("GET", "/api/x", b"Connection: keep-alive", version="1.0"))
@@ -275,20 +290,25 @@ async def test_case_065_events_pass_one_by_one(client: Client, upstream: Upstrea
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
-async def test_case_066_memory_is_bounded_while_the_caller_is_slow(tmp_path: Path) -> None:
-    """1 GB is on its way to a caller that takes little of it: the upstream stands still, and memory with it."""
-    sent = [0]
+async def test_case_066_memory_is_bounded_while_the_caller_is_slow(
+    tmp_path: Path, authority: Authority, server_tls: ssl.SSLContext | None, effort: Callable[[int, int], int]
+) -> None:
+    """1 GB (10 in a deep run) is on its way to a caller that takes nothing at first, and then a part (or all)."""
+    sent, size, taken = [0], effort(1 << 10, 10 << 10), effort(64, 10 << 10)
 
     async def endless(call: Call) -> None:
-        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (size << 20))
         with contextlib.suppress(OSError):
-            for _ in range(1 << 10):
+            for _ in range(size):
                 call.connection.writer.write(b"m" * (1 << 20))
                 await call.connection.writer.drain()
                 sent[0] += 1
         await call.gone()
 
-    async with Upstream() as upstream, proxy_process(upstream, tmp_path) as proxy:
+    async with (
+        Upstream(server_tls) as upstream,
+        proxy_process(upstream, tmp_path, upstream={"ca_file": str(authority.ca_file)}) as proxy,
+    ):
         client = await proxy.connect(receive_buffer=1 << 16)
         await client.ask("GET", "/api/warm")
         before = proxy.memory()
@@ -297,7 +317,7 @@ async def test_case_066_memory_is_bounded_while_the_caller_is_slow(tmp_path: Pat
         await client.head()
         await settled(lambda: proxy.memory() + sent[0])
         stalled, stalled_at = proxy.memory(), sent[0]
-        for _ in range(64):
+        for _ in range(taken):
             await client.exactly(1 << 20)
         flowing = proxy.memory()
         client.close()
