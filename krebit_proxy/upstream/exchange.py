@@ -33,7 +33,7 @@ class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
     __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_pool", "_response", "_seen", "_time", "_waiter",
+                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_waiter",
                  "broken")  # fmt: skip
 
     def __init__(
@@ -57,6 +57,7 @@ class Exchange:
         self._head = head  # not sent yet: goes with the first content in one write
         self._held: list[bytes] | None = [head] if retry and link.uses and method in IDEMPOTENT else None
         self._held_size = 0
+        self._paused = False  # the link does not read, for nobody takes what it read
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # response() has returned the head
@@ -66,7 +67,8 @@ class Exchange:
         self._asked = self._seen = pool.time()
         self._start(link)
         if self._finished:
-            self._flush_head()
+            self._head = b""
+            link.write(head)
         else:
             pool.loop.call_soon(self._flush_head)
 
@@ -183,14 +185,19 @@ class Exchange:
         if response.buffered:
             self._seen = self._time()
             data = response.take()
-            if self._link is not None:
-                self._link.resume()
+            if self._paused:
+                self._resume()
             return data
         if response.done:
             return b""
         if self._error is not None:
             raise self._error
         return None
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._link is not None:
+            self._link.resume()
 
     async def read(self) -> bytes:
         """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
@@ -231,6 +238,8 @@ class Exchange:
             and not link.buffered
             and not link.closed
         ):
+            if self._paused:
+                self._resume()
             self._link = None
             self._pool.put_back(self, link)
         else:
@@ -271,6 +280,7 @@ class Exchange:
             self._fail(self._invalid(str(invalid)))
             return
         if response.buffered >= HIGH_WATER:
+            self._paused = True
             link.pause()
         if self._waiter is not None:
             self._wake()

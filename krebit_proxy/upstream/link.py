@@ -216,10 +216,10 @@ class SocketLink:
             if tls is None:
                 size = self._socket.recv_into(_buffer)
                 return size, not size, None
-            size = got = tls.recv_into(_buffer)
+            size = got = tls.recv_into(_buffer, _READ)
             # A TLS socket gives one record at a time; one that is full, or not taken whole, has more behind it.
             while got and size <= _READ - _RECORD and (got == _RECORD or tls.pending()):
-                got = tls.recv_into(_view[size:])
+                got = tls.recv_into(_view[size:], _READ - size)
                 size += got
         except ssl.SSLWantWriteError:
             self._read_wants_write = True

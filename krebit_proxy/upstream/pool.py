@@ -107,7 +107,6 @@ class Upstream:
         """An exchange is complete, and its link may carry another one."""
         self._exchanges.discard(exchange)
         link.owner = self
-        link.resume()
         if link.uses == 1:
             self._connector.remember(link)
         if self._closed:
