@@ -132,7 +132,10 @@ class Api:
         second = await self._send(call, target, fresh, kept)
         if second.response.status == 401:
             self._breaker.trip(path, monotonic())
-        self._metrics.replayed("refused_again" if second.response.status == 401 else "done")
+            self._metrics.replayed("refused_again")
+        else:
+            self._accepted = fresh.generation
+            self._metrics.replayed("done")
         return second
 
     async def _lasting_bearer(self, call: Call) -> Bearer | None:

@@ -36,12 +36,13 @@ _log = structlog.get_logger()
 class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
-    __slots__ = ("_calls", "_deadline", "_expired", "_ready", "_requests", "_server", "_tunnel", "_unsent",
-                 "closing", "idle_since", "peer")  # fmt: skip
+    __slots__ = ("_calls", "_deadline", "_expired", "_idle_timeout", "_limits", "_ready", "_requests", "_server",
+                 "_tunnel", "_unsent", "closing", "idle_since", "peer")  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=0, access_log=cast("Any", None))
-        limits = server.settings.limits
+        self._limits = limits = server.settings.limits
+        self._idle_timeout = server.settings.upstream.idle_timeout
         self._server = server
         self._requests = Requests(self, limit=limits.header_bytes, patience=limits.body_timeout, arrived=self._arrived)
         self._calls: deque[Call] = deque()  # read, and not answered yet
@@ -86,6 +87,11 @@ class Connection(RequestHandler):
             self._requests.feed(data)
             if self._requests.reading_head and self._ready is not None and self._expired != self._requests.time_out:
                 self._wait_for_head()
+        # One small request at a time is what nearly always arrives: there is nothing to add up.
+        if len(self._calls) > 1 or self._requests.content.size or self._requests.held or self._tunnel:
+            self._bound_what_waits()
+
+    def _bound_what_waits(self) -> None:
         if not self._buffer_paused and self._waiting_bytes() >= HIGH_WATER:
             self._pause_reading_for_buffer()
 
@@ -117,7 +123,7 @@ class Connection(RequestHandler):
     async def drain(self) -> None:
         """Waits until the caller has taken enough. Raises ConnectionError when it left."""
         if self._paused:
-            self._wait_for_taking(self._server.settings.upstream.idle_timeout)
+            self._wait_for_taking(self._idle_timeout)
             try:
                 await self._drain_helper()
             finally:
@@ -158,12 +164,14 @@ class Connection(RequestHandler):
             if not self._calls:
                 await self._next()
             call = self._calls.popleft()
-            self.resume_content()
+            if self._buffer_paused:
+                self.resume_content()
             await self._answer(call)
             if call.persistent and not call.content.complete:
                 await self._skip_content(call)
             self._requests.go_on()
-            self.resume_content()
+            if self._buffer_paused:
+                self.resume_content()
             persistent = call.persistent and not self.closing
         if persistent or (call.content.complete and call.refusal is None):
             self._end()
@@ -176,7 +184,7 @@ class Connection(RequestHandler):
         if self._requests.reading_head:
             self._wait_for_head()
         else:
-            self._deadline = self.idle_since + self._server.settings.limits.keepalive
+            self._deadline = self.idle_since + self._limits.keepalive
             self._expired = self._idle_too_long
         try:
             await self._ready
@@ -259,12 +267,12 @@ class Connection(RequestHandler):
         return self._task_handler
 
     def _idle_too_long(self) -> None:
-        _log.debug("connection.idle", seconds=self._server.settings.limits.keepalive)
+        _log.debug("connection.idle", seconds=self._limits.keepalive)
         self._end()
 
     def _wait_for_head(self) -> None:
         self._expired = self._requests.time_out
-        self._deadline = self._loop.time() + self._server.settings.limits.header_timeout
+        self._deadline = self._loop.time() + self._limits.header_timeout
 
     def _wait_for_taking(self, patience: float) -> None:
         """Ends the connection unless the caller takes something within `patience` seconds, again and again."""
@@ -294,7 +302,7 @@ class Connection(RequestHandler):
         self.closing = True
         if self.transport is not None:
             self.transport.close()
-            self._wait_for_taking(self._server.settings.upstream.idle_timeout)
+            self._wait_for_taking(self._idle_timeout)
 
     def _linger(self) -> None:
         """Closes our half, and ignores what still comes for a while.

@@ -168,7 +168,8 @@ class Requests:
         self._tunnel = False
         try:
             self._examine(call, version)
-            if http.should_upgrade() and call.length == 0:
+            # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
+            if http.should_upgrade() and call.length == 0 and not call.http10:
                 call.upgrade = _offer(call.field(b"upgrade"))
                 self._tunnel = call.upgrade is not None
         except Refused as error:
