@@ -1,7 +1,6 @@
 """The only holder of the grant: drives `core.lifecycle.step`, performs its effects, and hands out bearer tokens."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import random
@@ -93,6 +92,7 @@ class Credentials:
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
+        self._lock_wait: asyncio.Timeout | None = None
         self._idle = asyncio.Event()
         self._looked = asyncio.Event()
 
@@ -104,8 +104,9 @@ class Credentials:
     async def close(self) -> None:
         """Waits for a running refresh and its write, then closes the store."""
         self._happened(Stopping())
-        if self._state.phase is Phase.LOCKING and self._under_way:
-            self._under_way.cancel()
+        if self._lock_wait is not None:
+            self._lock_wait.reschedule(0)
+            self._lock_wait = None
         await self._idle.wait()
         if self._alarm:
             self._alarm.cancel()
@@ -211,8 +212,7 @@ class Credentials:
 
         async def in_turn() -> None:
             if before is not None:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await before
+                await asyncio.wait([before])
             await work
 
         self._under_way = spawn(in_turn(), name="grant")
@@ -225,7 +225,7 @@ class Credentials:
             event = Conflicted()
         except StoreError as error:
             event = Failed(Denial(error.code, error.detail, error.hint))
-        except asyncio.CancelledError:
+        except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
         self._happened(event)
 
@@ -234,8 +234,7 @@ class Credentials:
             case ReadStore():
                 return Read(await self._store.read())
             case TakeLock(timeout):
-                await self._store.lock(timeout)
-                return Locked()
+                return await self._locked(timeout)
             case WriteGrant(expected, grant):
                 await self._store.write(expected, grant)
                 return Written()
@@ -246,6 +245,15 @@ class Credentials:
                 return Revoked(await self._token_endpoint.revoke(token))
             case _:
                 assert_never(effect)
+
+    async def _locked(self, timeout: float) -> Event:
+        """Waits for the lock; a stop of the proxy ends the wait by a TimeoutError, whether it has begun or not."""
+        try:
+            async with asyncio.timeout(0 if self._state.stopping else None) as self._lock_wait:
+                await self._store.lock(timeout)
+            return Locked()
+        finally:
+            self._lock_wait = None
 
     def _wake_at(self, boot: float) -> None:
         """Sets the alarm. It is never far off, so a clock that stops while the machine sleeps does no harm."""

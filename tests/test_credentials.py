@@ -10,6 +10,7 @@ import pytest
 
 from krebit_proxy.config import OAuth, Settings, Upstream
 from krebit_proxy.core.grant import Grant, Tokens
+from krebit_proxy.core.protocol import Phase
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused, StoreError
@@ -305,4 +306,28 @@ async def test_without_a_refresh_token_the_end_is_said_plainly(server: Authoriza
             await credentials.bearer()
 
     assert refused.value.code == "reauthorization_required"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_stop_ends_the_wait_for_the_lock_however_far_it_is(
+    server: AuthorizationServer, tmp_path: Path, turns: int
+) -> None:
+    await stored(tmp_path, tokens(left=3000))
+    other = store_for(tmp_path)
+    await other.lock(1)
+    settings = settings_for(server, tmp_path)
+    credentials = Credentials(settings, store_for(tmp_path), TokenEndpoint(settings))
+    await credentials.start()
+    waiting = asyncio.ensure_future(credentials.bearer(rejected=1))
+    while credentials._state.phase is not Phase.LOCKING:  # noqa: ASYNC110  the very turn of the loop matters
+        await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await credentials.close()
+    await other.close()
+
+    with pytest.raises(Refused):
+        await waiting
     assert server.requests == []

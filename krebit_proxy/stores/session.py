@@ -28,7 +28,7 @@ class Session:
     """A connection in autocommit mode, for one statement at a time. Its methods raise psycopg's Error or TimeoutError.
 
     psycopg answers a cancellation by asking the server to confirm it, for which it waits, and a frozen server never
-    does. So nothing is cancelled here: what takes longer than `patience` seconds has its socket shut, and fails at once.
+    does. So nothing is cancelled here: what takes longer than `patience` seconds has its socket shut, and then fails.
     """
 
     def __init__(self, connection: AsyncConnection[tuple[Any, ...]], patience: float) -> None:

@@ -1,4 +1,4 @@
-"""Real processes that hold or use a grant. They are forked from a server that has everything loaded, so they start fast.
+"""Real processes that hold or use a grant, forked from a server that has everything loaded, so that they start fast.
 
 What they get is plain text and numbers, since a `Secret` is not handed to another process.
 """
@@ -7,16 +7,17 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.secret import Secret
+from tests.fakes.waiting import eventually
 
 # A program takes plain settings, its end of a pipe, and what else it needs.
-Program = Callable[..., Awaitable[None]]
+Program = Callable[..., Coroutine[Any, Any, None]]
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "aiohttp", "krebit_proxy.credentials", "tests.fakes.programs"])
 
@@ -37,8 +38,7 @@ class Process:
 
     async def heard(self, timeout: float = 20) -> Any:
         """The next thing it says; None when it has ended without a word."""
-        if not await asyncio.to_thread(self._pipe.poll, timeout):
-            raise AssertionError("the process says nothing")
+        await eventually(self._pipe.poll, what="the process says something", deadline=timeout)
         with suppress(EOFError):
             return self._pipe.recv()
         return None
@@ -48,9 +48,9 @@ class Process:
 
     async def ended(self) -> int:
         """Waits for its end. Gives its exit status, negative for a signal."""
-        await asyncio.to_thread(self._process.join, 20)
+        await eventually(lambda: self._process.exitcode is not None, what="the process ends")
         status = self._process.exitcode
-        assert status is not None, "the process does not end"
+        assert status is not None
         self._pipe.close()
         self._process.close()
         return status

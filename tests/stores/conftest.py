@@ -1,6 +1,6 @@
 """Every kind of store, each with as many openers as a test wants."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def postgres(running_database: Database) -> Iterator[Database]:
 
 
 @pytest.fixture(params=["file", "sealed", "postgres"])
-async def place(request: pytest.FixtureRequest, tmp_path: Path):
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     key_file = tmp_path / "keys"
     key_file.touch(0o600)
     key_file.write_text(new_key() + "\n")

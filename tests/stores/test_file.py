@@ -6,7 +6,7 @@ import random
 import resource
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-async def place(tmp_path: Path):
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
     found = Place(f"file:{tmp_path / 'grant'}")
     yield found
     for store in found.opened:
@@ -62,6 +62,10 @@ def largest_file(size: int) -> Iterator[None]:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def opened(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 async def refused(store: Store) -> StoreError:
@@ -280,8 +284,7 @@ async def test_a_write_is_on_the_disk_when_it_returns(
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
-        synced.append(f"{name} while the grant has {len(grant_file.read_bytes())} bytes")
+        synced.append(f"{opened(descriptor).name} while the grant has {len(grant_file.read_bytes())} bytes")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -355,11 +358,12 @@ async def test_a_lock_file_replaced_while_it_is_opened_is_opened_again(
     place: Place, grant_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, real = grant_file.with_suffix(".lock"), os.fstat
-    removed = []
+    removed: list[Path] = []
 
     def fstat(descriptor: int) -> os.stat_result:
-        if not removed and Path(os.readlink(f"/proc/self/fd/{descriptor}")) == lock:
-            removed.append(lock.unlink())
+        if not removed and opened(descriptor) == lock:
+            removed.append(lock)
+            lock.unlink()
         return real(descriptor)
 
     monkeypatch.setattr(os, "fstat", fstat)

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
-from krebit_proxy.stores import Store
+from krebit_proxy.errors import StoreConflictError, StoreError
 from krebit_proxy.stores.postgres import PostgresStore
 from krebit_proxy.stores.sealing import new_key
 from tests.fakes.database import Database

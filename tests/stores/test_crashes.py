@@ -1,0 +1,228 @@
+"""SIGKILL at every step of the protocol, by the names of the steps, and at random under load."""
+
+import asyncio
+import random
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from krebit_proxy.config import Settings
+from krebit_proxy.core.grant import Grant, Tokens
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.credentials import Credentials
+from krebit_proxy.errors import Refused
+from krebit_proxy.sandbox import Options, Sandbox
+from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.token_endpoint import TokenEndpoint
+from tests.fakes.processes import Process, plain
+from tests.fakes.programs import call_all_the_time, refresh_once
+from tests.fakes.waiting import eventually
+from tests.stores.conftest import Place
+
+# One refresh, step by step. Between two of them nothing happens that outlives the process.
+STEPS: Final = [
+    "before read",
+    "after read",
+    "before lock",
+    "after lock",
+    "before read under lock",
+    "after read under lock",
+    "before write intent",
+    "write intent: ...",
+    "after write intent",
+    "before confirm lock",
+    "after confirm lock",
+    "before spend",
+    "after spend",
+    "before write tokens",
+    "write tokens: ...",
+    "after write tokens",
+    "before unlock",
+    "after unlock",
+]
+# What each store does within a write.
+FILE: Final = ["link backup", "fsync file", "replace", "fsync folder"]
+DATABASE: Final = ["update"]
+# The one window that nobody can close: the server has spent the token, and its answer is not stored yet.
+WINDOW: Final = {
+    "after spend",
+    "before write tokens",
+    "write tokens: link backup",
+    "write tokens: fsync file",
+    "write tokens: update",  # not committed
+}
+
+
+def steps_of(place: Place) -> list[str]:
+    parts = FILE if place.store.startswith("file:") else DATABASE
+    return [step.replace("...", part) for step in STEPS for part in (parts if "..." in step else [""])]
+
+
+async def family(sandbox: Sandbox, *, left: float) -> Tokens:
+    """The tokens of a new consent, of which the access token has `left` seconds for us."""
+    now = time.time()
+    code = sandbox._grants.code(None, None, now)
+    pair = sandbox._grants.exchange(code, None, None, lifetime=60, now=now)
+    assert pair.refresh_token is not None
+    return Tokens(Secret(pair.access_token), Secret(pair.refresh_token), now + left - 60, now + left)
+
+
+class Site:
+    """Grants of their own for one test: a store for them, and the sandbox that they come from."""
+
+    def __init__(self, place: Place, sandbox: Sandbox) -> None:
+        self.place = replace(place, client_id=sandbox.client_id)
+        self.sandbox = sandbox
+        self.secret = Secret(sandbox.client_secret)
+        self.endpoint = TokenEndpoint(self._settings(self.place))
+
+    async def grant(self, name: str, *, left: float = -5) -> Place:
+        """The place of a new grant, for an organization of this name."""
+        place = replace(self.place, organization=name)
+        tokens = await family(self.sandbox, left=left)
+        store = place.open()
+        await store.write(0, Grant(1, name, place.client_id, tokens, authorized_at=tokens.obtained_at))
+        await store.close()
+        return place
+
+    def plain(self, place: Place) -> dict[str, Any]:
+        return plain(self._settings(place))
+
+    async def outcome(self, place: Place) -> str:
+        """What the next process finds: "kept" with a token that works, or the reason why a person must act."""
+        store = place.open()
+        store.intent_grace = 0  # the holder is dead, and waiting for it is tested elsewhere
+        credentials = Credentials(self._settings(place), store, self.endpoint)
+        await credentials.start()
+        try:
+            field = (await credentials.bearer()).field
+        except Refused as refused:
+            return f"{refused.code}: {refused.detail}"
+        finally:
+            await credentials.close()
+        assert self.sandbox._grants.live(field.decode().removeprefix("Bearer "), time.time())
+        stored = await store.read()
+        await store.close()
+        assert stored is not None
+        assert stored.intent is None
+        return "kept"
+
+    def _settings(self, place: Place) -> Settings:
+        return place.settings(upstream={"url": self.sandbox.url}, client_secret=self.secret)
+
+
+@pytest.fixture(params=["family", "grace", "off"])
+async def site(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Site]:
+    """Servers that revoke everything at a second use, that have a grace time, and that never rotate."""
+    sandbox = Sandbox(Options(rotation=request.param, token_lifetime=3600))
+    await sandbox.start()
+    yield Site(place, sandbox)
+    await sandbox.stop()
+
+
+@pytest.fixture(params=["file", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    key_file = tmp_path / "keys"
+    key_file.write_text(new_key())
+    if request.param == "postgres":
+        return Place(request.getfixturevalue("postgres").url, key_file)
+    return Place(f"file:{tmp_path / 'grant'}")
+
+
+async def test_a_process_killed_at_any_step_costs_the_grant_in_one_window_on_strict_servers_only(site: Site) -> None:
+    steps = steps_of(site.place)
+    undisturbed = await site.grant("undisturbed")
+    process = Process(refresh_once, site.plain(undisturbed), None)
+    assert await process.heard() == steps
+    assert await process.ended() == 0
+    assert await site.outcome(undisturbed) == "kept"
+    few = asyncio.Semaphore(3)
+
+    async def lost(number: int, step: str) -> bool:
+        async with few:
+            place = await site.grant(f"killed-{number}")
+            process = Process(refresh_once, site.plain(place), step)
+            pid = process.pid
+            assert await process.heard() is None
+            assert await process.ended() == -signal.SIGKILL
+            outcome = await site.outcome(place)
+        if outcome != "kept":
+            assert outcome.startswith("reauthorization_required")
+            assert f"/{pid}, whose answer was lost" in outcome
+        return outcome != "kept"
+
+    async with asyncio.TaskGroup() as group:
+        results = {step: group.create_task(lost(number, step)) for number, step in enumerate(steps)}
+    costly = {step for step, result in results.items() if result.result()}
+    assert costly == (WINDOW & set(steps) if site.sandbox.options.rotation == "family" else set())
+
+
+@pytest.mark.parametrize("site", ["grace", "strict"], indirect=True)
+async def test_killing_at_random_under_load_costs_nothing_but_in_that_window(
+    site: Site, effort: Callable[[int, int], int]
+) -> None:
+    site.sandbox.faults.token_lifetime = 0.5  # seconds: most of the time somebody refreshes
+    place, dice = await site.grant("load"), random.Random(11)
+    killed: set[int] = set()
+
+    async def proxy() -> None:
+        """A proxy that is killed and started again."""
+        while len(killed) < effort(20, 1000):
+            process = Process(call_all_the_time, site.plain(place), site.sandbox.url, 0)
+            assert await process.heard() == "started"
+            await asyncio.sleep(dice.uniform(0.05, 0.6))
+            killed.add(process.pid)
+            await process.kill()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(proxy())
+    outcome = await site.outcome(place)
+
+    if outcome != "kept":
+        assert site.sandbox.options.rotation == "strict"
+        holder = re.search(r"by \S+/(\d+), whose answer was lost", outcome)
+        assert holder is not None
+        assert int(holder[1]) in killed
+
+
+@pytest.mark.parametrize("site", ["family"], indirect=True)
+@pytest.mark.parametrize("restarts", [0, 2])
+async def test_many_proxies_share_one_grant_with_one_refresh_for_each_expiry_and_no_failed_call(
+    site: Site, effort: Callable[[int, int], int], restarts: int, request: pytest.FixtureRequest
+) -> None:
+    if restarts and site.place.store.startswith("file:"):
+        pytest.skip("a file is not restarted")
+    site.sandbox.faults.token_lifetime = 3  # seconds
+    place = await site.grant("shared", left=2)
+    processes = [Process(call_all_the_time, site.plain(place), site.sandbox.url, 60) for _ in range(4)]
+    for process in processes:
+        assert await process.heard() == "started"
+    for _ in range(restarts):
+        await next_refresh(site)
+        await asyncio.to_thread(request.getfixturevalue("postgres").restart)
+    await eventually(lambda: site.sandbox.counters["refreshes"] >= effort(3, 40), deadline=180)
+    for process in processes:
+        process.say("stop")
+    results = [await process.heard() for process in processes]
+    assert [await process.ended() for process in processes] == [0] * 4
+
+    # Callers obey Retry-After, which they are told when the token ends while the database is away.
+    assert [set(result) - {"token_unavailable"} if restarts else set(result) for result in results] == [{"200"}] * 4
+    store = place.open()
+    grant = await store.read()
+    await store.close()
+    assert grant is not None
+    # Each generation took exactly one token request, and none was refused.
+    assert grant.generation - 1 == site.sandbox.counters["token_requests"] == site.sandbox.counters["refreshes"]
+
+
+async def next_refresh(site: Site) -> None:
+    so_far = site.sandbox.counters["refreshes"]
+    await eventually(lambda: site.sandbox.counters["refreshes"] > so_far, deadline=20)
