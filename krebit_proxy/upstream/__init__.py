@@ -9,10 +9,11 @@
     exchange.release()
 
 - Errors before the head is returned are `Refused`, ready to be answered; afterwards they are `UpstreamBroken`, and the
-  caller must see a broken transfer. `Exchange.broken` may be set to hear of that while busy elsewhere.
+  caller must see a broken transfer.
 - Each exchange ends with `release` (after the end of the content) or `abort` (at any time); both may follow each other.
-- Both directions are bounded: `await drain()` after `send`; what is not read is not received. While content is sent,
-  wait for `response` in parallel: an early answer ends the sending (`drain` raises, or `response` returns).
+- Both directions are bounded: `await drain()` after `send`; what is not read is not received, and whoever reads watches
+  how long that takes. While content is sent, wait for `response` in parallel: an early answer ends the sending (`drain`
+  raises, or `response` returns).
 - After a 101 that was asked for (`open(..., upgrade=True)`), `send` and `read` carry raw octets both ways.
 
 The rooms: `pool` (who uses which connection, whose time is up), `exchange` (one request), `response` (reading one

@@ -33,8 +33,7 @@ class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
     __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_waiter",
-                 "broken")  # fmt: skip
+                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_waiter")  # fmt: skip
 
     def __init__(
         self,
@@ -47,8 +46,6 @@ class Exchange:
         upgrade: bool,
         retry: bool,
     ) -> None:
-        self.broken: Callable[[], object] | None = None
-        """Called when the response breaks off; the caller may be busy with something else than `read`."""
         self._pool = pool
         self._link: Link | None = None  # None while a retry connects
         self._left = content or 0
@@ -265,8 +262,6 @@ class Exchange:
         """Ends the exchange for a reason that its caller must learn of."""
         self._error = error
         self.abort()
-        if self._answered and self.broken is not None:
-            self.broken()
 
     # What the link and the pool call
 
@@ -334,9 +329,9 @@ class Exchange:
         self._wake_drainer()
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
-        """Ends the exchange if its time is up. A caller that takes nothing lets nothing arrive, and counts as idle."""
+        """Ends the exchange if its time is up. While content waits to be taken it is the caller's time that runs."""
         link, response = self._link, self._response
-        if link is None or (response.done and not response.buffered):
+        if link is None or response.done or response.buffered:
             return
         if response.head is None and self._finished and not link.buffered:
             if now - self._asked > response_timeout:
