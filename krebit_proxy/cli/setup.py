@@ -95,7 +95,7 @@ def _by_pasting(settings: "Settings") -> None:
 
 async def _probe_store(settings: "Settings") -> None:
     """Fails now, if at all: a code that was exchanged into a store that cannot keep it is lost."""
-    from krebit_proxy.cli.grant import store_of  # noqa: PLC0415
+    from krebit_proxy.cli.stored import store_of  # noqa: PLC0415
 
     store = store_of(settings)
     try:
@@ -117,7 +117,7 @@ def _pasted(attempt: "Attempt") -> "Secret | Refusal":
 
 
 async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:
-    from krebit_proxy.cli.grant import credentials  # noqa: PLC0415
+    from krebit_proxy.cli.stored import credentials  # noqa: PLC0415
     from krebit_proxy.core.authorization import cautions, explain  # noqa: PLC0415
     from krebit_proxy.core.grant import Issued  # noqa: PLC0415
     from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415

@@ -41,7 +41,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
     """What the store alone can tell, by the names that the proxy uses."""
-    from krebit_proxy.cli.grant import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored import stored  # noqa: PLC0415
 
     grant = await stored(settings)
     tokens = grant.tokens if grant else None
