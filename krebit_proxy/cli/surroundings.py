@@ -11,8 +11,8 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from krebit_proxy.cli.stored import store_of
 from krebit_proxy.cli.running import is_running
+from krebit_proxy.cli.stored import store_of
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import is_loopback, split_listen
 from krebit_proxy.core.authorization import own_origin
