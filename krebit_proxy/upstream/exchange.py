@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 HIGH_WATER: Final = 256 << 10  # octets, each way, above which the quicker side waits
 HELD: Final = 64 << 10  # octets of content kept for the one retry
 
-# RFC 9110, 9.2.2, "of the request methods defined by this specification".
+# RFC 9110, 9.2.2: "PUT, DELETE, and safe request methods are idempotent", and "A proxy MUST NOT automatically retry
+# non-idempotent requests".
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
@@ -297,8 +298,8 @@ class Exchange:
             self._wake()
             self._wake_drainer()
         elif not response.started and self._held is not None:
-            # RFC 9112, 9.3.1: "a user agent or proxy may retry an idempotent request on a new connection" when the one
-            # that it was sent on had been open before and gave nothing.
+            # RFC 9110, 9.2.2: an idempotent "request can be repeated automatically if a communication failure occurs
+            # before the client is able to read the server's response", here the death of a connection that was idle.
             self._link = None
             spawn(self._again(), name="upstream.retry")
         elif response.started and response.head is None:

@@ -122,7 +122,9 @@ class Upstream:
     # What idle links call
 
     def received(self, link: Link, _data: memoryview | bytes) -> None:
-        """RFC 9112, 9.3.1 knows no response without a request: taking it for the next one's would mix up callers."""
+        """Octets that nobody asked for: RFC 9112, 9.2: "message delimitation is now ambiguous"."""
+        # "If a client receives data on a connection that doesn't have outstanding requests, the client MUST NOT consider
+        # that data to be a valid response; the client SHOULD close the connection".
         self._discard(link)
 
     def flushed(self, link: Link) -> None:
