@@ -123,8 +123,9 @@ class SocketLink:
         except _WAIT:
             pass
         except OSError:
-            # RFC 9112, 9.5: "A client sending a message body SHOULD monitor the network connection for an error response
-            # while it is transmitting the request." It may lie in the receive buffer: what can be read tells the end.
+            # RFC 9112, 9.5: "A client sending a message body SHOULD monitor the network connection for an error
+            # response while it is transmitting the request." It may lie in the receive buffer: what can be
+            # read tells the end.
             self._write_failed = True
             self._drop()
             self._loop.call_soon(self._read)

@@ -123,8 +123,8 @@ class Upstream:
 
     def received(self, link: Link, _data: memoryview | bytes) -> None:
         """Octets that nobody asked for: RFC 9112, 9.2: "message delimitation is now ambiguous"."""
-        # "If a client receives data on a connection that doesn't have outstanding requests, the client MUST NOT consider
-        # that data to be a valid response; the client SHOULD close the connection".
+        # "If a client receives data on a connection that doesn't have outstanding requests, the client MUST NOT
+        # consider that data to be a valid response; the client SHOULD close the connection".
         self._discard(link)
 
     def flushed(self, link: Link) -> None:

@@ -128,8 +128,8 @@ class Response:
 
     def end(self, *, clean: bool) -> bool:
         """The connection ended. True: the response is complete by that."""
-        # RFC 9112, 8: "A response that has neither chunked transfer coding nor Content-Length is terminated by closure of
-        # the connection and, if the header section was received intact, is considered complete unless an error was
+        # RFC 9112, 8: "A response that has neither chunked transfer coding nor Content-Length is terminated by closure
+        # of the connection and, if the header section was received intact, is considered complete unless an error was
         # indicated by the underlying connection": by a reset, or over TLS by an end without close_notify (9.8).
         if clean and self.open_ended:
             self.done = True
@@ -191,8 +191,8 @@ class Response:
         self.head = ResponseHead(version, status, self._reason, self.fields, length, chunked, has_content, persistent)
 
     def _switch(self, version: str) -> None:
-        # RFC 9110, 15.2.2: the server "is willing to comply with the client's request, via the Upgrade header field, for
-        # a change in the application protocol".
+        # RFC 9110, 15.2.2: the server "is willing to comply with the client's request, via the Upgrade header field,
+        # for a change in the application protocol".
         if not self._upgrade:
             raise InvalidResponse("it switches protocols unasked")
         self._left = None
@@ -230,8 +230,8 @@ def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | Non
                     raise InvalidResponse("its Content-Length is not one number")
                 length = int(value)
             case b"transfer-encoding":
-                # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat
-                # the message as if the framing is faulty". And we asked for no other coding than chunked.
+                # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST
+                # treat the message as if the framing is faulty". And we asked for no other coding than chunked.
                 if chunked or version != "1.1" or value.strip(b" \t").lower() != b"chunked":
                     raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
                 chunked = True
