@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "wait": "Wait until requests are authenticated.",
     "health": "Probe whether the proxy serves, for containers.",
     "policy": "Find out which requests callers need, and allow no others.",
+    "key": "Make and change the keys that encrypt the stored grant.",
+    "grant": "Move the grant from one machine to another, or in from another program.",
     "logout": "Forget the grant.",
     "sandbox": "Start the stand-in for Krebit alone.",
 }

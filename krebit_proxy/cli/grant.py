@@ -1,0 +1,178 @@
+"""`krebit-proxy grant`."""
+
+import asyncio
+import sys
+import textwrap
+import time
+from contextlib import asynccontextmanager
+from itertools import dropwhile, takewhile
+from typing import TYPE_CHECKING
+
+import click
+
+from krebit_proxy.cli import terminal
+from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from krebit_proxy.config import Settings
+    from krebit_proxy.core.grant import Grant, Tokens
+    from krebit_proxy.core.secret import Secret
+    from krebit_proxy.stores import Store
+
+
+@click.group
+@common_options
+def grant() -> None:
+    """Move the grant from one machine to another, or in from another program.
+
+    For a server without a browser: `krebit-proxy grant import` on the server prints an address; `krebit-proxy grant
+    export ADDRESS` on the computer with the browser prints the grant, sealed to that address; paste it at the server.
+    """
+
+
+@grant.command
+@click.argument("address")
+@common_options
+@pass_invocation
+def export(invocation: Invocation, address: str) -> None:
+    """Print the grant, sealed to ADDRESS, and forget it here: two who hold one grant would spend it twice."""
+    from krebit_proxy.cli.envelope import seal  # noqa: PLC0415
+
+    def pack(found: "Grant") -> str:
+        if found.verdict is not None:
+            raise click.ClickException("this grant was refused; authorize anew with krebit-proxy setup")
+        return seal(found, address)
+
+    try:
+        envelope = asyncio.run(_take_out(invocation.settings(), pack))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    terminal.say(f"{textwrap.fill(envelope, 76)}\n")
+    terminal.note("The grant is forgotten here. Paste all of this where krebit-proxy grant import waits for it.")
+
+
+@grant.command("import")
+@click.option("--refresh-token-stdin", is_flag=True, help="Read a refresh token of another program, and try it once.")
+@common_options
+@pass_invocation
+def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
+    """Take a grant in: what `krebit-proxy grant export` prints elsewhere, or a refresh token.
+
+    A refresh token is tried at once, and what comes back is stored. From then on the other program must not use it.
+    """
+    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
+
+    settings = invocation.settings()
+    asyncio.run(_require_room(settings))
+    if refresh_token_stdin:
+        line = click.prompt("Refresh token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+        if not (token := line.strip()):
+            terminal.complain("there is no refresh token on standard input")
+            return 1
+        return asyncio.run(_try(settings, Secret(token)))
+    return _receive(settings)
+
+
+def _receive(settings: "Settings") -> int:
+    from krebit_proxy.cli.envelope import Receiver  # noqa: PLC0415
+
+    receiver = Receiver()
+    terminal.note(f"On the other computer run:  krebit-proxy grant export {receiver.address}")
+    terminal.note("Then paste here what it prints, and press Enter:")
+    # In lines, since a terminal passes on no longer ones than 4096 bytes.
+    lines = takewhile(str.strip, dropwhile(lambda line: not line.strip(), sys.stdin))
+    try:
+        found = receiver.open("".join(lines))
+    except ValueError as error:
+        terminal.complain(str(error), hint="start again with krebit-proxy grant import")
+        return 1
+    if (found.organization, found.client_id) != (settings.organization, settings.client_id) or found.tokens is None:
+        terminal.complain(
+            f"this grant is for {found.organization} and client id {found.client_id}",
+            hint="the settings of both computers must name the same organization and app",
+        )
+        return 1
+    asyncio.run(_put_in(settings, found.tokens))
+    terminal.say("The grant is here now. A running proxy uses it within five seconds.")
+    return 0
+
+
+async def _try(settings: "Settings", refresh_token: "Secret") -> int:
+    """Stores it beside an access token that has expired, and has it refreshed under all the rules of a refresh."""
+    from krebit_proxy.cli.stored import credentials  # noqa: PLC0415
+    from krebit_proxy.core.grant import Tokens  # noqa: PLC0415
+    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
+    from krebit_proxy.errors import Refused  # noqa: PLC0415
+    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+
+    now = time.time()
+    await _put_in(settings, Tokens(Secret("none-yet"), refresh_token, now - 1, now))
+    async with credentials(settings, TokenEndpoint(settings)) as held:
+        await held.start()
+        try:
+            await held.bearer()
+        except Refused as refused:
+            code, detail, hint = refused.code, refused.detail, refused.hint
+        else:
+            terminal.say("The refresh token works, and what came back is stored. Stop the program that it came from.")
+            return 0
+    if code != "reauthorization_required":
+        terminal.complain(detail, hint=f"{hint} The token is stored: krebit-proxy run goes on trying")
+        return 1
+    await _take_out(settings, lambda _: "")
+    terminal.complain(detail, hint="take a newer one, or authorize this proxy with krebit-proxy setup")
+    return 1
+
+
+async def _require_room(settings: "Settings") -> None:
+    from krebit_proxy.cli.stored import stored  # noqa: PLC0415
+
+    _check_room(await stored(settings))
+
+
+def _check_room(found: "Grant | None") -> None:
+    if found is not None and found.tokens is not None:
+        raise click.ClickException("there is a grant already; forget it first with krebit-proxy logout")
+
+
+async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
+    """Stores the tokens as a new generation."""
+    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+
+    async with _locked(settings) as store:
+        found = await store.read()
+        _check_room(found)
+        base = found.generation if found else 0
+        new = Grant(base + 1, settings.organization, settings.client_id, tokens, authorized_at=time.time())
+        await store.write(base, new)
+
+
+async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str:
+    """Packs the grant, then forgets it. Under the lock nobody is spending its refresh token."""
+    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+
+    async with _locked(settings) as store:
+        found = await store.read()
+        if found is None or found.tokens is None:
+            raise click.ClickException("there is no grant here; authorize first with krebit-proxy setup")
+        packed = pack(found)
+        forgotten = Grant(
+            found.generation + 1, settings.organization, settings.client_id, None, authorized_at=time.time()
+        )
+        await store.write(found.generation, forgotten)
+        return packed
+
+
+@asynccontextmanager
+async def _locked(settings: "Settings") -> "AsyncIterator[Store]":
+    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
+    from krebit_proxy.stores import open_store  # noqa: PLC0415
+
+    store = open_store(settings)
+    try:
+        await store.lock(LOCK_TIMEOUT)
+        yield store
+    finally:
+        await store.close()
