@@ -30,6 +30,8 @@ def wrk(port: int, connections: int, seconds: int, core: int) -> dict[str, float
     count = re.search(r"(\d+) requests in", output)
     assert requests
     assert count
+    if count[1] == "0":
+        raise RuntimeError(f"no request was answered within {seconds} s")
     return {"rate": float(requests[1]), "p50": latency["50"], "p99": latency["99"], "count": float(count[1])}
 
 

@@ -25,6 +25,7 @@ from tests.benchmarks import load
 from tests.benchmarks.contenders import CONTENDERS, Place, start, start_upstream
 
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "wrk": "wrk", "taskset": "util-linux"}
+WARM_UP = 1  # seconds
 STEPS = (1, 32, 256, 1000)  # connections
 ROWS = {
     "rate 32": ("requests/s, 32 connections", "{:,.0f}"),
@@ -53,12 +54,12 @@ def measure(name: str, place: Place, seconds: int, cores: tuple[int, int], log: 
     process = start(CONTENDERS[name](place), log, cores[0], **environment)
     try:
         figures = {"listening": load.wait_for(place.port, process)}
-        load.wrk(place.port, 32, 1, cores[1])
         for step in STEPS:
             if step == 256:  # what few callers need at most, before there are many
                 figures["download"] = load.download(place.port)
                 figures["upload"] = load.upload(place.port, place.folder / "www/api/big")
                 figures["memory"] = load.peak_memory(process.pid)
+            load.wrk(place.port, step, WARM_UP, cores[1])  # connections are made, and kept, before anything counts
             before = load.cpu_seconds(process.pid)
             result = load.wrk(place.port, step, seconds, cores[1])
             figures[f"cost {step}"] = (load.cpu_seconds(process.pid) - before) / result["count"] * 1e6
