@@ -15,6 +15,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client
 from tests.fakes.proxy import CLIENT_SECRET, RunningProxy, StartProxy, running_proxy
 from tests.fakes.upstream import Upstream
+from tests.http.shooting_range import LIMITS, Range, echo
 
 # Every case runs with TLS to the upstream, as in production; KREBIT_PROXY_TEST_UPSTREAM=plain runs them without.
 PLAIN = os.environ.get("KREBIT_PROXY_TEST_UPSTREAM") == "plain"
@@ -84,3 +85,16 @@ async def proxy(start_proxy: StartProxy) -> RunningProxy:
 @pytest.fixture
 async def client(proxy: RunningProxy) -> Client:
     return await proxy.connect()
+
+
+@pytest.fixture
+async def shooting_range(start_proxy: StartProxy, upstream: Upstream) -> AsyncIterator[Range]:
+    upstream.default = echo
+    proxy = await start_proxy(limits=LIMITS)
+    yield Range(proxy, upstream)
+    client = await proxy.connect()
+    metrics = await client.ask("GET", "/metrics")
+    assert metrics.status == 200
+    assert b"marker" not in metrics.content
+    assert "marker" not in proxy.output.getvalue()
+    assert "Traceback" not in proxy.output.getvalue()

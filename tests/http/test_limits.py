@@ -1,0 +1,96 @@
+"""Slow, silent, greedy and hopeless callers: each is bounded by a limit and told of once in the log."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from tests.fakes.proxy import RunningProxy, StartProxy
+from tests.fakes.upstream import Call, Upstream
+from tests.fakes.waiting import eventually
+from tests.http.shooting_range import LIMITS, echo
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(b"GET /api/x HTTP/1.1\r\nX: marker", id="head"),
+        pytest.param(b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nmarker", id="content"),
+    ],
+)
+async def test_many_slow_callers_do_not_keep_others_out(
+    start_proxy: StartProxy, upstream: Upstream, first: bytes
+) -> None:
+    upstream.default = echo
+    proxy = await start_proxy(limits={**LIMITS, "connections": 500})
+    slow = [await proxy.connect() for _ in range(200)]
+    await asyncio.gather(*(client.send(first) for client in slow))
+    client = await proxy.connect()
+
+    assert (await client.ask("GET", "/api/quick")).content == b"/api/quick"
+    for client in slow:
+        ended = await client.rest()
+        assert ended.got == b"" or ended.got.startswith(b"HTTP/1.1 408 ")
+    assert "marker" not in proxy.output.getvalue()
+
+
+def refusals(proxy: RunningProxy) -> list[dict[str, object]]:
+    """What the log says of requests and connections that did not work, debugging aside."""
+    return [event for event in proxy.events() if event.get("level") != "debug" and "code" in event]
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"GET /api/x HTTP/1.1\r\nX", "request_timeout"),
+        (b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx", "request_timeout"),
+        (b"GET /api/x HTTP/1.1\r\nHost: evil.example\r\n\r\n", "host_not_allowed"),
+        (b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n", "not_forwarded"),
+        (b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX: \x01\r\n\r\n", "bad_request"),
+        (b"GET /api/x HTTP/9.9\r\nHost: localhost\r\n\r\n", "version_not_supported"),
+        (b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n\r\n", "cross_site"),
+        (b"garbage\r\n\r\n", "bad_request"),
+    ],
+    ids=["slow_head", "slow_content", "host", "path", "field", "version", "origin", "garbage"],
+)
+async def test_each_refusal_is_one_event(start_proxy: StartProxy, upstream: Upstream, sent: bytes, code: str) -> None:
+    upstream.default = echo
+    proxy = await start_proxy(limits=LIMITS)
+    client = await proxy.connect()
+    await client.send(sent)
+    ended = await client.rest()
+
+    assert ended.got == b"" or code.encode() in ended.got
+    await eventually(lambda: refusals(proxy), what="an event in the log")
+    assert [event["code"] for event in refusals(proxy)] == [code]
+
+
+async def test_a_caller_too_many_is_one_event(start_proxy: StartProxy, upstream: Upstream) -> None:
+    async def busy(call: Call) -> None:
+        await call.gone()
+
+    upstream.default = busy
+    proxy = await start_proxy(limits={"connections": 1})
+    first = await proxy.connect()
+    await first.send(first.request("GET", "/api/x"))
+    await upstream.called()
+    other = await proxy.connect()
+    await other.rest()
+
+    assert [event["code"] for event in refusals(proxy)] == ["overloaded"]
+
+
+async def test_a_caller_that_takes_nothing_is_one_event(start_proxy: StartProxy, upstream: Upstream) -> None:
+    async def much(call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+        with suppress(OSError):
+            while not call.connection.closing:
+                await call.send(b"m" * (1 << 16))
+
+    upstream.default = much
+    proxy = await start_proxy(upstream={"idle_timeout": 0.3})
+    client = await proxy.connect(receive_buffer=4096)
+    await client.send(client.request("GET", "/api/x"))
+    await eventually(lambda: refusals(proxy), what="an event in the log")
+
+    assert len(refusals(proxy)) == 1
