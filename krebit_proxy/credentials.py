@@ -110,6 +110,8 @@ class Credentials:
         await self._idle.wait()
         if self._alarm:
             self._alarm.cancel()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])  # the lock is being freed
         await self._store.close()
 
     def current(self) -> Bearer | None:
