@@ -23,7 +23,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "request_timeout": (408, "The request took too long to arrive"),
     "version_not_supported": (505, "This HTTP version is not supported"),
     "expectation_failed": (417, "This expectation is not supported"),
-    "not_implemented": (501, "This transfer coding is not supported"),
+    "not_implemented": (501, "This is not supported"),
     "not_forwarded": (404, "Only /api/ is forwarded"),
     "forbidden_path": (403, "This path is not allowed"),
     "method_not_allowed": (405, "This method is not allowed"),

@@ -168,7 +168,7 @@ def request_head(
     fields: Fields,
     *,
     authority: bytes,
-    bearer: bytes,
+    authorization: bytes,
     content: int | None,
     cookies: bool = False,
     keys: bool = False,
@@ -183,7 +183,7 @@ def request_head(
         names: From `checked`.
         fields: The caller's.
         authority: The upstream's, for `Host`.
-        bearer: The access token.
+        authorization: The value of our `Authorization`.
         content: How many bytes follow; 0 for none, None for chunks.
         cookies: Whether `Cookie` is forwarded.
         keys: Whether callers prove themselves to us by keys, so that none of their places is forwarded.
@@ -203,7 +203,7 @@ def request_head(
         lines.append(b"Expect: 100-continue")
     if upgrade is not None:
         lines.append(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
-    lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: Bearer %b\r\n\r\n" % bearer)
+    lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: %b\r\n\r\n" % authorization)
     return b"\r\n".join(lines)
 
 

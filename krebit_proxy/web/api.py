@@ -113,7 +113,10 @@ class Api:
         """
         path = target.partition(b"?")[0]
         challenges = [value for name, value in first.response.fields if name.lower() == b"www-authenticate"]
-        barred = self._breaker.is_open(path, monotonic())
+        # Another request may have brought a newer token meanwhile: sending this one again then costs no refresh.
+        current = self._credentials.current()
+        renewed = current is not None and current.generation > bearer.generation
+        barred = not renewed and self._breaker.is_open(path, monotonic())
         verdict = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
         if verdict is Verdict.RELAY:
             self._metrics.replayed("relayed")
@@ -155,7 +158,7 @@ class Api:
             call.names,
             call.fields,
             authority=self._authority,
-            bearer=bearer.field.removeprefix(b"Bearer "),
+            authorization=bearer.field,
             content=call.length,
             cookies=self._cookies,
             keys=self._keys,

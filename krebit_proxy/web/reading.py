@@ -189,11 +189,10 @@ class Requests:
         if self._fed > self._limit and self._head_size() > self._limit:
             raise self._too_large()
         call.names = names = checked(call.fields)
-        # RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message
-        # that lacks a Host header field and to any request message that contains more than one Host header field line".
+        # RFC 9112, 3.2, knows exactly one Host field, and none only in HTTP/1.0: what comes else is no valid message.
         hosts = names.count(b"host")
         if hosts > 1 or not (hosts or call.http10):
-            raise Refused("bad_request", "The request must have one Host field.")
+            raise Refused("host_not_allowed", "A request has exactly one Host field.")
         # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that
         # expectation." And one that receives another member "MAY respond with a 417 (Expectation Failed) status code".
         expectation = None if call.http10 else call.field(b"expect")

@@ -16,7 +16,13 @@ def sent(*fields: tuple[bytes, bytes], method: bytes = b"GET", **options: Any) -
     """The lines of the upstream's request head, for a caller's fields."""
     options = {"content": 0} | options
     head = request_head(
-        method, b"/api/x", checked(fields), fields, authority=b"yourcompany.krebit.se", bearer=b"TOKEN", **options
+        method,
+        b"/api/x",
+        checked(fields),
+        fields,
+        authority=b"yourcompany.krebit.se",
+        authorization=b"Bearer TOKEN",
+        **options,
     )
     assert head.endswith(b"\r\n\r\n")
     return head[:-4].split(b"\r\n")
@@ -321,7 +327,7 @@ def test_whatever_comes_the_upstream_sees_one_authorization_and_one_host_ours(fi
         names = checked(fields)
     except Refused:
         return
-    head = request_head(b"GET", b"/api/x", names, fields, authority=b"a", bearer=b"TOKEN", content=0)
+    head = request_head(b"GET", b"/api/x", names, fields, authority=b"a", authorization=b"Bearer TOKEN", content=0)
     lines = head[:-4].split(b"\r\n")[1:]
     sent_names = [line.partition(b":")[0].lower() for line in lines]
     assert b"\r" not in head.replace(b"\r\n", b"")

@@ -155,6 +155,28 @@ async def test_case_095_a_late_401_uses_the_token_that_is_there(start_proxy: Sta
     assert [call.token for call in upstream.calls if call.target == b"/api/late"] == [b"token-1", b"token-2"]
 
 
+async def test_case_095_a_path_under_suspicion_still_gets_a_newer_token(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
+    go = asyncio.Event()
+
+    async def late(call: Call) -> None:
+        await go.wait()
+        await unauthorized(call)
+
+    upstream.script = [unauthorized, unauthorized, late, unauthorized]
+    proxy = await start_proxy()
+    one, other = await proxy.connect(), await proxy.connect()
+    assert (await one.ask("GET", "/api/late")).status == 401  # twice: from now on it causes no refresh
+    await one.send(one.request("GET", "/api/late"))
+    await upstream.called(3)
+    assert (await other.ask("GET", "/api/x")).status == 200
+    go.set()
+
+    assert (await one.response()).status == 200
+    assert len(upstream.tokens.requests) == 2
+
+
 async def test_case_096_nothing_is_replayed_for_a_caller_that_left(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     upstream.tokens.open.clear()
