@@ -198,7 +198,8 @@ def _look_failed(state: State, event: Failed, now: Moment) -> Step:
     if _wants_lock(state, now):
         return store_failed(state, event, now)
     # A mere look: nothing was attempted, so nothing has failed.
-    state = replace(state, phase=Phase.IDLE, look_at=now.boot + LOOK_EVERY, store_trouble=event.denial)
+    look_at = now.boot + LOOK_EVERY
+    state = replace(state, phase=Phase.IDLE, look_at=look_at, store_trouble=event.denial, stranger=None)
     return state, (report("grant.store_failed", "warning", reason=event.denial.detail),)
 
 

@@ -90,7 +90,9 @@ def unstored(state: State, event: Failed, now: Moment) -> Step:
     pending, order, tries = given(state.run.pending), state.run.order, state.run.tries + 1
     if pending.generation > state.generation:
         state = believe(state, pending, now)
-    until = now.boot + _pause(tries, now, longest=LONGEST_UNSTORED)
+    # Where the lock can be lost, others respect our intent for `intent_grace`: the write must come well within it.
+    longest = min(LONGEST_UNSTORED, state.policy.intent_grace / 4 or LONGEST_UNSTORED)
+    until = now.boot + _pause(tries, now, longest=longest)
     state = replace(
         state,
         phase=Phase.UNSTORED,
@@ -141,7 +143,8 @@ def store_failed(state: State, event: Failed, now: Moment) -> Step:
     """
     told = [told for order in state.orders for told in answered_order(order, event.denial)]
     kept = tuple(replace(order, caller=None) for order in state.orders if isinstance(order, Authorized))
-    state = replace(state, orders=kept, look_at=now.boot + LOOK_EVERY, store_trouble=event.denial)
+    # While the store is away the holder of an unfinished intent cannot finish it: its time counts anew.
+    state = replace(state, orders=kept, look_at=now.boot + LOOK_EVERY, store_trouble=event.denial, stranger=None)
     state, effects = give_up(state, event.denial, now, longest=LOOK_EVERY)
     return state, (*told, *effects)
 

@@ -170,6 +170,27 @@ def test_where_locks_can_be_lost_the_holder_of_an_unfinished_intent_gets_time() 
     assert isinstance(write, WriteGrant)  # long enough
 
 
+def test_that_time_counts_anew_when_the_store_was_away() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    strange = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "other/17"))
+    play.locked(strange)
+    play.later(6)
+    play.on(Failed(DOWN))
+    play.later(6)
+    play.on(Read(strange))
+
+    assert play.locked(strange) == [FreeLock()]
+    assert play.state.try_at == 1022
+
+
+def test_a_lock_that_was_lost_right_before_the_token_request_spends_nothing() -> None:
+    play = Play().spending(EXPIRED)
+
+    assert play.on(Failed(DOWN)) == [FreeLock()]
+    assert play.phase is Phase.IDLE
+    assert play.state.try_at == 1001
+
+
 def test_our_own_unfinished_intent_is_not_waited_for() -> None:
     play = Play(intent_grace=10).holding(EXPIRED)
     own = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "host/1"))

@@ -54,6 +54,18 @@ def test_the_write_is_tried_until_it_succeeds() -> None:
     assert play.state.store_trouble is None
 
 
+def test_where_locks_can_be_lost_the_write_is_tried_well_within_the_time_that_others_wait() -> None:
+    play = Play(intent_grace=10).spending(EXPIRED)
+    play.on(Answered(NEW))
+    pauses = []
+    for _ in range(4):
+        play.on(Failed(DOWN))
+        pauses.append(play.alarm - play.now)
+        play.later(pauses[-1])
+
+    assert pauses == [1, 2, 2.5, 2.5]
+
+
 def test_a_process_that_stops_tries_once_more_and_says_so() -> None:
     play = unstored()
 
