@@ -35,6 +35,16 @@ def test_the_commands_that_it_names_exist() -> None:
     assert named - COMMANDS.keys() == set()
 
 
+def test_the_commands_that_the_program_advises_exist() -> None:
+    sources = [path for path in (ROOT / "krebit_proxy").rglob("*") if path.suffix in {".py", ".html"}]
+    advised = {
+        name for path in sources for name in re.findall(r"(?:`|: |or )krebit-proxy ([a-z]+)\b", path.read_text())
+    }
+
+    assert advised
+    assert advised - COMMANDS.keys() == set()
+
+
 def test_the_settings_that_it_names_exist() -> None:
     known = {name for name, _ in fields()}
     named = set(re.findall(r"`((?:upstream|oauth|refresh|replay|access|limits|log|notify)\.(?!py)[a-z_]+)`", README))
