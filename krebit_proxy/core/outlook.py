@@ -69,7 +69,9 @@ def answer(state: State, caller: Caller, now: Moment) -> Denial | bool:
     """
     if is_ready(state, caller, now):
         return True
-    hopeful = state.phase not in {Phase.IDLE, Phase.UNSTORED}
+    # Or while somebody else may be at it, whose intent is respected for a while.
+    awaited = state.stranger is not None and now.boot < state.try_at
+    hopeful = awaited or state.phase not in {Phase.IDLE, Phase.UNSTORED}
     if hopeful and now.boot - caller.since < PATIENCE:
         return False
     # Nothing better will come for now: what is left of the old token is still a valid token.

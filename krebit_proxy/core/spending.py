@@ -50,7 +50,8 @@ def intend(state: State, stored: Grant | None, now: Moment) -> Step:
             return replace(state, try_at=seen + state.policy.intent_grace), effects
     intent = Intent(now.wall, _refresh_token(state).fingerprint(), state.policy.holder)
     pending = replace(given(state.grant), intent=intent)
-    state = replace(state, phase=Phase.INTENDING, run=replace(state.run, pending=pending, suspect=suspect))
+    run = replace(state.run, pending=pending, suspect=suspect)
+    state = replace(state, phase=Phase.INTENDING, run=run, stranger=None)
     return state, (WriteGrant(state.run.base, pending),)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from krebit_proxy.core.grant import Grant, Intent, NotSent, Refusal, Unclear
 from krebit_proxy.core.protocol import (
+    Answer,
     Answered,
     Conflicted,
     Demanded,
@@ -168,6 +169,16 @@ def test_where_locks_can_be_lost_the_holder_of_an_unfinished_intent_gets_time() 
     play.on(Locked())
     [write] = play.on(Read(strange))
     assert isinstance(write, WriteGrant)  # long enough
+
+
+def test_callers_wait_while_another_holder_may_still_bring_the_token() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    strange = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "other/17"))
+    play.locked(strange)
+
+    assert play.on(Demanded(1)) == []
+    play.later(6)
+    assert play.on(Read(grant(2))) == [Answer(1)]
 
 
 def test_that_time_counts_anew_when_the_store_was_away() -> None:

@@ -39,7 +39,7 @@ class Place:
         self.opened.append(store)
         return store
 
-    def grant(self, generation: int = 1, *, refresh: str = "refresh-1", left: float = -5) -> Grant:
+    def grant(self, generation: int = 1, *, refresh: str = "refresh-1") -> Grant:
         tokens = Tokens(Secret(f"access-{generation}"), Secret(refresh), 1000.0, 4600.0)
         return Grant(generation, self.organization, self.client_id, tokens, authorized_at=1000.0)
 
