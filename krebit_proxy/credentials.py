@@ -14,7 +14,7 @@ import structlog
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.grant import Tokens, Unclear
 from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.outlook import GrantStatus, status
 from krebit_proxy.core.protocol import (
@@ -229,6 +229,9 @@ class Credentials:
             event = Failed(Denial(error.code, error.detail, error.hint))
         except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
+        except Exception as error:  # noqa: BLE001  whatever it is, the machine must go on
+            _log.error("grant.mistake", effect=type(effect).__name__, error=type(error).__name__)
+            event = _mistaken(effect)
         self._happened(event)
 
     async def _result_of(self, effect: ReadStore | TakeLock | WriteGrant | Spend | Revoke) -> Event:
@@ -263,6 +266,18 @@ class Credentials:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_later(max(0.0, boot - _read_clock(_BOOT_CLOCK)), self._happened, Woke())
+
+
+def _mistaken(effect: Effect) -> Event:
+    """What an effect comes to that ended in a mistake of our own: as much as nobody knows."""
+    reason = "a mistake in krebit-proxy; see its log"
+    match effect:
+        case Spend():
+            return Answered(Unclear(reason))
+        case Revoke():
+            return Revoked(accepted=False)
+        case _:
+            return Failed(Denial("token_unavailable", f"The grant store failed: {reason}."))
 
 
 def _now() -> Moment:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -331,3 +331,32 @@ async def test_a_stop_ends_the_wait_for_the_lock_however_far_it_is(
     with pytest.raises(Refused):
         await waiting
     assert server.requests == []
+
+
+@pytest.mark.parametrize("mistaken", ["read", "lock", "write", "refresh", "revoke"])
+async def test_a_mistake_of_ours_stops_nobody_for_ever(
+    server: AuthorizationServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistaken: str
+) -> None:
+    await stored(tmp_path, tokens(left=3000))
+    settings = settings_for(server, tmp_path, revocation=True)
+    store, endpoint = store_for(tmp_path), TokenEndpoint(settings)
+    owner = endpoint if mistaken in {"refresh", "revoke"} else store
+    real = getattr(owner, mistaken)
+
+    async def mistake(*_: object) -> None:
+        monkeypatch.setattr(owner, mistaken, real)
+        raise RuntimeError
+
+    monkeypatch.setattr(owner, mistaken, mistake)
+    async with asyncio.timeout(20):
+        credentials = Credentials(settings, store, endpoint)
+        await credentials.start()
+        if mistaken == "revoke":
+            await credentials.logout()
+        else:
+            for _ in range(2):
+                with suppress(Refused):
+                    await credentials.bearer(rejected=1)
+        await credentials.close()
+
+    assert len(server.requests) <= 1
