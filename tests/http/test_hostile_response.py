@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from collections.abc import Callable
 
 from tests.fakes.client import Ended, Response
@@ -22,10 +23,15 @@ _SEEDS = [
 ]
 
 
+# The space after the status is in the grammar, and many leave it out.
+_NO_REASON = re.compile(rb"\A(HTTP/1\.[01] [0-9]{3})(?=\r\n|\Z)")
+
+
 def means_something(sent: bytes) -> bool:
     """Whether the bytes begin with the head of a final response that is valid by the letter."""
     while True:
         head, blank, sent = sent.lstrip(b"\r\n").partition(b"\r\n\r\n")
+        head = _NO_REASON.sub(rb"\1 ", head)
         try:
             line, fields = parse_response_head(head + blank)
             content_length(fields, line.version, default=None)
@@ -42,7 +48,7 @@ async def test_mutated_responses(
     proxy = await start_proxy(upstream={"response_timeout": 0.3, "idle_timeout": 0.3})
     client = await proxy.connect()
     seed = os.environ.get("KREBIT_PROXY_TEST_SEED", "1")
-    for number in range(effort(1000, 100_000)):
+    for number in range(effort(1000, 50_000)):
         chance = random.Random(f"{seed}/{number}")
         sent = mutated(chance.choice(_SEEDS), chance)
         upstream.script = [raw(sent, close=True)]
@@ -54,7 +60,7 @@ async def test_mutated_responses(
             client = await proxy.connect()
         told = f"{seed}/{number}: {sent!r} became {got}"
         if got is not None and not got.code:
-            assert means_something(sent), told
+            assert means_something(sent) or not sent, told  # without a byte, it was sent again to the default step
         elif got is not None:
             assert got.code in {"upstream_invalid", "upstream_timeout", "upstream_unreachable"}, told
         upstream.script = []
