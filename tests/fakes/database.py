@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -83,13 +83,15 @@ class Database:
         frozen: list[int] = []
         while new := [pid for pid in self._processes() if pid not in frozen]:  # a child may just be starting
             for pid in new:
-                os.kill(pid, signal.SIGSTOP)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGSTOP)
             frozen += new
         try:
             yield
         finally:
             for pid in frozen:
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:

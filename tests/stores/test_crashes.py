@@ -101,12 +101,12 @@ class Site:
         credentials = Credentials(self._settings(place), store, self.endpoint)
         await credentials.start()
         try:
-            field = (await credentials.bearer()).field
+            token = (await credentials.bearer()).field.decode().removeprefix("Bearer ")
+            assert self.sandbox._grants.live(token, time.time())
         except Refused as refused:
             return f"{refused.code}: {refused.detail}"
         finally:
             await credentials.close()
-        assert self.sandbox._grants.live(field.decode().removeprefix("Bearer "), time.time())
         stored = await store.read()
         await store.close()
         assert stored is not None
