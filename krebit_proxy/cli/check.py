@@ -20,7 +20,9 @@ def check(invocation: Invocation) -> int:
 
     settings = invocation.settings()
     terminal.tick("settings: all of them can work")
-    well = True
+    for caution in settings.cautions:
+        terminal.tick(f"settings: {caution}", held=False)
+    well = not settings.cautions
     for finding in findings(settings):
         well = well and finding.held
         terminal.tick(finding.text, held=finding.held, hint=finding.hint)

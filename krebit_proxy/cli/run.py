@@ -68,6 +68,8 @@ async def _serve(settings: "Settings", observe: Path | None) -> None:
     logger = structlog.get_logger()
     proxy = Proxy(settings, observe=observe)
     stopped = stop_signal()
+    for caution in settings.cautions:
+        logger.warning("settings.caution", text=caution)
     await proxy.start()
     try:
         logger.info("proxy.started", urls=" ".join(proxy.urls), redirect_uri=settings.redirect_uri)

@@ -36,6 +36,7 @@ class Document:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Key, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    cautions: list[Problem] = field(default_factory=list)
 
     def place(self, key: Key) -> str:
         """Where `key` stands, or the nearest of what surrounds it."""
@@ -46,6 +47,11 @@ class Document:
     def report(self, key: Key, text: str) -> None:
         """Notes a problem with the setting `key`."""
         self.problems.append(Problem(self.place(key), dotted(key), text))
+
+    def caution(self, key: Key, text: str | None) -> None:
+        """Notes what works, but should be looked at; None is nothing."""
+        if text is not None:
+            self.cautions.append(Problem(self.place(key), dotted(key), text))
 
 
 def dotted(key: Key) -> str:

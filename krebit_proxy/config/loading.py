@@ -1,6 +1,6 @@
 """From a file and the environment to `Settings`, or to the list of everything that is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import takewhile
 from pathlib import Path
@@ -13,19 +13,10 @@ from krebit_proxy.config.document import PREFIX, Document, Key, Problem, add_env
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
 from krebit_proxy.config.rules import conflicts
-from krebit_proxy.config.secrets import file_problem, read_secret
+from krebit_proxy.config.secrets import exposure, file_problem, read_secret
 from krebit_proxy.errors import SettingsError
 
 _ENCRYPTION: Final = ("encryption_key_file", "encryption_key")
-_CA_FILE: Final[Key] = ("upstream", "ca_file")
-# What anybody may read; the other files hold secrets.
-_PUBLIC: Final[tuple[Key, ...]] = (_CA_FILE, ("tls_cert_file",), ("tls_client_ca_file",))
-_PATHS: Final[tuple[Key, ...]] = (
-    ("encryption_key_file",),
-    ("access", "client_keys_file"),
-    ("tls_key_file",),
-    *_PUBLIC,
-)
 _PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
 _TEXTS: Final = {
     "missing": "is missing",
@@ -69,7 +60,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     directory = path.resolve().parent if path else Path.cwd()
     in_file = _secret_places(document)
-    if "encryption_key" in document.values and (problem := file_problem(Path(document.where))):
+    if "encryption_key" in document.values and (problem := _strictly(Path(document.where))):
         document.report(("encryption_key",), f"stands in a file that is not private: {problem}")
     add_environment(document, environ, texts(), lists())
     _find_credential(document, environ)
@@ -78,7 +69,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     settings = _validate(document)
     if document.problems:
         raise SettingsError(_lines(document.problems), hint=_hint(path))
-    return settings
+    return settings.with_cautions(_lines(document.cautions))
 
 
 def problems_of(values: dict[str, Any]) -> list[str]:
@@ -118,13 +109,17 @@ def _read_secret(document: Document, in_file: list[str], directory: Path) -> Non
     values = document.values
     if SECRET_FILE in values:
         document.places[(SECRET,)] = document.place((SECRET_FILE,))
+        file = directory / Path(str(values.pop(SECRET_FILE))).expanduser()
+        document.caution((SECRET_FILE,), exposure(file))
         try:
-            values[SECRET] = read_secret(directory / Path(str(values.pop(SECRET_FILE))).expanduser())
+            values[SECRET] = read_secret(file)
         except ValueError as error:
             document.report((SECRET_FILE,), str(error))
             values[SECRET] = _PLACEHOLDERS[SECRET]
-    elif f"{SECRET} ({document.place((SECRET,))})" in in_file and (problem := file_problem(Path(document.where))):
-        document.report((SECRET,), f"stands in a file that is not private: {problem}")
+    elif f"{SECRET} ({document.place((SECRET,))})" in in_file:
+        if problem := file_problem(Path(document.where)):
+            document.report((SECRET,), f"stands in a file that is not safe: {problem}")
+        document.caution((SECRET,), exposure(Path(document.where)))
 
 
 def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
@@ -137,14 +132,16 @@ def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
 
 def _make_absolute(document: Document, directory: Path) -> None:
     """Resolves relative paths: they are relative to the settings file, wherever the program is started."""
-    for key in _PATHS:
+    for key, check in _CHECKS.items():
         section: Any = document.values
         for part in key[:-1]:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(value := section.get(key[-1]), str):
             section[key[-1]] = file = directory / Path(value).expanduser()
-            if (problem := _unreadable(file) if key in _PUBLIC else file_problem(file)) is not None:
+            if (problem := check(file)) is not None:
                 document.report(key, problem)
+            elif check is file_problem:
+                document.caution(key, exposure(file))
     store = document.values.get("store", "file:grant")
     if isinstance(store, str) and store.startswith("file:") and store != "file:":
         document.values["store"] = f"file:{directory / Path(store.removeprefix('file:')).expanduser()}"
@@ -156,6 +153,22 @@ def _unreadable(file: Path) -> str | None:
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
     return None
+
+
+def _strictly(file: Path) -> str | None:
+    """For the keys of the grant store: whoever can read them can open every copy of it."""
+    return file_problem(file) or exposure(file)
+
+
+# Every setting that is the path of a file, and how the file is checked.
+_CHECKS: Final[dict[Key, Callable[[Path], str | None]]] = {
+    ("encryption_key_file",): _strictly,
+    ("access", "client_keys_file"): file_problem,
+    ("tls_key_file",): file_problem,
+    ("upstream", "ca_file"): _unreadable,
+    ("tls_cert_file",): _unreadable,
+    ("tls_client_ca_file",): _unreadable,
+}
 
 
 def _validate(document: Document) -> Settings:

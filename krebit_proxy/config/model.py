@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
 from krebit_proxy.core.policy import pattern
@@ -319,6 +319,17 @@ class Settings(Section):
     limits: Limits = Limits()
     log: Log = Log()
     notify: Notify = Notify()
+    _cautions: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What works, but should be looked at: each a line with its place, its key and what to do."""
+        return self._cautions
+
+    def with_cautions(self, cautions: list[str]) -> "Settings":
+        """These settings, with what `load` has to say about them."""
+        self._cautions = tuple(cautions)
+        return self
 
     @property
     def upstream_origin(self) -> str:

@@ -1,4 +1,4 @@
-"""Files that hold secrets: read once, and only when nobody else can read or replace them."""
+"""Files that hold secrets: refused when others can change them, told of when others can read them."""
 
 import stat
 from pathlib import Path
@@ -9,19 +9,33 @@ LARGEST: Final = 64 * 1024
 MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 
 
-def file_problem(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:
-    """What is wrong with a file that holds a secret, or None. Links are followed: Kubernetes mounts secrets by them."""
+def file_problem(path: Path) -> str | None:
+    """Why a file that holds a secret cannot be used, or None. Links are followed: Kubernetes mounts secrets by them."""
     try:
         found = path.stat()
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     if not stat.S_ISREG(found.st_mode):
         return f"{path} is not a file"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{path} can be changed by other users; run: chmod 600 {path}"
-    if found.st_mode & stat.S_IROTH and not any(path.is_relative_to(mount) for mount in mounts):
-        return f"{path} can be read by every user of this computer; run: chmod 600 {path}"
+    if found.st_mode & stat.S_IWOTH:
+        return f"{path} can be changed by every user of this computer; run: chmod 600 {path}"
     return None
+
+
+def exposure(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:
+    """What to say of a file with a secret that others may read, or its group may change; None if nothing is.
+
+    In a container, or where a volume or a umask sets the mode, that may be meant: mostly it is said, and not refused.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if any(path.is_relative_to(mount) for mount in mounts):
+        return None
+    if mode & stat.S_IROTH:
+        return f"{path} can be read by every user of this computer; run: chmod 600 {path}"
+    return f"{path} can be changed by its group; run: chmod 600 {path}" if mode & stat.S_IWGRP else None
 
 
 def read_secret(path: Path) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from krebit_proxy.config import Settings, load
 from krebit_proxy.config.loading import find
-from krebit_proxy.config.secrets import file_problem
+from krebit_proxy.config.secrets import exposure
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 
@@ -30,6 +30,10 @@ def problems(path: Path | None, environ: dict[str, str] | None = None) -> list[s
         load(path, environ or {})
     prefix = f"{path.parent}/" if path else "-"
     return [line.replace(prefix, "") for line in caught.value.problems]
+
+
+def cautions(path: Path) -> list[str]:
+    return [line.replace(f"{path.parent}/", "") for line in load(path, {}).cautions]
 
 
 def test_three_settings_are_enough(write: Write) -> None:
@@ -269,32 +273,32 @@ class TestTheClientSecret:
         assert found.endswith("; keep one of them")
         assert "s3cret" not in found
 
+    def test_must_not_be_open_to_change(self, write: Write) -> None:
+        changed = "can be changed by every user of this computer; run: chmod 600"
+        write("s3cret", "secret", 0o602)
+        path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
+        assert problems(path) == [f"config.yaml:3: client_secret_file: secret {changed} secret"]
+
+        assert problems(write(MINIMUM, mode=0o666)) == [
+            f"config.yaml:3: client_secret: stands in a file that is not safe: config.yaml {changed} config.yaml"
+        ]
+
     @pytest.mark.parametrize(
-        ("mode", "problem"),
+        ("mode", "caution"),
         [
-            (0o644, "can be read by every user of this computer; run: chmod 600 secret"),
-            (0o660, "can be changed by other users; run: chmod 600 secret"),
-            (0o602, "can be changed by other users; run: chmod 600 secret"),
+            (0o644, ["can be read by every user of this computer; run: chmod 600"]),
+            (0o660, ["can be changed by its group; run: chmod 600"]),
+            (0o640, []),
+            (0o600, []),
         ],
     )
-    def test_must_not_lie_open(self, write: Write, mode: int, problem: str) -> None:
+    def test_is_cautioned_about_where_others_can_read_it(self, write: Write, mode: int, caution: list[str]) -> None:
         write("s3cret", "secret", mode)
         path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
+        assert cautions(path) == [f"config.yaml:3: client_secret_file: secret {text} secret" for text in caution]
 
-        assert problems(path) == [f"config.yaml:3: client_secret_file: secret {problem}"]
-
-    def test_may_be_readable_by_a_group(self, write: Write) -> None:
-        write("s3cret", "secret", 0o640)
-
-        assert load(write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n"), {}).client_secret
-
-    def test_must_not_stand_in_an_open_settings_file(self, write: Write) -> None:
-        assert problems(write(MINIMUM, mode=0o644)) == [
-            (
-                "config.yaml:3: client_secret: stands in a file that is not private: "
-                "config.yaml can be read by every user of this computer; run: chmod 600 config.yaml"
-            )
-        ]
+        path = write(MINIMUM, mode=mode)
+        assert cautions(path) == [f"config.yaml:3: client_secret: config.yaml {text} config.yaml" for text in caution]
 
     @pytest.mark.parametrize(
         ("content", "problem"),
@@ -330,14 +334,23 @@ class TestTheClientSecret:
         assert "s3cret" not in repr(settings)
 
 
-def test_other_files_must_be_there_and_private(write: Write) -> None:
-    write("a:b", "keys", 0o644)
+def test_other_files_must_be_there(write: Write) -> None:
     path = write(MINIMUM + "access: {client_keys_file: keys}\nupstream: {ca_file: none.pem}\n")
 
     assert problems(path) == [
-        "config.yaml:4: access.client_keys_file: keys can be read by every user of this computer; run: chmod 600 keys",
+        "config.yaml:4: access.client_keys_file: keys cannot be read: No such file or directory",
         "config.yaml:5: upstream.ca_file: none.pem cannot be read: No such file or directory",
     ]
+
+
+def test_the_keys_of_the_store_must_be_private_and_those_of_callers_should(write: Write) -> None:
+    opened = "can be read by every user of this computer; run: chmod 600"
+    write("a:b", "keys", 0o644)
+    (caution,) = load(write(MINIMUM + "access: {client_keys_file: keys}\n"), {}).cautions
+    assert opened in caution
+
+    (problem,) = problems(write(MINIMUM + "encryption_key_file: keys\n"))
+    assert problem == f"config.yaml:4: encryption_key_file: keys {opened} keys"
 
 
 def test_settings_do_not_change_after_loading(write: Write) -> None:
@@ -378,5 +391,6 @@ def test_mounted_secrets_may_be_readable_by_all_in_their_container(tmp_path: Pat
     secret.write_text("s3cret")
     secret.chmod(0o444)
 
-    assert file_problem(secret) == f"{secret} can be read by every user of this computer; run: chmod 600 {secret}"
-    assert file_problem(secret, mounts=(tmp_path,)) is None
+    assert exposure(secret) == f"{secret} can be read by every user of this computer; run: chmod 600 {secret}"
+    assert exposure(secret, mounts=(tmp_path,)) is None
+    assert exposure(tmp_path / "missing") is None

@@ -74,6 +74,6 @@ def test_a_file_without_a_key_or_beyond_ascii_is_told(tmp_path: Path) -> None:
     assert "plain text" in problems(key_file(tmp_path, "a:nyckel-å"))[0]
 
 
-def test_a_file_that_others_may_read_or_that_is_missing_is_refused(tmp_path: Path) -> None:
-    assert "chmod 600" in problems(key_file(tmp_path, "a:k", 0o644))[0]
+def test_a_file_that_others_may_change_or_that_is_missing_is_refused(tmp_path: Path) -> None:
+    assert "chmod 600" in problems(key_file(tmp_path, "a:k", 0o666))[0]
     assert "cannot be read" in problems(tmp_path / "missing")[0]

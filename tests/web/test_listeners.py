@@ -313,14 +313,14 @@ async def test_a_client_certificate_is_asked_for_by_its_authority(authority: Aut
         assert "allowed=True" in told
 
 
-@pytest.mark.parametrize("problem", ["no key", "readable", "missing"])
+@pytest.mark.parametrize("problem", ["no key", "writable", "missing"])
 def test_a_certificate_that_cannot_be_used_is_told(authority: Authority, tmp_path: Path, problem: str) -> None:
     file = issued(authority, tmp_path, "localhost")
     if problem == "no key":
         file = authority.ca_file
         file.chmod(0o600)
-    elif problem == "readable":
-        file.chmod(0o644)
+    elif problem == "writable":
+        file.chmod(0o666)
     else:
         file.unlink()
     with pytest.raises(SettingsError, match="tls_"):
