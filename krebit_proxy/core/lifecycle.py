@@ -39,7 +39,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.outlook import PATIENCE, answer, renewable, time_left, window
+from krebit_proxy.core.outlook import OUTAGE, PATIENCE, answer, renewable, time_left, window
 from krebit_proxy.core.protocol import (
     NEVER,
     Abandoned,
@@ -73,6 +73,7 @@ from krebit_proxy.core.spending import answered, intend, intended, retracted, sp
 from krebit_proxy.core.storing import (
     LOCK_LOST,
     LOOK_EVERY,
+    SUPERSEDED,
     Step,
     adopt,
     answered_order,
@@ -80,6 +81,7 @@ from krebit_proxy.core.storing import (
     conflicted,
     give_up,
     is_newer,
+    lost_store,
     pend,
     reconciled,
     release,
@@ -90,6 +92,7 @@ from krebit_proxy.core.storing import (
     write,
 )
 
+STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
 LOCK_TIMEOUT: Final = 65.0  # seconds; longer than the longest token request of another holder
 
 
@@ -128,7 +131,8 @@ def _wish(state: State, event: Event, now: Moment) -> State:
             known = state.grant.authorized_at if state.grant else 0.0
             state = replace(state, orders=(*state.orders, replace(event, known=known)), try_at=NEVER)
         case Stopping():
-            state = replace(state, stopping=True, run=replace(state.run, until=NEVER))
+            run = replace(state.run, until=NEVER)
+            state = replace(state, stopping=True, stop_by=now.boot + STOP_PATIENCE, run=run)
         case LockLost():
             state = replace(state, locked=False)
         case _:
@@ -173,6 +177,8 @@ def _answer_callers(state: State, now: Moment) -> Step:
 def _alarm(state: State, now: Moment) -> float:
     """The next moment, by the boot clock, at which something is due without anything happening before."""
     times = [caller.since + PATIENCE for caller in state.callers]
+    if state.callers and state.store_trouble and state.store_lost_at + OUTAGE > now.boot:
+        times.append(state.store_lost_at + OUTAGE)
     if state.phase is Phase.IDLE:
         times.append(state.look_at)
         if state.fresh and renewable(state):
@@ -199,7 +205,7 @@ def _look_failed(state: State, event: Failed, now: Moment) -> Step:
         return store_failed(state, event, now)
     # A mere look: nothing was attempted, so nothing has failed.
     look_at = now.boot + LOOK_EVERY
-    state = replace(state, phase=Phase.IDLE, look_at=look_at, store_trouble=event.denial, stranger=None)
+    state = replace(lost_store(state, event.denial, now), phase=Phase.IDLE, look_at=look_at, stranger=None)
     return state, (report("grant.store_failed", "warning", reason=event.denial.detail),)
 
 
@@ -233,7 +239,7 @@ def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     if isinstance(order, LogoutAsked) and state.tokens is not None and not superseded:
         return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
     state, effects = release(state)
-    return state, (*answered_order(order), *effects)
+    return state, (*answered_order(order, SUPERSEDED if superseded else None), *effects)
 
 
 def _revoked(state: State, event: Revoked, _: Moment) -> Step:

@@ -8,6 +8,7 @@ from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.protocol import Caller, Denial, Phase, State, given
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
+OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that restarts, before callers are told
 
 _SETUP: Final = Denial("setup_required", "This proxy is not authorized yet.", "Open /setup in a browser, once.")
 _NO_REFRESH_TOKEN: Final = Denial(
@@ -69,9 +70,12 @@ def answer(state: State, caller: Caller, now: Moment) -> Denial | bool:
     """
     if is_ready(state, caller, now):
         return True
-    # Or while somebody else may be at it, whose intent is respected for a while.
+    # Or while somebody else may be at it, whose intent is respected for a while, or while the store may come back.
     awaited = state.stranger is not None and now.boot < state.try_at
-    hopeful = awaited or state.phase not in {Phase.IDLE, Phase.UNSTORED}
+    trouble = state.store_trouble
+    outage = trouble is not None and trouble.code != "misconfigured" and now.boot < state.store_lost_at + OUTAGE
+    under_way = state.phase not in {Phase.IDLE, Phase.UNSTORED}
+    hopeful = under_way or ((awaited or outage) and not state.stopping)
     if hopeful and now.boot - caller.since < PATIENCE:
         return False
     # Nothing better will come for now: what is left of the old token is still a valid token.

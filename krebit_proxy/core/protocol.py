@@ -269,8 +269,10 @@ class State:
     failures: int = 0  # attempts in a row that brought nothing
     trouble: Denial | None = None  # why the last attempt brought nothing
     store_trouble: Denial | None = None  # what the store said last, if it failed
+    store_lost_at: float = NEVER  # boot clock: since when it fails
     stranger: tuple[Intent, float] | None = None  # another holder's unfinished intent, and when it was first seen
     stopping: bool = False
+    stop_by: float = NEVER  # boot clock: until when a stopping process tries to store what it has
     refreshed_at: float | None = None  # wall clock, of the last token request
     refreshed: str | None = None  # what it came to
 

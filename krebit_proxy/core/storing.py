@@ -30,6 +30,12 @@ LOOK_EVERY: Final = 5.0  # seconds; so soon a new authorization or a logout else
 LONGEST_PAUSE: Final = 60.0  # seconds between attempts
 LONGEST_UNSTORED: Final = 30.0  # seconds between tries of a write that must not be lost
 
+AT_STOP: Final = 1.0  # seconds between tries of such a write when the process must end
+SUPERSEDED: Final = Denial(
+    "token_unavailable",
+    "Somebody else authorized, or logged out, while this had to wait for the store; that counts.",
+    "Look at the status page, and do it again if it is still wanted.",
+)
 LOCK_LOST: Final = Denial(
     "token_unavailable", "The lock of the grant store was lost.", "It is tried again; so should you."
 )
@@ -93,17 +99,15 @@ def unstored(state: State, event: Failed, now: Moment) -> Step:
     # Where the lock can be lost, others respect our intent for `intent_grace`: the write must come well within it.
     longest = min(LONGEST_UNSTORED, state.policy.intent_grace / 4 or LONGEST_UNSTORED)
     until = now.boot + _pause(tries, now, longest=longest)
-    state = replace(
-        state,
-        phase=Phase.UNSTORED,
-        grant=pending,
-        trouble=event.denial,
-        store_trouble=event.denial,
-        run=replace(state.run, order=None, tries=tries, until=until),
-    )
+    if state.stopping:
+        until = min(until, now.boot + AT_STOP)
+    run = replace(state.run, order=None, tries=tries, until=until)
+    state = replace(lost_store(state, event.denial, now), phase=Phase.UNSTORED, grant=pending, run=run)
+    state = replace(state, trouble=event.denial)
     told = answered_order(order, event.denial)
-    # When the process must end, this was the last try.
-    state, effects = release(state) if state.stopping else (state, ())
+    # A process that must end cannot try for ever.
+    over = state.stopping and now.boot >= state.stop_by
+    state, effects = release(state) if over else (state, ())
     reason = event.denial.detail
     return state, (report("grant.not_stored", "error", generation=pending.generation, reason=reason), *told, *effects)
 
@@ -125,7 +129,8 @@ def reconciled(state: State, event: Read, now: Moment) -> Step:
     if found is None or base < pending.generation:
         return write(state)
     state, effects = release(believe(state, found, now))
-    return state, (report("grant.adopted", generation=base), *answered_order(order), *effects)
+    told = answered_order(order, SUPERSEDED)
+    return state, (report("grant.adopted", generation=base), *told, *effects)
 
 
 def is_newer(grant: Grant, order: Authorized | LogoutAsked) -> bool:
@@ -144,9 +149,15 @@ def store_failed(state: State, event: Failed, now: Moment) -> Step:
     told = [told for order in state.orders for told in answered_order(order, event.denial)]
     kept = tuple(replace(order, caller=None) for order in state.orders if isinstance(order, Authorized))
     # While the store is away the holder of an unfinished intent cannot finish it: its time counts anew.
-    state = replace(state, orders=kept, look_at=now.boot + LOOK_EVERY, store_trouble=event.denial, stranger=None)
+    state = replace(lost_store(state, event.denial, now), orders=kept, look_at=now.boot + LOOK_EVERY, stranger=None)
     state, effects = give_up(state, event.denial, now, longest=LOOK_EVERY)
     return state, (*told, *effects)
+
+
+def lost_store(state: State, denial: Denial, now: Moment) -> State:
+    """Notes what the store said, and since when it fails."""
+    lost_at = state.store_lost_at if state.store_trouble else now.boot
+    return replace(state, store_trouble=denial, store_lost_at=lost_at)
 
 
 def beaten(state: State, _: Conflicted, now: Moment) -> Step:

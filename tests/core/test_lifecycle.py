@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Issued, Verdict
 from krebit_proxy.core.lifecycle import LOCK_TIMEOUT, TRANSITIONS, IllegalEventError, step
-from krebit_proxy.core.outlook import PATIENCE
+from krebit_proxy.core.outlook import OUTAGE, PATIENCE
 from krebit_proxy.core.protocol import (
     Abandoned,
     Answer,
@@ -38,7 +38,7 @@ from krebit_proxy.core.protocol import (
     Written,
 )
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.storing import LOOK_EVERY
+from krebit_proxy.core.storing import LOOK_EVERY, SUPERSEDED
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 
@@ -177,15 +177,31 @@ def test_a_look_that_fails_harms_nothing_and_is_repeated() -> None:
     assert play.state.store_trouble is None
 
 
-def test_a_start_without_a_store_is_told_to_callers_until_the_store_is_back() -> None:
+def test_callers_wait_while_a_store_is_away_for_a_moment_and_are_told_when_it_stays_away() -> None:
     play = Play()
     play.on(Woke())
     play.on(Failed(DOWN))
 
-    assert answers(play.on(Demanded(1))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 5))]
+    assert answers(play.on(Demanded(1))) == []
+    assert play.later(LOOK_EVERY) == [ReadStore()]
+    assert answers(play.on(Failed(DOWN))) == []
+    assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore()]
+    assert answers(play.on(Failed(DOWN))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 5))]
+    assert answers(play.on(Demanded(2))) == [Answer(2, Denial("token_unavailable", "The store failed.", "Wait.", 5))]
     assert play.later(LOOK_EVERY) == [ReadStore()]
     play.on(Read(grant()))
-    assert play.on(Demanded(2)) == [Answer(2)]
+    assert play.on(Demanded(3)) == [Answer(3)]
+
+
+def test_a_database_that_restarts_costs_no_call() -> None:
+    play, held = Play(), grant(1, tokens(left=-1))
+    play.holding(held)
+    play.on(Demanded(1))
+    play.on(Failed(DOWN))
+
+    assert play.alarm == 1001
+    assert play.later(3) == [ReadStore()]
+    assert play.on(Read(grant(2))) == [Answer(1)]
 
 
 @pytest.mark.parametrize("phase", [Phase.LOOKING, Phase.LOCKING, Phase.CHECKING, Phase.INTENDING])
@@ -203,12 +219,9 @@ def test_a_store_that_fails_before_the_token_is_spent_ends_the_attempt(phase: Ph
     play.on(Demanded(1))
     effects = play.on(Failed(DOWN))
 
-    assert FreeLock() in effects
-    [told] = answers(effects)
-    assert told.denial is not None
-    assert told.denial.retry_after is not None
+    assert effects == [FreeLock()]
     assert play.phase is Phase.IDLE
-    assert play.later(told.denial.retry_after) == [ReadStore()]
+    assert play.later(5) == [ReadStore()]
 
 
 def test_a_lost_lock_is_noticed_before_the_token_is_spent() -> None:
@@ -270,7 +283,7 @@ def test_an_authorization_that_had_to_wait_yields_to_a_later_one() -> None:
     newer = grant(1, tokens(3, left=3100), authorized_at=600.0)
     play.on(Read(newer))
 
-    assert play.locked(newer) == [Answer(1), FreeLock()]
+    assert play.locked(newer) == [Answer(1, SUPERSEDED), FreeLock()]
     assert play.state.tokens == newer.tokens
 
 
@@ -302,7 +315,7 @@ def test_a_logout_that_had_to_wait_spares_what_was_authorized_after_it() -> None
     newer = grant(2, authorized_at=1001.0)
     play.on(Read(newer))
 
-    assert play.locked(newer) == [Answer(1), FreeLock()]
+    assert play.locked(newer) == [Answer(1, SUPERSEDED), FreeLock()]
     assert play.state.grant == newer
 
 

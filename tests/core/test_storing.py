@@ -16,7 +16,7 @@ from krebit_proxy.core.protocol import (
     WriteGrant,
     Written,
 )
-from krebit_proxy.core.storing import LONGEST_UNSTORED
+from krebit_proxy.core.storing import LONGEST_UNSTORED, SUPERSEDED
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 EXPIRED = grant(1, tokens(left=-1))
@@ -66,10 +66,13 @@ def test_where_locks_can_be_lost_the_write_is_tried_well_within_the_time_that_ot
     assert pauses == [1, 2, 2.5, 2.5]
 
 
-def test_a_process_that_stops_tries_once_more_and_says_so() -> None:
+def test_a_process_that_stops_goes_on_trying_for_a_while_and_says_so() -> None:
     play = unstored()
 
     assert play.on(Stopping()) == [WriteGrant(1, RENEWED)]
+    for _ in range(10):
+        assert play.on(Failed(DOWN)) == []
+        assert play.later(1) == [WriteGrant(1, RENEWED)]
     assert play.on(Failed(DOWN)) == [FreeLock()]
     assert play.reports == ["grant.not_stored"]
     assert play.phase is Phase.IDLE
@@ -148,7 +151,7 @@ def test_an_authorization_yields_to_a_later_one_that_was_stored_meanwhile() -> N
     play.on(Conflicted())
     theirs = grant(2, tokens(8), authorized_at=5000.0)
 
-    assert play.on(Read(theirs)) == [Answer(1), FreeLock()]
+    assert play.on(Read(theirs)) == [Answer(1, SUPERSEDED), FreeLock()]
     assert play.state.grant == theirs
 
 
