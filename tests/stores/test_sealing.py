@@ -133,6 +133,7 @@ def test_a_plain_record_is_taken_over_only_where_that_is_wanted(key_file: Path) 
         (b"\xff\xfe", "it is not text"),
         (None, "No such file"),
     ],
+    ids=["empty", "comment", "short", "second", "binary", "missing"],
 )
 def test_keys_that_are_none_are_said_to_be(key_file: Path, content: bytes | None, problem: str) -> None:
     if content is None:

@@ -194,7 +194,11 @@ async def test_who_reads_the_log_gets_the_key_that_was_missing(site: Site) -> No
     assert (await site.ask(link, fields=FRONT_PROXY)).status == 303
 
 
-@pytest.mark.parametrize("bad", ["x", key(age=KEY_LIFETIME), key(secret=Secret("other")), ""])
+@pytest.mark.parametrize(
+    "bad",
+    ["x", key(age=KEY_LIFETIME), key(secret=Secret("other")), ""],
+    ids=["garbage", "too old", "of another", "none"],
+)
 async def test_a_key_that_is_none_opens_nothing(site: Site, bad: str) -> None:
     assert (await site.ask(f"/setup?key={bad}", fields=FRONT_PROXY)).status == 403
     await site.set_up()
