@@ -71,12 +71,39 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[_Foreign()], level=max(logging.WARNING, _LEVELS[settings.level]), force=True)
 
 
-def request_done(event: Event) -> None:
-    """The one event that each request writes: `log.info("request.done", **event)`, for half of its cost."""
-    if _quick[0] and _processors[0] is _json:
-        _writer.info(_line("info", "request.done", event))
-    else:
-        structlog.get_logger().info("request.done", **event)
+def request_done(
+    *,
+    request_id: str,
+    method: str,
+    path: str,
+    status: int,
+    sent: int,
+    received: int,
+    caller: str,
+    seconds: float,
+    **more: object,
+) -> None:
+    """The one event that each request writes: `log.info("request.done", ...)`, for a small part of its cost."""
+    # What is out of the ordinary goes the ordinary way.
+    if _quick[0] and _processors[0] is _json and not more and "?" not in path and "\x7f" not in path + caller:
+        _writer.info(
+            f'{{"timestamp":"{_timestamp()}","level":"info","event":"request.done","request_id":{_quoted(request_id)},'
+            f'"method":{_quoted(method)},"path":{_quoted(path)},"status":{status},"sent":{sent},"received":{received},'
+            f'"caller":{_quoted(caller)},"seconds":{seconds}}}'
+        )
+        return
+    structlog.get_logger().info(
+        "request.done",
+        request_id=request_id,
+        method=method,
+        path=path,
+        status=status,
+        sent=sent,
+        received=received,
+        caller=caller,
+        seconds=seconds,
+        **more,
+    )
 
 
 def flush() -> None:
@@ -159,13 +186,18 @@ def _printable(value: object) -> str:
 
 def _timestamp() -> str:
     """Now, in UTC, to the millisecond."""
-    now = time.time()
-    second = int(now)
-    if second != _second[0]:
-        _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{_second[1]}.{int((now - second) * 1000):03d}Z"
+    now = int(time.time() * 1000)
+    if now != _now[0]:
+        # Many events fall into one millisecond, and nearly all into the second of the one before.
+        second, millisecond = divmod(now, 1000)
+        if second != _second[0]:
+            _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _now[:] = now, f"{_second[1]}.{millisecond:03d}Z"
+    text: str = _now[1]
+    return text
 
 
+_now: Final[list[Any]] = [0, ""]
 _second: Final[list[Any]] = [0, ""]
 
 

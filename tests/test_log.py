@@ -135,17 +135,20 @@ def test_what_others_log_loses_its_text_and_keeps_its_place() -> None:
     "settings", [{}, {"format": "console"}, {"level": "warning"}], ids=["json", "console", "quiet"]
 )
 def test_the_quick_way_writes_the_same(settings: dict[str, str]) -> None:
-    event = {"path": "/api/x?token=1", "status": 200, "seconds": 0.25, "replayed": True, "caller": "\x1b[1m\x7f"}
+    plain: dict[str, Any] = {"request_id": "a-1", "method": "GET", "path": "/api/x", "status": 200, "sent": 1, "received": 0,
+             "caller": 'a "b"', "seconds": 0.25}  # fmt: skip
+    odd = {**plain, "path": "/api/x?token=1", "caller": "\x1b[1m\x7f", "replayed": True}
     stream = configured(**settings)
-    structlog.get_logger().info("request.done", **event)
-    log.request_done(event.copy())
+    for event in (plain, odd, {**plain, "caller": "\x7f"}, {**plain, "path": "/api/?"}):
+        structlog.get_logger().info("request.done", **event)
+        log.request_done(**event)
     log.flush()
     lines = [line[line.find("info") :] for line in stream.getvalue().splitlines()]
-    assert len(lines) == (0 if settings.get("level") else 2)
-    assert lines[:1] == lines[1:]
+    assert len(lines) == (0 if settings.get("level") else 8)
+    assert lines[::2] == lines[1::2]
     with capture_logs() as events:
-        log.request_done(event)
-    assert len(events) == len(lines) / 2
+        log.request_done(**odd)
+    assert len(events) == len(lines) / 8
 
 
 def test_the_level_is_a_lower_bound() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from krebit_proxy.core import admission
 from krebit_proxy.core.rules import Caller, Peer
 from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.log import request_done
 
 HIGH_WATER: Final = 256 << 10  # bytes of content waiting to be taken at which reading from the caller stops
 LOW_WATER: Final = 64 << 10  # and at which it goes on
@@ -230,23 +231,22 @@ class Call(admission.Call):
         """Who sent it; as far as the connection tells, when it was refused."""
         return (self.caller or self.peer.caller).name
 
-    def event(self) -> dict[str, Any]:
-        """What the log says of it: no query, no field."""
+    def log(self, seconds: float) -> None:
+        """Writes what the log says of it: no query, no field. `seconds`: how long it took."""
         path = self.target.partition(b"?")[0]
         if not path.startswith(b"/"):
             path = _AUTHORITY.sub(b"", path)
-        event: dict[str, Any] = {
-            "request_id": self.id,
-            "method": self.method.decode("ascii", "replace"),
-            "path": path.decode("ascii", "backslashreplace"),
-            "status": self.status,
-            "sent": self.sent,
-            "received": self.content.received,
-            "caller": self.caller_name,
-        }
-        if self.code:
-            event["code"] = self.code
-            event["peer"] = self.peer.address
+        more: dict[str, Any] = {"code": self.code, "peer": self.peer.address} if self.code else {}
         if self.replayed:
-            event["replayed"] = True
-        return event
+            more["replayed"] = True
+        request_done(
+            request_id=self.id,
+            method=self.method.decode("ascii", "replace"),
+            path=path.decode("ascii", "backslashreplace"),
+            status=self.status,
+            sent=self.sent,
+            received=self.content.received,
+            caller=self.caller_name,
+            seconds=int(seconds * 10_000) / 10_000,
+            **more,
+        )

@@ -11,7 +11,6 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from krebit_proxy import log
 from krebit_proxy.config import Settings
 from krebit_proxy.core.admission import admit
 from krebit_proxy.core.authorization import own_origin
@@ -169,7 +168,7 @@ class Server(web.Server):
         seconds = self._loop.time() - call.started
         call.status = call.status or _CALLER_LEFT
         if self._logged:
-            log.request_done({**call.event(), "seconds": round(seconds, 4)})
+            call.log(seconds)
         self._metrics.called(call.caller_name)
         if self._observe is not None:
             self._observe(call)
