@@ -46,14 +46,6 @@ _NEVER_SENT: Final = _HOP_BY_HOP | {
     b"x-real-ip",
     b"x-rewrite-url",
 }
-# (cookies are forwarded, client keys are in use) -> names that stay here
-_NOT_SENT: Final = {
-    (cookies, keys): _NEVER_SENT
-    | (frozenset() if cookies else {b"cookie", b"cookie2"})
-    | ({b"x-api-key"} if keys else frozenset())
-    for cookies in (False, True)
-    for keys in (False, True)
-}
 # An upstream that maps `-` and `_` to the same name would take X_Forwarded_For for X-Forwarded-For.
 _CLAIMS: Final = re.compile(rb".*_|proxy-|x-forwarded-")
 _CORS: Final = re.compile(rb"access-control-")
@@ -161,17 +153,31 @@ def framing(names: Names, fields: Fields, *, http10: bool = False) -> int | None
     return None
 
 
+def withheld(*, cookies: bool = False, keys: bool = False) -> frozenset[bytes]:
+    """The names of a request's fields that are not forwarded.
+
+    Args:
+        cookies: Whether `Cookie` is forwarded.
+        keys: Whether callers prove themselves to us by keys, so that none of their places is forwarded.
+    """
+    names = _NEVER_SENT if cookies else _NEVER_SENT | {b"cookie", b"cookie2"}
+    return names | {b"x-api-key"} if keys else names
+
+
+def forwarded(names: Names, fields: Fields, withheld: frozenset[bytes]) -> bytes:
+    """The lines of a request's fields that go upstream, each with its line end. `names` from `checked`."""
+    kept = _kept(names, _connection(names, fields), withheld, _CLAIMS)
+    return b"".join([b"%b: %b\r\n" % field for field in compress(fields, kept)])
+
+
 def request_head(
     method: bytes,
     target: bytes,
-    names: Names,
-    fields: Fields,
+    lines: bytes,
     *,
     authority: bytes,
     authorization: bytes,
     content: int | None,
-    cookies: bool = False,
-    keys: bool = False,
     expect: bool = False,
     upgrade: bytes | None = None,
 ) -> bytes:
@@ -180,34 +186,32 @@ def request_head(
     Args:
         method: As the caller sent it.
         target: From `target.upstream_target`.
-        names: From `checked`.
-        fields: The caller's.
+        lines: From `forwarded`.
         authority: The upstream's, for `Host`.
         authorization: The value of our `Authorization`.
         content: How many bytes follow; 0 for none, None for chunks.
-        cookies: Whether `Cookie` is forwarded.
-        keys: Whether callers prove themselves to us by keys, so that none of their places is forwarded.
         expect: Whether to ask for 100 (Continue).
         upgrade: The protocols that the caller offers to switch to, when they are offered to the upstream too.
     """
-    kept = _kept(names, _connection(names, fields), _NOT_SENT[cookies, keys], _CLAIMS)
-    if method == b"OPTIONS" and b"max-forwards" in names:
-        fields = [_one_forward_less(*field) for field in fields]
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, authority)]
-    lines += [b": ".join(field) for field in compress(fields, kept)]
     if content is None:
-        lines.append(b"Transfer-Encoding: chunked")
+        lines += b"Transfer-Encoding: chunked\r\n"
     elif content or method in _HAS_CONTENT:
-        lines.append(b"Content-Length: %d" % content)
+        lines += b"Content-Length: %d\r\n" % content
     if expect:
-        lines.append(b"Expect: 100-continue")
+        lines += b"Expect: 100-continue\r\n"
     if upgrade is not None:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
-    lines.append(b"Via: 1.1 krebit-proxy\r\nAuthorization: %b\r\n\r\n" % authorization)
-    return b"\r\n".join(lines)
+        lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%bVia: 1.1 krebit-proxy\r\nAuthorization: %b\r\n\r\n" % (
+        method,
+        target,
+        authority,
+        lines,
+        authorization,
+    )
 
 
-def _one_forward_less(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+def one_forward_less(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A field of an OPTIONS request as it goes on."""
     # RFC 9110, 7.6.2: "If the received Max-Forwards value is greater than zero, the intermediary MUST generate an
     # updated Max-Forwards field in the forwarded message" with the value decremented by one.
     counts = name.lower() == b"max-forwards" and value.isdigit() and len(value) <= _MOST_DIGITS

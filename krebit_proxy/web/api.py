@@ -78,7 +78,6 @@ class Api:
         self._origin = settings.upstream_origin.encode("ascii")
         self._authority = upstream.authority
         self._cookies = settings.access.cookies == "forward"
-        self._keys = settings.access.client_keys_file is not None
         self._max_kept = settings.replay.max_body
         self._allowance = Allowance(settings.replay.max_total)
         self._breaker = Breaker()
@@ -155,13 +154,10 @@ class Api:
         head = request_head(
             call.method,
             target,
-            call.names,
-            call.fields,
+            call.section.lines_for(call.method),
             authority=self._authority,
             authorization=bearer.field,
             content=call.length,
-            cookies=self._cookies,
-            keys=self._keys,
             expect=expect,
             upgrade=call.upgrade,
         )

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from krebit_proxy.core import admission
 from krebit_proxy.core.rules import Caller, Peer
+from krebit_proxy.core.section import NO_FIELDS
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.log import request_done
 
@@ -150,7 +151,7 @@ class Call(admission.Call):
 
     __slots__ = (
         "caller", "code", "connection", "content", "expects", "id", "length", "persistent", "refusal", "replayed",
-        "sent", "silent", "started", "status", "upgrade",
+        "section", "sent", "silent", "started", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -176,6 +177,7 @@ class Call(admission.Call):
         self.content = NO_CONTENT
         self.expects = False  # the caller waits for 100 (Continue) before it sends content
         self.upgrade: bytes | None = None  # the protocols that it offers to switch to
+        self.section = NO_FIELDS  # its fields, once they are examined
         self.refusal: ProxyError | None = None  # found while reading the head
         self.caller: Caller | None = None
         self.id = ""

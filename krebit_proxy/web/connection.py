@@ -44,7 +44,13 @@ class Connection(RequestHandler):
         self._limits = limits = server.settings.limits
         self._idle_timeout = server.settings.upstream.idle_timeout
         self._server = server
-        self._requests = Requests(self, limit=limits.header_bytes, patience=limits.body_timeout, arrived=self._arrived)
+        self._requests = Requests(
+            self,
+            limit=limits.header_bytes,
+            patience=limits.body_timeout,
+            withheld=server.withheld,
+            arrived=self._arrived,
+        )
         self._calls: deque[Call] = deque()  # read, and not answered yet
         self._ready: asyncio.Future[None] | None = None  # set while no request is at hand
         self._tunnel: Content | None = None

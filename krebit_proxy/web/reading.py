@@ -6,7 +6,7 @@ from typing import Final
 
 import httptools
 
-from krebit_proxy.core.fields import checked, framing
+from krebit_proxy.core.section import NO_FIELDS, Section
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Connection, Content
 
@@ -15,6 +15,7 @@ _UNKNOWN_METHOD: Final = re.compile(
     rb"(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [^ \r\n]+ HTTP/"
 )
 _ON_LINE: Final = 4  # ": " and CRLF
+_MEMORABLE: Final = 4096  # bytes; the fields of a larger head are not kept for the next request
 
 
 class _Stop(Exception):
@@ -29,11 +30,21 @@ class Requests:
     connection into a tunnel: `go_on` reads them as requests when it did not.
     """
 
-    def __init__(self, connection: Connection, *, limit: int, patience: float, arrived: Callable[[Call], None]) -> None:
-        """`limit`: bytes of a head; `patience`: seconds between two pieces of content."""
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        limit: int,
+        patience: float,
+        withheld: frozenset[bytes],
+        arrived: Callable[[Call], None],
+    ) -> None:
+        """`limit`: bytes of a head; `patience`: seconds between two pieces of content; `withheld`: for `Section`."""
         self._connection = connection
         self._limit = limit
         self._patience = patience
+        self._withheld = withheld
+        self._section = NO_FIELDS  # of the last request: the next one may well have the same fields
         self._arrived = arrived
         self._http: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._target = b""
@@ -183,25 +194,20 @@ class Requests:
         self._arrived(call)
 
     def _examine(self, call: Call, version: str) -> None:
-        """Raises Refused for what is not a valid message, or does not end in a way that everybody agrees on."""
+        """Raises Refused for what is not a valid message, as `Section.examined` does."""
         if version not in {"1.1", "1.0"}:
             raise Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
         if self._fed > self._limit and self._head_size() > self._limit:
             raise self._too_large()
-        call.names = names = checked(call.fields)
-        # RFC 9112, 3.2, knows exactly one Host field, and none only in HTTP/1.0: what comes else is no valid message.
-        hosts = names.count(b"host")
-        if hosts > 1 or not (hosts or call.http10):
-            raise Refused("host_not_allowed", "A request has exactly one Host field.")
-        # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that
-        # expectation." And one that receives another member "MAY respond with a 417 (Expectation Failed) status code".
-        expectation = None if call.http10 else call.field(b"expect")
-        if expectation is not None and expectation.lower() != b"100-continue":
-            raise Refused("expectation_failed", "The only expectation that is met here is 100-continue.")
-        call.length = framing(names, call.fields, http10=call.http10)
+        section = self._section
+        if section.fields != call.fields or section.http10 != call.http10 or section is NO_FIELDS:
+            section = Section.examined(call.fields, http10=call.http10, withheld=self._withheld)
+            self._section = section if self._fed <= _MEMORABLE else NO_FIELDS
+        call.section = section
+        call.names, call.fields, call.length = section.names, section.fields, section.length
         if call.length != 0:
             call.content = self.content = Content(self._connection, self._patience)
-            call.expects = expectation is not None
+            call.expects = section.expects
 
     def on_body(self, piece: bytes) -> None:
         """Content, without its framing."""

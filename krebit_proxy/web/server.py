@@ -14,7 +14,7 @@ from aiohttp import web
 from krebit_proxy.config import Settings
 from krebit_proxy.core.admission import admit
 from krebit_proxy.core.authorization import own_origin
-from krebit_proxy.core.fields import readable_by
+from krebit_proxy.core.fields import readable_by, withheld
 from krebit_proxy.core.rate import Rates
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.target import API, own_path
@@ -48,12 +48,14 @@ class Server(web.Server):
         super().__init__(_never, handler_cancellation=True)
         self.settings = settings
         self.draining = False
+        access = settings.access
+        self.withheld = withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None)
         self._rules = rules
         self._api = api
         self._pages = pages
         self._metrics = metrics
         self._logged = settings.log.access
-        self._setup_origin = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
+        self._setup_origin = own_origin(settings.redirect_uri, access.allowed_hosts)
         self._ids = map((token_hex(4) + "-%x").__mod__, count(1))
         self._observe = observe
         limits = settings.limits

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from krebit_proxy.core.fields import withheld
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import Call, Content
@@ -45,7 +46,7 @@ class Caller:
 
 def reading(limit: int = 4096) -> tuple[Requests, list[Call]]:
     calls: list[Call] = []
-    return Requests(Caller(), limit=limit, patience=1, arrived=calls.append), calls
+    return Requests(Caller(), limit=limit, patience=1, withheld=withheld(), arrived=calls.append), calls
 
 
 def read(*pieces: bytes, limit: int = 4096) -> list[Call]:
@@ -120,6 +121,24 @@ def test_what_is_no_request_is_refused_and_ends_the_reading(sent: bytes, expecte
     assert [code(call) for call in calls] == [expected]
     assert not calls[0].persistent
     assert requests.finished
+
+
+def test_fields_that_come_again_are_examined_once_and_others_anew() -> None:
+    first, second, third, old, larger, last = read(
+        GET,
+        GET.replace(b"/api/x", b"/api/y"),
+        GET.replace(b"X-A:  1", b"X-A: 2"),
+        GET.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"X-A", b"Connection: keep-alive\r\nX-A"),
+        GET.replace(b"X-A:  1", b"X-A: " + b"1" * 4096),
+        GET.replace(b"X-A:  1", b"X-A: " + b"1" * 4096),
+        limit=8192,
+    )
+    assert (first.section is second.section, second.target) == (True, b"/api/y?q")
+    assert third.section.lines == b"X-A: 2\r\n"
+    assert old.section.http10
+    assert larger.section is not last.section
+    with pytest.raises(AttributeError):
+        first.section.lines = b""  # type: ignore[misc]
 
 
 def test_a_request_before_a_bad_one_is_good() -> None:
