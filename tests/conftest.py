@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.http.shooting_range", "tests.http.responses")
 
-# Bounded by default; KREBIT_PROXY_TEST_PROFILE=deep runs every property and mutation test for long.
+# Bounded by default; KREBIT_TEST_PROFILE=deep runs every property and mutation test for long.
 settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-PROFILE = os.environ.get("KREBIT_PROXY_TEST_PROFILE", "fast")
+PROFILE = os.environ.get("KREBIT_TEST_PROFILE", "fast")
 settings.load_profile(PROFILE)
 
 

@@ -1,6 +1,6 @@
 """The real state machine in every schedule that fits, and in many random ones.
 
-`KREBIT_PROXY_SCHEDULES` is the number of random schedules; `KREBIT_PROXY_DEPTH` and `KREBIT_PROXY_FAULTS` say how deep,
+`KREBIT_TEST_SCHEDULES` is the number of random schedules; `KREBIT_TEST_DEPTH` and `KREBIT_TEST_FAULTS` say how deep,
 and with how many faults, every interleaving is tried. A failure shows its schedule as a transcript; `run(seed, ...)`
 repeats a random one.
 """
@@ -31,9 +31,9 @@ from krebit_proxy.core.protocol import (
 )
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
-SCHEDULES = int(os.environ.get("KREBIT_PROXY_SCHEDULES", "3000"))
-DEPTH = int(os.environ.get("KREBIT_PROXY_DEPTH", "24"))  # two processes need about nine events each for a refresh
-FAULTS = int(os.environ.get("KREBIT_PROXY_FAULTS", "1"))
+SCHEDULES = int(os.environ.get("KREBIT_TEST_SCHEDULES", "3000"))
+DEPTH = int(os.environ.get("KREBIT_TEST_DEPTH", "24"))  # two processes need about nine events each for a refresh
+FAULTS = int(os.environ.get("KREBIT_TEST_FAULTS", "1"))
 MODES = ["strict", "family", "grace", "off"]
 
 

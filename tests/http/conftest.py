@@ -17,12 +17,12 @@ from tests.fakes.proxy import CLIENT_SECRET, RunningProxy, StartProxy, running_p
 from tests.fakes.upstream import Upstream
 from tests.http.shooting_range import LIMITS, Range, echo
 
-# Every case runs with TLS to the upstream, as in production; KREBIT_PROXY_TEST_UPSTREAM=plain runs them without.
-PLAIN = os.environ.get("KREBIT_PROXY_TEST_UPSTREAM") == "plain"
+# Every case runs with TLS to the upstream, as in production; KREBIT_TEST_UPSTREAM=plain runs them without.
+PLAIN = os.environ.get("KREBIT_TEST_UPSTREAM") == "plain"
 
 
-# And on the event loop that runs it; KREBIT_PROXY_TEST_LOOP=asyncio is what runs it on Windows.
-LOOP = os.environ.get("KREBIT_PROXY_TEST_LOOP", "asyncio" if sys.platform == "win32" else "uvloop")
+# And on the event loop that runs it; KREBIT_TEST_LOOP=asyncio is what runs it on Windows.
+LOOP = os.environ.get("KREBIT_TEST_LOOP", "asyncio" if sys.platform == "win32" else "uvloop")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -62,9 +62,9 @@ _SEEDS = [
 async def test_mutations_of_the_corpus(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:
-    """Seeded: the same each time, unless KREBIT_PROXY_TEST_SEED says otherwise. The seed names the failing input."""
+    """Seeded: the same each time, unless KREBIT_TEST_SEED says otherwise. The seed names the failing input."""
     upstream.default = echo
-    seed = int(os.environ.get("KREBIT_PROXY_TEST_SEED", "1"))
+    seed = int(os.environ.get("KREBIT_TEST_SEED", "1"))
     wrong: list[str] = []
 
     lane = Range(await start_proxy(limits=LIMITS), upstream)

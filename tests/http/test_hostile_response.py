@@ -47,7 +47,7 @@ async def test_mutated_responses(
     upstream.default = echo
     proxy = await start_proxy(upstream={"response_timeout": 0.3, "idle_timeout": 0.3})
     client = await proxy.connect()
-    seed = os.environ.get("KREBIT_PROXY_TEST_SEED", "1")
+    seed = os.environ.get("KREBIT_TEST_SEED", "1")
     for number in range(effort(1000, 50_000)):
         chance = random.Random(f"{seed}/{number}")
         sent = mutated(chance.choice(_SEEDS), chance)
