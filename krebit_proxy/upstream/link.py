@@ -5,10 +5,11 @@ memory buffers and a state machine instead, which costs more than all the rest o
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from select import POLLIN, poll
 from socket import socket
 from typing import Final, Protocol
 
@@ -66,12 +67,25 @@ class Link(Protocol):
         """Ends it at once, so that the other side sees that something was cut."""
 
 
+Take = Callable[[int, bytearray | memoryview], int]
+
+
+def octets_of(sock: socket) -> tuple[Callable[[bytes | memoryview], int], Take, Callable[[], int]]:
+    """How `sock` takes octets, gives as many as asked for into a buffer, and says how many more it has at hand."""
+    # What `SSLSocket` puts around these methods of its C object costs as much as many a step of a request. Where a
+    # Python has them not, what it has for everybody will do.
+    inner = getattr(sock, "_sslobj", None)
+    if all(hasattr(inner, name) for name in ("write", "read", "pending")):
+        return inner.write, inner.read, inner.pending  # type: ignore[union-attr]
+    return sock.send, lambda size, buffer: sock.recv_into(buffer, size), getattr(sock, "pending", lambda: 0)
+
+
 class SocketLink:
     """A link on a connected socket; TLS must be set up already."""
 
-    __slots__ = ("_fd", "_loop", "_out", "_poll", "_read_wants_write", "_reading", "_send", "_socket",
-                 "_tls", "_write_failed", "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner",
-                 "uses")  # fmt: skip
+    __slots__ = ("_fd", "_loop", "_out", "_pending", "_poll", "_read_wants_write", "_reading", "_send", "_socket",
+                 "_take", "_tls", "_write_failed", "_write_wants_read", "_writing", "buffered", "closed", "idle_since",
+                 "owner", "uses")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, owner: Owner) -> None:
         self.owner = owner
@@ -83,12 +97,12 @@ class SocketLink:
         self._socket = sock
         self._fd = sock.fileno()
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._send = sock.send
+        self._send, self._take, self._pending = octets_of(sock)
         self._out: deque[memoryview | bytes] = deque()
         self._reading = self._writing = False
         self._read_wants_write = self._write_wants_read = self._write_failed = False
-        self._poll = poll()
-        self._poll.register(self._fd, POLLIN)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         self.resume()
 
     @property
@@ -211,16 +225,13 @@ class SocketLink:
 
     def _receive(self) -> tuple[int, bool, Exception | None]:
         """Fills the buffer with what is there: size, whether that was all there will be, and why."""
-        tls = self._tls
+        take = self._take
         size = 0
         try:
-            if tls is None:
-                size = self._socket.recv_into(_buffer)
-                return size, not size, None
-            size = got = tls.recv_into(_buffer, _READ)
+            size = got = take(_READ, _buffer)
             # A TLS socket gives one record at a time; one that is full, or not taken whole, has more behind it.
-            while got and size <= _READ - _RECORD and (got == _RECORD or tls.pending()):
-                got = tls.recv_into(_view[size:], _READ - size)
+            while got and size <= _READ - _RECORD and (got == _RECORD or self._pending()):
+                got = take(_READ - size, _view[size:])
                 size += got
         except ssl.SSLWantWriteError:
             self._read_wants_write = True
