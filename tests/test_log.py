@@ -135,8 +135,8 @@ def test_what_others_log_loses_its_text_and_keeps_its_place() -> None:
     "settings", [{}, {"format": "console"}, {"level": "warning"}], ids=["json", "console", "quiet"]
 )
 def test_the_quick_way_writes_the_same(settings: dict[str, str]) -> None:
-    plain: dict[str, Any] = {"request_id": "a-1", "method": "GET", "path": "/api/x", "status": 200, "sent": 1, "received": 0,
-             "caller": 'a "b"', "seconds": 0.25}  # fmt: skip
+    plain: dict[str, Any] = {"request_id": "a-1", "method": "GET", "path": "/api/x", "status": 200, "sent": 1,
+             "received": 0, "caller": 'a "b"', "seconds": 0.25}  # fmt: skip
     odd = {**plain, "path": "/api/x?token=1", "caller": "\x1b[1m\x7f", "replayed": True}
     stream = configured(**settings)
     for event in (plain, odd, {**plain, "caller": "\x7f"}, {**plain, "path": "/api/?"}):

@@ -8,6 +8,7 @@ import re
 from base64 import b64decode
 from binascii import Error as NotBase64
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
@@ -107,7 +108,7 @@ def _check_host(call: Call, rules: Rules) -> None:
         return
     if lines != 1 and not (call.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request has exactly one Host field.")
-    if _LOOPBACK_HOST.fullmatch(host) or not (host or lines):
+    if _is_loopback(host) or not (host or lines):
         return
     match = _HOST.fullmatch(host)
     if match and (match[1].lower() in rules.hosts or match[1].lower() == call.peer.local):
@@ -118,6 +119,11 @@ def _check_host(call: Call, rules: Rules) -> None:
         f"Requests for {name} are not served.",
         hint="Add the name to access.allowed_hosts if it is yours.",
     )
+
+
+@lru_cache(maxsize=256)  # callers name us in few ways
+def _is_loopback(host: bytes) -> bool:
+    return _LOOPBACK_HOST.fullmatch(host) is not None
 
 
 def _from_browser(call: Call, rules: Rules) -> Caller:

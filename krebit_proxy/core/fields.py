@@ -71,13 +71,13 @@ _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 def checked(fields: Fields) -> Names:
     """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
-    names = _names(fields)
+    names = names_of(fields)
     if names is None:
         raise Refused("bad_request", "A header field has a bad name, or a control character in its value.")
     return names
 
 
-def _names(fields: Fields) -> Names | None:
+def names_of(fields: Fields) -> Names | None:
     """The names in lower case, or None if one is not a token or a value holds a control character other than HTAB."""
     if not fields:
         return ()
@@ -97,10 +97,7 @@ def _folded(names: bytes) -> Names:
     return () if b"" in lines or names.translate(None, _TOKEN + b"\n") else lines
 
 
-@lru_cache(maxsize=256)
-def _kept(
-    names: Names, connection: bytes, dropped: frozenset[bytes], also_dropped: re.Pattern[bytes]
-) -> tuple[bool, ...]:
+def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropped: re.Pattern[bytes]) -> list[bool]:
     """Which of the fields with these names pass. `connection` is the value of the message's `Connection` fields.
 
     RFC 9110, 7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and,
@@ -108,7 +105,13 @@ def _kept(
     as the connection-option". Our own are added to what is left, so no option can remove them.
     """
     dropped |= _options(connection)
-    return tuple(name not in dropped and not also_dropped.match(name) for name in names)
+    return [name not in dropped and not also_dropped.match(name) for name in names]
+
+
+@lru_cache(maxsize=256)
+def _returned(names: Names, connection: bytes, cookies: bool) -> list[bool]:
+    """Which of the upstream's fields are returned to the caller."""
+    return _kept(names, connection, _NOT_RETURNED[cookies], _CORS)
 
 
 def _connection(names: Names, fields: Fields) -> bytes:
@@ -219,6 +222,7 @@ def one_forward_less(name: bytes, value: bytes) -> tuple[bytes, bytes]:
 
 
 def response_fields(
+    names: Names,
     fields: Fields,
     *,
     length: int | None,
@@ -230,19 +234,15 @@ def response_fields(
     """The field lines of the caller's response, each with its line end, without the blank line.
 
     Args:
+        names: From `names_of`.
         fields: The upstream's.
         length: For `Content-Length`; None when there is none to state.
         upstream_origin: Where a `Location` must lead to be brought back to the caller's origin.
         caller_origin: As the caller named us, e.g. http://localhost:8321; empty if it did not.
         cookies: Whether `Set-Cookie` is forwarded.
         allowed_origin: The web origin that may read the answer, from `Caller.origin`.
-
-    Raises Refused(upstream_invalid) for a bad name or value.
     """
-    names = _names(fields)
-    if names is None:
-        raise Refused("upstream_invalid", "The answer has a bad header field.")
-    kept = _kept(names, _connection(names, fields), _NOT_RETURNED[cookies], _CORS)
+    kept = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
         fields = [
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)

@@ -6,6 +6,8 @@ from typing import Final
 
 import httptools
 
+from krebit_proxy.core.fields import Names, connection_options, names_of
+
 # What a head may take, 1xx answers before it included. Krebit's are small; 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
 
@@ -13,7 +15,6 @@ HEAD_LIMIT: Final = 128 << 10
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _H: Final = ord("H")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-_FRAMING: Final = frozenset(map(len, (b"connection", b"content-length", b"transfer-encoding")))
 
 Octets = bytes | bytearray | memoryview
 
@@ -29,6 +30,7 @@ class ResponseHead:
     version: str  # "1.0" or "1.1"
     status: int
     reason: bytes
+    names: Names  # of the fields, in lower case
     fields: list[tuple[bytes, bytes]]
     length: int | None  # Content-Length; None: chunked, close-delimited, or not said
     chunked: bool
@@ -169,16 +171,22 @@ class Response:
         if self._reason != b"OK" and _CONTROL.search(self._reason):
             raise InvalidResponse("its reason phrase holds a control character")
         if 200 <= status < 600:
-            self._final(version, status)
+            self._final(version, status, self._names())
         elif status == 101:
-            self._switch(version)
+            self._switch(version, self._names())
         elif not 100 <= status < 200:
             raise InvalidResponse("its status is outside 200 to 599")
         elif status == 100:
             self.continued = True
 
-    def _final(self, version: str, status: int) -> None:
-        length, chunked, persistent = _framing(self.fields, version)
+    def _names(self) -> Names:
+        names = names_of(self.fields)
+        if names is None:
+            raise InvalidResponse("it has a bad header field")
+        return names
+
+    def _final(self, version: str, status: int, names: Names) -> None:
+        length, chunked, persistent = _framing(names, self.fields, version)
         if self._bodiless or status in {204, 304}:
             # RFC 9112, 6.3: "is always terminated by the first empty line after the header fields, regardless of the
             # header fields present in the message".
@@ -188,15 +196,17 @@ class Response:
             has_content = True
             self._left = None if chunked else length
             persistent = persistent and (chunked or length is not None)
-        self.head = ResponseHead(version, status, self._reason, self.fields, length, chunked, has_content, persistent)
+        self.head = ResponseHead(
+            version, status, self._reason, names, self.fields, length, chunked, has_content, persistent
+        )
 
-    def _switch(self, version: str) -> None:
+    def _switch(self, version: str, names: Names) -> None:
         # RFC 9110, 15.2.2: the server "is willing to comply with the client's request, via the Upgrade header field,
         # for a change in the application protocol".
         if not self._upgrade:
             raise InvalidResponse("it switches protocols unasked")
         self._left = None
-        self.head = ResponseHead(version, 101, self._reason, self.fields, None, False, False, False)
+        self.head = ResponseHead(version, 101, self._reason, names, self.fields, None, False, False, False)
 
     def on_body(self, data: bytes) -> None:
         """Content, without its framing."""
@@ -214,33 +224,29 @@ class Response:
             self.done = True
 
 
-def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
+def _framing(names: Names, fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
     """Content-Length, whether chunked, whether the connection persists. Raises InvalidResponse."""
-    length: int | None = None
-    chunked = False
-    persistent = version == "1.1"
-    for name, value in fields:
-        if len(name) not in _FRAMING:
-            continue
-        match name.lower():
-            case b"content-length":
-                # The parser refuses all but digits, and a second one; what it lets pass is checked all the same,
-                # for the whole framing hangs on it.
-                if length is not None or not _DIGITS.fullmatch(value.strip(b" \t")):
-                    raise InvalidResponse("its Content-Length is not one number")
-                length = int(value)
-            case b"transfer-encoding":
-                # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST
-                # treat the message as if the framing is faulty". And we asked for no other coding than chunked.
-                if chunked or version != "1.1" or value.strip(b" \t").lower() != b"chunked":
-                    raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
-                chunked = True
-            case b"connection":
-                if b"close" in [option.strip(b" \t") for option in value.lower().split(b",")]:
-                    persistent = False
-    if chunked and length is not None:
-        raise InvalidResponse("it has both Content-Length and Transfer-Encoding")
-    return length, chunked, persistent
+    persistent = version == "1.1" and not (
+        b"connection" in names and b"close" in connection_options(names, fields)  # RFC 9112, 9.3
+    )
+    lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
+    if codings:
+        if lengths:
+            raise InvalidResponse("it has both Content-Length and Transfer-Encoding")
+        # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat the
+        # message as if the framing is faulty". And we asked for no other coding than chunked.
+        coding = fields[names.index(b"transfer-encoding")][1]
+        if codings > 1 or version != "1.1" or coding.strip(b" \t").lower() != b"chunked":
+            raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
+        return None, True, persistent
+    if not lengths:
+        return None, False, persistent
+    # The parser refuses all but digits, and a second one; what it lets pass is checked all the same, for the whole
+    # framing hangs on it.
+    length = fields[names.index(b"content-length")][1].strip(b" \t")
+    if lengths > 1 or not _DIGITS.fullmatch(length):
+        raise InvalidResponse("its Content-Length is not one number")
+    return int(length), False, persistent
 
 
 def _reason_of(error: httptools.HttpParserError) -> InvalidResponse:

@@ -111,7 +111,10 @@ class Api:
         not_replayed.
         """
         path = target.partition(b"?")[0]
-        challenges = [value for name, value in first.response.fields if name.lower() == b"www-authenticate"]
+        said = first.response
+        challenges = [
+            value for name, (_, value) in zip(said.names, said.fields, strict=True) if name == b"www-authenticate"
+        ]
         # Another request may have brought a newer token meanwhile: sending this one again then costs no refresh.
         current = self._credentials.current()
         renewed = current is not None and current.generation > bearer.generation
@@ -257,10 +260,11 @@ class Api:
     def _response_head(self, call: Call, response: ResponseHead, *, chunked: bool) -> bytes:
         caller = call.caller
         lines = response_fields(
+            response.names,
             response.fields,
             length=response.length if response.status != 204 else None,
             upstream_origin=self._origin,
-            caller_origin=call.own_origin(),
+            caller_origin=call.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
         )
@@ -277,9 +281,10 @@ class Api:
         """Carries raw bytes both ways after a 101, until either side ends it."""
         exchange, response = attempt.exchange, attempt.response
         call.persistent, call.silent = False, True
-        protocol = next((value for name, value in response.fields if name.lower() == b"upgrade"), call.upgrade or b"")
+        names, fields = response.names, response.fields
+        protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.upgrade or b""
         lines = response_fields(
-            response.fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
+            names, fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
         )
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)
@@ -314,4 +319,4 @@ async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -
     return None
 
 
-_NO_HEAD: Final = ResponseHead("1.1", 0, b"", [], None, False, False, False)
+_NO_HEAD: Final = ResponseHead("1.1", 0, b"", (), [], None, False, False, False)
