@@ -158,7 +158,8 @@ def add_environment(
     """
     for variable, raw in sorted(environ.items()):
         name = variable.removeprefix(PREFIX)
-        if not raw or name in {variable, "CONFIG"} or _SERVICE_LINK.fullmatch(name):
+        # CONFIG names the file; EVENT is what `notify.command` finds in its environment, and it may call us.
+        if not raw or name in {variable, "CONFIG", "EVENT"} or _SERVICE_LINK.fullmatch(name):
             continue
         key: Key = tuple(name.lower().split("__"))
         document.places[key] = variable

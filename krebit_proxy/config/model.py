@@ -1,6 +1,7 @@
 """The settings: one frozen model. Each setting has its one line of why; the JSON schema for editors shows it too."""
 
 import re
+import shlex
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -75,6 +76,21 @@ def _any_url(value: str) -> str:
     parts = split_url(value)
     if parts.scheme not in {"http", "https"} or not is_host(parts.hostname or ""):
         raise wrong("must be a URL: http:// or https://, and a host name")
+    return value
+
+
+def _webhook(value: str) -> str:
+    check_url(value, credentials=True)
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise wrong(f"cannot be split into words: {error}") from None
+    if not words or "\0" in value:
+        raise wrong("is not a command; write a program and its arguments")
     return value
 
 
@@ -163,7 +179,7 @@ class Upstream(Section):
     ca_file: Path | None = None
     """Certificates (PEM) to trust besides the system's, e.g. of a company's own authority."""
     proxy: Annotated[str, AfterValidator(_any_url)] | None = Field(default=None, repr=False)
-    """A corporate HTTP proxy to go through, for the token endpoint too."""
+    """A corporate HTTP proxy to go through, for the token endpoint and notify.webhook too."""
     connect_timeout: Seconds = 10
     """For address, connection and TLS together."""
     response_timeout: Seconds = 60
@@ -274,14 +290,14 @@ class Log(Section):
 
 
 class Notify(Section):
-    """Who is told when a person must act."""
+    """Who is told when the grant is in trouble, and when it is well again."""
 
-    webhook: Annotated[str, AfterValidator(_any_url)] | None = Field(default=None, repr=False)
-    """A URL that gets a POST with the state as JSON."""
-    command: str | None = None
-    """A command that is run with the state as JSON on its input."""
+    webhook: Annotated[str, AfterValidator(_webhook)] | None = Field(default=None, repr=False)
+    """A URL that gets a POST with the message as JSON: https, or http on loopback only."""
+    command: Annotated[str, AfterValidator(_command)] | None = Field(default=None, repr=False)
+    """A program and its arguments, run without a shell; it finds the message as JSON on its input."""
     after: Seconds = 600
-    """Seconds that a passing trouble may last before anybody is told."""
+    """Seconds that a trouble must last before anybody is told."""
 
 
 class Settings(Section):

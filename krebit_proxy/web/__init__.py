@@ -15,6 +15,7 @@ from krebit_proxy.upstream import Upstream
 from krebit_proxy.web.admission import access_rules
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.listeners import Listeners, open_listeners
+from krebit_proxy.web.notify import Notifier
 from krebit_proxy.web.observing import Observer
 from krebit_proxy.web.server import Server
 from krebit_proxy.web.setup import Setup
@@ -69,6 +70,10 @@ class Proxy:
         for accepting in await self._listeners.serve(server, tls):
             running.callback(accepting.close)
         setup.announce(self.urls[0])
+        if settings.notify.webhook or settings.notify.command:
+            notifier = Notifier(settings, credentials, self.urls[0])
+            running.push_async_callback(notifier.close)
+            notifier.start()
         # What exists now lives as long as the process: the garbage collector need not look at it again.
         gc.freeze()
 

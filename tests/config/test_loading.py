@@ -110,6 +110,10 @@ def test_variables_that_kubernetes_adds_for_a_service_are_not_settings(write: Wr
     assert load(write(MINIMUM), environ).listen == ("localhost:8321",)
 
 
+def test_what_a_command_that_is_told_finds_in_its_environment_is_no_setting(write: Write) -> None:
+    assert load(write(MINIMUM), {"KREBIT_PROXY_EVENT": "problem"}).organization
+
+
 def test_relative_paths_are_relative_to_the_file(write: Write, tmp_path: Path) -> None:
     write("a:b", "keys")
     write("pem", "ca.pem", 0o644)

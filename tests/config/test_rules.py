@@ -241,7 +241,10 @@ def test_access_rules_that_can_match_are_taken(tmp_path: Path) -> None:
         ("client_id", '"a\\tb"', "client_id: is empty, or has a character that no client id has"),
         ("limits", "{header_bytes: 10}", "limits.header_bytes: must be more than or equal to 1024"),
         ("upstream", "{proxy: 'socks5://x'}", "upstream.proxy: must be a URL"),
-        ("notify", "{webhook: nowhere}", "notify.webhook: must be a URL"),
+        ("notify", "{webhook: nowhere}", "notify.webhook: must start with https://"),
+        ("notify", "{webhook: 'http://alerts.example/'}", "notify.webhook: uses plain http beyond this computer"),
+        ("notify", "{command: 'mail \"'}", "notify.command: cannot be split into words: No closing quotation"),
+        ("notify", "{command: '  '}", "notify.command: is not a command"),
         ("log", "{level: loud}", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
     ],
 )

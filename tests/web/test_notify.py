@@ -1,0 +1,365 @@
+"""Whom the proxy tells that the grant is in trouble: a real server as webhook, a real script as command."""
+
+import asyncio
+import json
+import os
+import shlex
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from aiohttp import web
+
+from krebit_proxy.web.notify import Notifier
+from tests.fakes.authorization_server import AuthorizationServer
+from tests.fakes.certificates import Authority
+from tests.fakes.proxy import running_proxy
+from tests.fakes.setup_site import Site, setup_site
+from tests.fakes.waiting import eventually
+
+SOON = 0.05  # for `notify.after`
+HANG = 0
+
+
+class Webhook:
+    """Takes messages. `script` holds the statuses of its first answers; HANG is none, until the end."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self.script: deque[int] = deque()
+        self.requests: list[web.Request] = []
+        self.messages: list[dict[str, Any]] = []
+        self._end = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_post("/secret-path", self._take)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}/secret-path"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end.set()
+        await self._runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        content = await request.json()
+        self.requests.append(request)
+        status = self.script.popleft() if self.script else 204
+        if status == HANG:
+            await self._end.wait()
+        if 200 <= status < 300:
+            self.messages.append(content)
+        return web.Response(status=status, headers={"Location": self.url} if 300 <= status < 400 else {})
+
+
+@pytest.fixture(name="server")
+async def _server() -> AsyncIterator[AuthorizationServer]:
+    async with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture(name="webhook")
+async def _webhook() -> AsyncIterator[Webhook]:
+    async with Webhook() as webhook:
+        yield webhook
+
+
+@pytest.fixture(name="script")
+def _script(tmp_path: Path) -> Callable[[str], str]:
+    """Makes a program of the lines of a shell script; gives the setting that runs it, with an argument."""
+    (tmp_path / "my programs").mkdir()
+    program = tmp_path / "my programs" / "tell"
+
+    def make(lines: str) -> str:
+        program.write_text(f"#!/bin/sh\ncd {shlex.quote(str(tmp_path))}\n{lines}\n")
+        program.chmod(0o700)
+        return f"'{program}' '$HOME; x'"
+
+    return make
+
+
+@asynccontextmanager
+async def notifying(
+    server: AuthorizationServer,
+    folder: Path,
+    /,
+    *,
+    timeout: float = 20,
+    upstream: dict[str, Any] | None = None,
+    **notify: Any,
+) -> AsyncIterator[tuple[Site, Notifier]]:
+    """A site that has lost its grant, and what tells of it; not started yet. Pauses are short."""
+    async with setup_site(server.url, folder, notify={"after": SOON, **notify}) as site:
+        await site.set_up()
+        await site.credentials.logout()
+        changed = site.settings.upstream.model_copy(update=upstream or {})
+        settings = site.settings.model_copy(update={"upstream": changed})
+        notifier = Notifier(settings, site.credentials, "unix:/run/proxy", timeout=timeout, pauses=(0.01, 0.01))
+        try:
+            yield site, notifier
+        finally:
+            await notifier.close()
+
+
+async def outcome(site: Site, name: str) -> dict[str, Any]:
+    """The one event of this name."""
+    await eventually(lambda: site.events(name), what=name)
+    [event] = site.events(name)
+    return event
+
+
+async def test_the_proxy_tells_a_webhook_and_a_command_of_a_verdict(
+    server: AuthorizationServer, webhook: Webhook, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    server.script.append((400, '{"error": "invalid_grant"}', {"Content-Type": "application/json"}))
+    notify = {"webhook": webhook.url, "command": script("cat > told"), "after": SOON}
+    before = datetime.now(UTC).replace(microsecond=0)
+    async with running_proxy(server.url, tmp_path, grant={"expires_in": -1}, notify=notify) as proxy:
+        # On a slow machine the refresh itself may already have been a trouble that lasted.
+        code = "reauthorization_required"
+        await eventually(lambda: sum(event["code"] == code for event in proxy.events("notify.sent")) == 2)
+        sent = proxy.events("notify.sent")[-2:]
+
+    message = webhook.messages[-1]
+    assert before <= datetime.fromisoformat(message.pop("since")) <= datetime.now(UTC)
+    assert "invalid_grant" in message.pop("detail")
+    assert message == {
+        "event": "problem",
+        "code": "reauthorization_required",
+        "hint": "Open /setup in a browser to authorize again.",
+        "organization": "acme",
+        "setup_url": "http://localhost:8321/setup",
+    }
+    assert json.loads((tmp_path / "told").read_text()).items() > message.items()
+    assert sorted(event["way"] for event in sent) == ["command", "webhook"]
+    assert {(event["message"], event["code"]) for event in sent} == {("problem", "reauthorization_required")}
+    assert "secret-path" not in proxy.output.getvalue()
+    assert webhook.requests[0].content_type == "application/json"
+
+
+async def test_without_these_settings_nobody_watches(server: AuthorizationServer, tmp_path: Path) -> None:
+    async with running_proxy(server.url, tmp_path):
+        assert "notify" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_recovery_is_told(server: AuthorizationServer, webhook: Webhook, tmp_path: Path) -> None:
+    async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
+        notifier.start()
+        await eventually(lambda: webhook.messages)
+        await site.set_up()
+        await eventually(lambda: len(webhook.messages) == 2)
+
+    problem, recovered = webhook.messages
+    assert (problem["event"], problem["code"]) == ("problem", "setup_required")
+    assert problem["setup_url"] == f"http://localhost:{site.port}/setup"
+    assert recovered.pop("since") >= problem["since"]
+    assert recovered == {
+        "event": "recovered",
+        "code": None,
+        "detail": "Authorized.",
+        "hint": "",
+        "organization": "acme",
+        "setup_url": None,
+    }
+
+
+async def test_a_blip_is_not_told(server: AuthorizationServer, webhook: Webhook, tmp_path: Path) -> None:
+    async with notifying(server, tmp_path, webhook=webhook.url, after=600) as (site, notifier):
+        notifier.start()
+        await eventually(lambda: notifier._alarm._began is not None, what="it sees the trouble")
+        await site.set_up()
+
+    assert webhook.requests == []
+    assert site.events("notify.sent") == []
+
+
+async def test_no_page_leads_to_setup_where_no_browser_can_go(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    async with setup_site(server.url, tmp_path, redirect_uri="https://elsewhere.example/back") as site:
+        assert Notifier(site.settings, site.credentials, "unix:/run/proxy")._setup_url is None
+        assert Notifier(site.settings, site.credentials, "http://[::1]:1")._setup_url == "http://[::1]:1/setup"
+
+
+async def test_a_webhook_that_fails_is_tried_again(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    webhook.script.extend((500, 429))
+    async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
+        notifier.start()
+        await outcome(site, "notify.sent")
+
+    assert len(webhook.requests) == 3
+    assert len(webhook.messages) == 1
+    assert site.events("notify.failed") == []
+
+
+@pytest.mark.parametrize("status", [500, 404, 302, 307])
+async def test_a_webhook_that_goes_on_failing_or_redirects_is_given_up_with_one_warning(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path, status: int
+) -> None:
+    webhook.script.extend([status] * 3)
+    async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert len(webhook.requests) == 3
+    assert (event["level"], event["way"], event["reason"]) == ("warning", "webhook", f"status {status}")
+
+
+async def test_a_webhook_that_hangs_keeps_nothing_waiting_but_its_message(
+    server: AuthorizationServer, webhook: Webhook, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    webhook.script.extend([HANG] * 3)
+    async with notifying(server, tmp_path, webhook=webhook.url, command=script(":")) as (site, notifier):
+        notifier.start()
+        assert (await outcome(site, "notify.sent"))["way"] == "command"
+
+
+async def test_a_webhook_that_hangs_is_given_up(server: AuthorizationServer, webhook: Webhook, tmp_path: Path) -> None:
+    webhook.script.extend([HANG] * 3)
+    async with notifying(server, tmp_path, webhook=webhook.url, timeout=0.05) as (site, notifier):
+        notifier.start()
+        assert (await outcome(site, "notify.failed"))["reason"] == "TimeoutError"
+        # What comes later is told all the same.
+        webhook.script.clear()
+        notifier._timeout = 20
+        await site.set_up()
+        await eventually(lambda: webhook.messages)
+
+    assert webhook.messages[-1]["event"] == "recovered"
+
+
+async def test_a_webhook_that_is_not_there_is_named_by_nothing_but_its_error(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    url = "http://127.0.0.1:1/secret-path"
+    async with notifying(server, tmp_path, webhook=url) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert event["reason"] == "ClientConnectorError"
+    assert "secret-path" not in str(site.events())
+
+
+@pytest.mark.parametrize(("trusted", "event"), [(True, "notify.sent"), (False, "notify.failed")])
+async def test_a_webhook_may_have_a_certificate_of_an_authority_that_is_trusted(
+    server: AuthorizationServer, tmp_path: Path, trusted: bool, event: str
+) -> None:
+    authority = Authority(tmp_path)
+    upstream = {"ca_file": authority.ca_file if trusted else None}
+    async with (
+        Webhook(authority.server("127.0.0.1")) as webhook,
+        notifying(server, tmp_path, webhook=webhook.url, upstream=upstream) as (site, notifier),
+    ):
+        notifier.start()
+        await outcome(site, event)
+
+    assert len(webhook.messages) == trusted
+
+
+async def test_a_webhook_beyond_this_computer_is_reached_through_the_corporate_proxy(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    asked = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0])
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    upstream = {"proxy": f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"}
+    async with (
+        proxy,
+        notifying(server, tmp_path, webhook="https://alerts.example/", upstream=upstream) as (
+            site,
+            notifier,
+        ),
+    ):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert event["reason"] == "ClientHttpProxyError"
+    assert asked == [b"CONNECT alerts.example:443 HTTP/1.1"] * 3
+
+
+async def test_a_webhook_on_this_computer_is_not(server: AuthorizationServer, webhook: Webhook, tmp_path: Path) -> None:
+    upstream = {"proxy": "http://127.0.0.1:1"}
+    async with notifying(server, tmp_path, webhook=webhook.url, upstream=upstream) as (_, notifier):
+        notifier.start()
+        await eventually(lambda: webhook.messages)
+
+
+async def test_a_command_gets_the_message_and_no_shell_and_no_secret(
+    server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KREBIT_PROXY_CLIENT_SECRET", "marker-client-secret")
+    monkeypatch.setenv("KREBIT_PROXY_CONFIG", "/etc/mine.yaml")
+    monkeypatch.setenv("OTHER", "mine")
+    command = script('cat > told; env > environment; printf %s "$1" > argument; echo out; echo err >&2')
+    async with notifying(server, tmp_path, command=command) as (site, notifier):
+        notifier.start()
+        await outcome(site, "notify.sent")
+
+    assert json.loads((tmp_path / "told").read_text())["code"] == "setup_required"
+    assert (tmp_path / "argument").read_text() == "$HOME; x"
+    environment = (tmp_path / "environment").read_text().splitlines()
+    ours = {line for line in environment if line.startswith("KREBIT_PROXY_")}
+    assert ours == {"KREBIT_PROXY_EVENT=problem", "KREBIT_PROXY_CONFIG=/etc/mine.yaml"}
+    assert "OTHER=mine" in environment
+
+
+async def test_a_command_that_fails_is_one_warning(
+    server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    # It does not even read its input.
+    async with notifying(server, tmp_path, command=script("echo run >> runs; exit 3")) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert (event["level"], event["way"], event["reason"]) == ("warning", "command", "exit status 3")
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+async def test_a_command_that_is_late_is_a_failure(
+    server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    async with notifying(server, tmp_path, command=script("sleep 1000"), timeout=0.1) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert event["reason"] == "TimeoutError"
+
+
+async def test_a_stop_kills_the_command_and_all_that_it_has_started(
+    server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "life")
+    command = script("exec 3> life; echo started >&3; sleep 1000 & wait")
+    async with notifying(server, tmp_path, command=command) as (site, notifier):
+        notifier.start()
+        life = await asyncio.to_thread((tmp_path / "life").open)
+        with life:
+            assert await asyncio.to_thread(life.readline) == "started\n"
+            await notifier.close()
+            # It ends when nobody holds its other end any more.
+            assert await asyncio.to_thread(life.read) == ""
+
+    assert site.events("notify.sent") + site.events("notify.failed") == []
+
+
+async def test_a_command_that_is_not_there_is_told_of_at_once(server: AuthorizationServer, tmp_path: Path) -> None:
+    async with notifying(server, tmp_path, command="no-such-program --now", after=600) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert event["reason"] == "there is no such program"
