@@ -320,6 +320,9 @@ class World:
     def _store(self, process: Process, grant: Grant) -> None:
         before = self.grant.generation if self.grant else 0
         self.require(grant.generation >= before, f"{process.name} overwrites {before} with {grant.generation}")
+        # Who lost the lock after it had read can write over a verdict: that costs one more token request, no grant.
+        if self.losable and self.holder != process.name and self.grant and self.grant.verdict:
+            self.doubtful.update(self.spent)
         self.grant = grant
         if grant.tokens:
             self.stored.add(grant.tokens.access_token.reveal())
