@@ -158,7 +158,7 @@ class Exchange:
             if (head := self._response.head) is not None:
                 self._answered = True
                 return head
-            await self._wait()
+            await self._news()
         raise self._error
 
     async def continued(self, timeout: float) -> bool:
@@ -172,7 +172,7 @@ class Exchange:
         due = self._time() + timeout
         try:
             while not response.continued and response.head is None and self._error is None and self._time() < due:
-                await self._wait()
+                await self._news()
         finally:
             deadline.cancel()
         return response.head is None and self._error is None
@@ -200,19 +200,18 @@ class Exchange:
     async def read(self) -> bytes:
         """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
         while (data := self.read_nowait()) is None:
-            await self._wait()
+            await self._news()
         return data
 
-    async def _wait(self) -> None:
-        self._waiter = self._pool.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _news(self) -> "asyncio.Future[None]":
+        """What is done once something has come. One waits for it at a time."""
+        self._waiter = waiter = self._pool.loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _wake_drainer(self) -> None:
         if self._drainer is not None and not self._drainer.done():

@@ -103,8 +103,11 @@ class Connection(RequestHandler):
 
     def _arrived(self, call: Call) -> None:
         self._calls.append(call)
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
+        ready = self._ready
+        if ready is not None:
+            self._ready, self._deadline = None, inf
+            if not ready.done():
+                ready.set_result(None)
 
     def _waiting_bytes(self) -> int:
         if self._tunnel is not None:
@@ -184,19 +187,16 @@ class Connection(RequestHandler):
         else:
             self._linger()
 
-    async def _next(self) -> None:
-        self._ready = self._loop.create_future()
+    def _next(self) -> asyncio.Future[None]:
+        """What is done once a request is at hand; meanwhile the clock runs."""
+        self._ready = ready = self._loop.create_future()
         self.idle_since = self._loop.time()
         if self._requests.reading_head:
             self._wait_for_head()
         else:
             self._deadline = self.idle_since + self._limits.keepalive
             self._expired = self._idle_too_long
-        try:
-            await self._ready
-        finally:
-            self._ready = None
-            self._deadline = inf
+        return ready
 
     async def _answer(self, call: Call) -> None:
         """Has one call answered. Whatever happens on the way ends here, in an answer or in a visible break."""
