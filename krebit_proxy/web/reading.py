@@ -54,6 +54,7 @@ class Requests:
         self._progress = (0, 0, 0)
         self._without_progress = 0
         self.content = NO_CONTENT
+        self._left = 0  # bytes of content that go past the parser
         self._tunnel = False  # the last head offers a switch that goes upstream
         self.reading_head = False
         self.finished = False
@@ -67,6 +68,10 @@ class Requests:
         http = self._http
         if self.finished or http is None:
             return
+        if self._left:
+            data = self._pass(data)
+            if not data or self.finished:
+                return
         self._feeding = len(data)
         self._fed += len(data)
         try:
@@ -76,8 +81,26 @@ class Requests:
         except httptools.HttpParserError as error:
             self._fail(_diagnosis(error, data))
         else:
-            if self._fed > self._limit and (self.reading_head or self._call is not None):
+            if self._call is not None and self._call.length is not None:
+                self._count_content(self._call.length)
+            elif self._fed > self._limit and (self.reading_head or self._call is not None):
                 self._measure_unfinished(len(data))
+
+    def _count_content(self, length: int) -> None:
+        """From now on, content whose end is known by counting needs no parser; the next request gets a new one."""
+        self._left = length - self.content.received
+        self._http = httptools.HttpRequestParser(self)
+
+    def _pass(self, data: bytes) -> bytes:
+        """Takes what is content, and gives back what comes after it."""
+        left = self._left
+        piece = data[:left]
+        self._left -= len(piece)
+        self.content.feed(piece)
+        if not self._left:
+            self._feeding = 0
+            self.on_message_complete()
+        return data[left:]
 
     def go_on(self) -> None:
         """The switch to another protocol did not come about: reads on."""
