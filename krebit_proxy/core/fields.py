@@ -124,6 +124,7 @@ def _connection(names: Names, fields: Fields) -> bytes:
     return b",".join([value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"])
 
 
+@lru_cache(maxsize=256)
 def _options(connection: bytes) -> frozenset[bytes]:
     return frozenset(option.strip(b" \t") for option in connection.lower().split(b","))
 
