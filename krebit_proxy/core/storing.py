@@ -101,10 +101,12 @@ def unstored(state: State, event: Failed, now: Moment) -> Step:
     until = now.boot + _pause(tries, now, longest=longest)
     if state.stopping:
         until = min(until, now.boot + AT_STOP)
-    run = replace(state.run, order=None, tries=tries, until=until)
+    told = answered_order(order, event.denial)
+    # The person has been told, and the order still counts more than what may be found in the store.
+    order = replace(order, caller=None) if order else None
+    run = replace(state.run, order=order, tries=tries, until=until)
     state = replace(lost_store(state, event.denial, now), phase=Phase.UNSTORED, grant=pending, run=run)
     state = replace(state, trouble=event.denial)
-    told = answered_order(order, event.denial)
     # A process that must end cannot try for ever.
     over = state.stopping and now.boot >= state.stop_by
     state, effects = release(state) if over else (state, ())

@@ -167,6 +167,20 @@ def test_a_person_whose_authorization_cannot_be_stored_is_told_and_served_all_th
     assert play.on(Written()) == [FreeLock()]
 
 
+def test_an_authorization_that_had_to_be_served_from_memory_still_wins_when_the_store_is_back() -> None:
+    play = Play().holding(EXPIRED)
+    found = tokens(7, at=2000)
+    play.on(Authorized(1, found))
+    play.locked(EXPIRED)
+    play.on(Failed(DOWN))
+    play.later(1)
+    play.on(Conflicted())
+
+    assert play.on(Read(grant(2))) == [WriteGrant(2, grant(3, found, authorized_at=found.obtained_at))]
+    assert play.on(Written()) == [FreeLock()]
+    assert play.state.tokens == found
+
+
 def test_a_logout_is_announced_as_such() -> None:
     play = unstored()
     forgotten = Grant(3, "acme", "app", None, authorized_at=9999.0)

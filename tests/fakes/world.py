@@ -130,6 +130,7 @@ class World:
     doubtful: set[int] = field(default_factory=set)  # refresh tokens whose last use has an unclear outcome
     spent: set[int] = field(default_factory=set)  # refresh tokens that were sent at least once
     logged_out: bool = False
+    authorized_at: float = 0.0  # when a person authorized last
     orders: int = 0  # how often a person may still authorize or log out
     lives: int = 0
     callers: int = 0
@@ -265,7 +266,8 @@ class World:
         if current == effect.expected:
             yield f"{name} writes {_brief(grant)}", done(Written(), lambda: self._store(process, grant))
         else:
-            yield f"{name} meets {_brief(self.grant)}, not {effect.expected}", done(Conflicted())
+            refused = done(Conflicted(), lambda: self._refused(process, grant))
+            yield f"{name} meets {_brief(self.grant)}, not {effect.expected}", refused
         if faults:
             yield f"{name} cannot write {_brief(grant)}", done(DOWN, lambda: self._refused(process, grant))
         if faults and current == effect.expected:
@@ -382,7 +384,9 @@ class World:
         self.logged_out = False
         self.excused = []
         self.now += 0.01
-        self.happen(name, Authorized(self.callers, self.server.authorize(self.now)))
+        tokens = self.server.authorize(self.now)
+        self.authorized_at = tokens.obtained_at
+        self.happen(name, Authorized(self.callers, tokens))
 
     def logout(self, name: str) -> None:
         """A person logs out at this process."""
@@ -429,6 +433,8 @@ class World:
             self.require(self.logged_out or bool(self.excused), "a grant was forgotten")
         elif grant.verdict:
             self.require(bool(self.excused), f"{process.name} lost the grant without an excuse")
+        elif not self.excused:
+            self.require(grant.authorized_at >= self.authorized_at, "a later authorization was dropped")
 
     def copy(self) -> "World":
         """A world with the same past and a future of its own."""
