@@ -13,6 +13,7 @@ from krebit_proxy.core.fields import (
     forwarded,
     framing,
     names_of,
+    one_forward_less,
     origin,
     request_head,
     response_fields,
@@ -142,6 +143,19 @@ def test_no_place_of_a_client_key_is_forwarded() -> None:
 )
 def test_the_length_of_the_content_is_told_once(method: bytes, content: int | None, line: list[bytes]) -> None:
     assert sent((b"Content-Length", b"005"), method=method, content=content)[2:-2] == line
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ((b"max-forwards", b"7"), b"6"),
+        ((b"Max-Forwards", b"0"), b"0"),
+        ((b"Max-Forwards", b"x"), b"x"),
+        ((b"X-A", b"7"), b"7"),
+    ],
+)
+def test_max_forwards_counts_down_and_nothing_else_does(field: tuple[bytes, bytes], value: bytes) -> None:
+    assert one_forward_less(*field) == (field[0], value)
 
 
 def test_expect_and_upgrade_are_sent_only_when_we_ask() -> None:
