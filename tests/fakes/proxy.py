@@ -180,7 +180,7 @@ async def _announced_port(process: asyncio.subprocess.Process, log_file: Path) -
     """The port that the process says it listens on."""
     async with asyncio.timeout(30):
         while True:
-            text = log_file.read_text()  # noqa: ASYNC240 - a few lines of a local file
+            text = log_file.read_text()
             if match := re.search(r"http://127\.0\.0\.1:(\d+)", text):
                 return int(match[1])
             assert process.returncode is None, text
