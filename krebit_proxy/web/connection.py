@@ -36,8 +36,8 @@ _log = structlog.get_logger()
 class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
-    __slots__ = ("_calls", "_deadline", "_expired", "_idle_timeout", "_limits", "_ready", "_requests", "_server",
-                 "_tunnel", "_unsent", "closing", "idle_since", "peer")  # fmt: skip
+    __slots__ = ("_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_ready", "_requests",
+                 "_server", "_tunnel", "_unsent", "closing", "idle_since", "peer")  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=0, access_log=cast("Any", None))
@@ -55,6 +55,7 @@ class Connection(RequestHandler):
         self._ready: asyncio.Future[None] | None = None  # set while no request is at hand
         self._tunnel: Content | None = None
         self.closing = False
+        self._fresh = True  # it has not brought a request yet
         self._deadline = inf
         self._expired: Callable[[], None] = self._idle_too_long
         self._unsent = 0
@@ -194,13 +195,16 @@ class Connection(RequestHandler):
         if self._requests.reading_head:
             self._wait_for_head()
         else:
-            self._deadline = self.idle_since + self._limits.keepalive
+            limits = self._limits
+            patience = min(limits.keepalive, limits.header_timeout if self._fresh else inf)
+            self._deadline = self.idle_since + patience
             self._expired = self._idle_too_long
         return ready
 
     async def _answer(self, call: Call) -> None:
         """Has one call answered. Whatever happens on the way ends here, in an answer or in a visible break."""
         self._server.begin(call)
+        self._fresh = False
         try:
             if call.refusal is not None:
                 raise call.refusal
@@ -273,7 +277,10 @@ class Connection(RequestHandler):
         return self._task_handler
 
     def _idle_too_long(self) -> None:
-        _log.debug("connection.idle", seconds=self._limits.keepalive)
+        if self._fresh:
+            _log.info("connection.timed_out", reason="no request came", peer=self.peer.address)
+        else:
+            _log.debug("connection.idle", seconds=self._limits.keepalive)
         self._end()
 
     def _wait_for_head(self) -> None:

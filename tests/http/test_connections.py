@@ -170,12 +170,13 @@ async def test_case_086_idle_connections_do_not_keep_others_out(start_proxy: Sta
 
 
 async def test_case_086_connections_that_never_ask_are_ended(start_proxy: StartProxy) -> None:
-    proxy = await start_proxy(limits={"keepalive": 0.5})
+    proxy = await start_proxy(limits={"header_timeout": 0.5})
     silent = await connected(proxy, 20)
 
     for client in silent:
         ended = await client.rest()
         assert ended.got == b"" or ended.got.startswith(b"HTTP/1.1 408 ")
+    assert len(proxy.events("connection.timed_out")) == 20
 
 
 async def test_case_086_at_the_limit_the_longest_idle_makes_room(start_proxy: StartProxy) -> None:
