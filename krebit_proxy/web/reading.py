@@ -51,7 +51,7 @@ class Requests:
         self._fields: list[tuple[bytes, bytes]] = []
         self._call: Call | None = None  # whose content is being read
         self._fed = self._feeding = 0  # bytes since the last message ended, at most; bytes of this round
-        self._progress = (0, 0, 0)
+        self._progress: tuple[int, int, int] | None = None  # of the message that is being read
         self._without_progress = 0
         self.content = NO_CONTENT
         self._left = 0  # bytes of content that go past the parser
@@ -243,6 +243,7 @@ class Requests:
             return  # its content is not read yet: see _read_content
         call, self._call = self._call, None
         self._fed = self._feeding
+        self._progress = None
         if call is None:
             return
         if call.length != 0:

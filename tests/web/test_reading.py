@@ -237,3 +237,11 @@ def test_a_closed_connection_is_not_read() -> None:
     requests.feed(GET)
 
     assert calls == []
+
+
+def test_many_like_requests_cut_at_the_same_place_are_no_large_head() -> None:
+    request = b"GET /api/x HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 1000 + b"\r\n\r\n"
+    piece = request[-500:] + request * 9 + request[:-500]
+
+    calls = read(request[:-500], piece, piece, request[-500:])
+    assert [code(call) for call in calls] == [None] * 21
