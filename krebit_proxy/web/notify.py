@@ -119,7 +119,7 @@ class Notifier:
 
     async def _run(self, message: Message) -> str:
         """One run of the command, without a shell. Returns why it failed, or nothing."""
-        process = await asyncio.create_subprocess_exec(
+        start = asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
@@ -127,6 +127,15 @@ class Notifier:
             env=_environment(message),
             start_new_session=True,
         )
+        starting = asyncio.ensure_future(start)
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It may run already, with children of its own: left to asyncio, only itself would be killed.
+            process = await starting
+            _kill(process)
+            await process.wait()
+            raise
         try:
             await process.communicate(self._content(message))
         finally:
