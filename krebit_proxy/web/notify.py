@@ -130,15 +130,10 @@ class Notifier:
         starting = asyncio.ensure_future(start)
         try:
             process = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # It may run already, with children of its own: left to asyncio, only itself would be killed.
-            process = await starting
-            _kill(process)
-            await process.wait()
-            raise
-        try:
             await process.communicate(self._content(message))
         finally:
+            # Also what is only just starting may run already, with children of its own: asyncio would spare those.
+            process = await starting
             if process.returncode is None:
                 _kill(process)
                 await process.wait()
