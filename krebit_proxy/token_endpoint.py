@@ -1,7 +1,6 @@
 """One POST to the token endpoint; foreign errors become ours."""
 
 import base64
-import ssl
 import time
 from typing import Final
 from urllib.parse import quote_plus
@@ -11,6 +10,7 @@ import aiohttp
 from krebit_proxy.config import Settings
 from krebit_proxy.core.grant import NotSent, Outcome, Refusal, Unclear, read_answer
 from krebit_proxy.core.secret import MASK, Secret
+from krebit_proxy.trust import client_context
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer
 _LONGEST_ANSWER: Final = 64 * 1024
@@ -21,8 +21,10 @@ class TokenEndpoint:
     """Speaks to the token endpoint and, where one is set, the revocation endpoint. Never raises for what they do."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError when `upstream.ca_file` cannot be used."""
         self._settings = settings
-        self._tls: ssl.SSLContext | None = None
+        encrypted = any(url and url.startswith("https:") for url in (settings.token_url, settings.oauth.revoke_url))
+        self._tls = client_context(settings.upstream.ca_file) if encrypted else True
 
     async def exchange(self, code: Secret, verifier: Secret | None) -> Outcome:
         """Exchanges an authorization code, once (RFC 6749, 4.1.3).
@@ -83,7 +85,7 @@ class TokenEndpoint:
         else:
             form |= {"client_id": settings.client_id, "client_secret": settings.client_secret.reveal()}
         timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, connect=settings.upstream.connect_timeout)
-        connector = aiohttp.TCPConnector(force_close=True, ssl=self._context())
+        connector = aiohttp.TCPConnector(force_close=True, ssl=self._tls)
         # Not from the environment: a .netrc would add an Authorization field. No redirect: the content is a secret.
         async with (
             aiohttp.ClientSession(
@@ -95,13 +97,6 @@ class TokenEndpoint:
         ):
             content = await _read(response)
             return response.status, content, response.headers.get("Retry-After")
-
-    def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            if self._settings.upstream.ca_file is not None:
-                self._tls.load_verify_locations(self._settings.upstream.ca_file)
-        return self._tls
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -18,6 +18,7 @@ from krebit_proxy.config.addresses import is_loopback, split_listen
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreError
+from krebit_proxy.trust import client_context
 
 TOLERATED_SKEW: Final = 30.0  # seconds; from here on tokens would seem fresher or older than they are
 
@@ -78,13 +79,10 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
 def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> str | None:
     """Asks for nothing but an answer, and returns its Date field."""
     place = proxy or url
-    context = ssl.create_default_context()
-    if settings.upstream.ca_file:
-        context.load_verify_locations(settings.upstream.ca_file)
     timeout = settings.upstream.connect_timeout
     host, port = place.hostname or "", place.port
     connection = (
-        HTTPSConnection(host, port, timeout=timeout, context=context)
+        HTTPSConnection(host, port, timeout=timeout, context=client_context(settings.upstream.ca_file))
         if url.scheme == "https"
         else HTTPConnection(host, port, timeout=timeout)
     )

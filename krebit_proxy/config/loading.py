@@ -15,6 +15,7 @@ from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
 from krebit_proxy.config.rules import conflicts
 from krebit_proxy.config.secrets import exposure, file_problem, read_secret
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.trust import ca_file_problem
 
 _ENCRYPTION: Final = ("encryption_key_file", "encryption_key")
 _PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
@@ -165,9 +166,9 @@ _CHECKS: Final[dict[Key, Callable[[Path], str | None]]] = {
     ("encryption_key_file",): _strictly,
     ("access", "client_keys_file"): file_problem,
     ("tls_key_file",): file_problem,
-    ("upstream", "ca_file"): _unreadable,
+    ("upstream", "ca_file"): ca_file_problem,
     ("tls_cert_file",): _unreadable,
-    ("tls_client_ca_file",): _unreadable,
+    ("tls_client_ca_file",): ca_file_problem,
 }
 
 

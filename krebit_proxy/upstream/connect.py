@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import aiohappyeyeballs
 
 from krebit_proxy.config import Settings
-from krebit_proxy.errors import Refused, SettingsError
+from krebit_proxy.errors import Refused
+from krebit_proxy.trust import client_context
 from krebit_proxy.upstream.link import Link, Owner, SocketLink
 from krebit_proxy.upstream.transport import TransportLink
 
@@ -21,14 +22,14 @@ _DEFAULT_PORT: Final = {"https": 443, "http": 80}
 
 
 class Connector:
-    """Knows the way to one origin. Raises SettingsError when `ca_file` cannot be read."""
+    """Knows the way to one origin. Raises SettingsError when `upstream.ca_file` cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
         origin = urlsplit(settings.upstream_origin)
         self._host, self._port = _address(origin)
         self._timeout = settings.upstream.connect_timeout
         self._proxy = urlsplit(settings.upstream.proxy) if settings.upstream.proxy else None
-        self._tls = _tls_context(settings) if origin.scheme == "https" else None
+        self._tls = client_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
         self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
@@ -167,18 +168,6 @@ async def _ready(add: Any, remove: Any, fd: int) -> None:
         await future
     finally:
         remove(fd)
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    if settings.upstream.ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=settings.upstream.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            problem = f"upstream.ca_file: {settings.upstream.ca_file} holds no certificate that can be read."
-            raise SettingsError([problem], hint="Give a PEM file with the CA's certificate.") from error
-    return context
 
 
 def _address(url: SplitResult) -> tuple[str, int]:

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from krebit_proxy.core.alarm import Alarm, Message
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.tasks import spawn
+from krebit_proxy.trust import client_context
 from krebit_proxy.web.status import SETUP_CODES
 
 LOOK_EVERY: Final = 5.0  # seconds, at most
@@ -43,11 +43,15 @@ class Notifier:
         timeout: float = TIMEOUT,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
-        """`origin`: where this proxy is reached, for a redirect URI that leads elsewhere."""
+        """`origin`: where this proxy is reached, for a redirect URI that leads elsewhere.
+
+        Raises SettingsError when `upstream.ca_file` cannot be used.
+        """
         self._settings = settings
         self._credentials = credentials
         self._timeout = timeout
         self._pauses = pauses
+        self._tls = client_context(settings.upstream.ca_file) if settings.notify.webhook else True
         self._command = shlex.split(settings.notify.command or "")
         own = own_origin(settings.redirect_uri, settings.access.allowed_hosts) or origin
         self._setup_url = f"{own}/setup" if own.startswith("http") else None  # no browser opens a unix socket
@@ -102,15 +106,11 @@ class Notifier:
 
     async def _post(self, message: Message) -> str:
         """One POST to the webhook. Returns why it did not arrive, or nothing."""
-        url, upstream = str(self._settings.notify.webhook), self._settings.upstream
-        tls: ssl.SSLContext | bool = True
-        if upstream.ca_file is not None:
-            tls = ssl.create_default_context()
-            tls.load_verify_locations(upstream.ca_file)
-        proxy = None if is_loopback(urlsplit(url).hostname or "") else upstream.proxy
+        url = str(self._settings.notify.webhook)
+        proxy = None if is_loopback(urlsplit(url).hostname or "") else self._settings.upstream.proxy
         fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as session,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
             session.post(
                 url, data=self._content(message), headers=fields, allow_redirects=False, proxy=proxy
             ) as response,

@@ -134,6 +134,14 @@ async def test_a_certificate_that_a_setting_makes_trusted(tmp_path: Path) -> Non
     assert f"connection: localhost:{port} answers, TLS is fine" in finished.out
 
 
+async def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    finished = await check(tmp_path, "https://krebit.example", upstream={"ca_file": "ca.pem"})
+
+    assert (finished.status, finished.out) == (2, "")
+    assert f"upstream.ca_file: {tmp_path}/ca.pem holds no certificate; give a PEM file" in finished.err
+
+
 @pytest.mark.parametrize(("skew", "direction"), [(90, "ahead of"), (-90, "behind")])
 async def test_a_clock_that_is_wrong(tmp_path: Path, skew: float, direction: str) -> None:
     async with krebit(skew=skew) as port:

@@ -8,6 +8,7 @@ from krebit_proxy.config.loading import find
 from krebit_proxy.config.secrets import exposure
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
+from tests.fakes.certificates import Authority
 
 MINIMUM = "organization: acme\nclient_id: abc\nclient_secret: s3cret\n"
 
@@ -116,7 +117,7 @@ def test_what_a_command_that_is_told_finds_in_its_environment_is_no_setting(writ
 
 def test_relative_paths_are_relative_to_the_file(write: Write, tmp_path: Path) -> None:
     write("a:b", "keys")
-    write("pem", "ca.pem", 0o644)
+    Authority(tmp_path)  # writes its ca.pem
     path = write(MINIMUM + "store: file:state\nencryption_key_file: keys\nupstream: {ca_file: ca.pem}\n")
     settings = load(path, {})
 
@@ -344,6 +345,17 @@ def test_other_files_must_be_there(write: Write) -> None:
     assert problems(path) == [
         "config.yaml:4: access.client_keys_file: keys cannot be read: No such file or directory",
         "config.yaml:5: upstream.ca_file: none.pem cannot be read: No such file or directory",
+    ]
+
+
+def test_files_of_authorities_must_hold_certificates(write: Write) -> None:
+    write("not a certificate", "ca.pem")
+    path = write(MINIMUM + "upstream: {ca_file: ca.pem}\ntls_client_ca_file: ca.pem\n")
+    complaint = "ca.pem holds no certificate; give a PEM file with the authority's"
+
+    assert problems(path)[-2:] == [
+        f"config.yaml:4: upstream.ca_file: {complaint}",
+        f"config.yaml:5: tls_client_ca_file: {complaint}",
     ]
 
 

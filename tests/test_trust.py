@@ -1,0 +1,61 @@
+"""Whom we trust, and what is said of a file that adds nobody."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from krebit_proxy.config import Settings, Upstream
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import SettingsError
+from krebit_proxy.token_endpoint import TokenEndpoint
+from krebit_proxy.trust import ca_file_problem, client_context
+from tests.fakes.certificates import Authority
+
+
+def test_the_authorities_of_the_system_stay_trusted_beside_the_one_that_is_set(tmp_path: Path) -> None:
+    context = client_context(Authority(tmp_path).ca_file)
+
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert len(context.get_ca_certs()) == len(client_context(None).get_ca_certs()) + 1
+
+
+@pytest.fixture(params=["missing", "folder", "text", "empty"])
+def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A file that adds nobody, and what is to be said of it."""
+    file = tmp_path / "ca.pem"
+    match request.param:
+        case "missing":
+            return file, f"{file} cannot be read: No such file or directory"
+        case "folder":
+            return tmp_path, f"{tmp_path} cannot be read: Is a directory"
+        case "text":
+            file.write_text("not a certificate")
+        case _:
+            file.touch()
+    return file, f"{file} holds no certificate; give a PEM file with the authority's"
+
+
+def test_a_file_that_cannot_be_used_is_told_of_with_the_setting(unusable: tuple[Path, str]) -> None:
+    file, problem = unusable
+
+    assert ca_file_problem(file) == problem
+    with pytest.raises(SettingsError) as raised:
+        client_context(file)
+    assert raised.value.problems == [f"upstream.ca_file: {problem}"]
+
+
+def test_a_file_that_can_be_used_is_no_problem(tmp_path: Path) -> None:
+    assert ca_file_problem(Authority(tmp_path).ca_file) is None
+
+
+def test_it_is_found_before_the_first_token_request(tmp_path: Path) -> None:
+    settings = Settings(
+        organization="acme",
+        client_id="app",
+        client_secret=Secret("s"),
+        upstream=Upstream(ca_file=tmp_path / "ca.pem"),
+    )
+
+    with pytest.raises(SettingsError, match=r"upstream\.ca_file"):
+        TokenEndpoint(settings)
