@@ -46,13 +46,13 @@ def _by_link(settings: "Settings") -> None:
     from krebit_proxy.core.authorization import mint_key  # noqa: PLC0415
 
     try:
-        ask(settings, "/healthz")
+        run = str(ask(settings, "/healthz").document.get("run"))
     except NotRunningError as error:
         raise ProxyError(error.detail, hint=f"{error.hint}, or do without: {_NO_BROWSER}") from None
     origin = browser_origin(settings)
     if origin is None:
         raise ProxyError("no browser can reach the proxy where it listens", hint=f"use: {_NO_BROWSER}")
-    key = mint_key(settings.client_secret, now=time.time(), nonce=secrets.token_bytes(16))
+    key = mint_key(settings.client_secret, run=run, now=time.time(), nonce=secrets.token_bytes(16))
     link = f"{origin}/setup?key={key}"
     opened = _open(link)
     terminal.say("Continue in the browser, at" if opened else "Open this link in a browser within 15 minutes, once:")

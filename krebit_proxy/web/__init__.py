@@ -10,9 +10,10 @@ from krebit_proxy.config import Settings
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
+from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.upstream import Upstream
-from krebit_proxy.web.admission import access_rules
+from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.notify import Notifier
@@ -43,6 +44,7 @@ class Proxy:
 
     async def _start(self) -> None:
         settings, running = self._settings, self._running
+        keys = KeyFile(settings.access.client_keys_file) if settings.access.client_keys_file else None
         rules, tls = access_rules(settings), server_context(settings)
         observer = None
         if self._observe is not None:
@@ -63,12 +65,14 @@ class Proxy:
         setup = Setup(settings, credentials, token_endpoint)
         running.push_async_callback(setup.close)
 
-        pages = {**StatusPages(settings, credentials, metrics).routes(), **setup.routes()}
+        pages = {**StatusPages(settings, credentials, metrics, run=setup.run).routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api.forward, pages=pages, metrics=metrics, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
         for accepting in await self._listeners.serve(server, tls):
             running.callback(accepting.close)
+        if keys is not None:
+            running.callback(spawn(keys.follow(server), name="client keys").cancel)
         setup.announce(self.urls[0])
         if settings.notify.webhook or settings.notify.command:
             notifier = Notifier(settings, credentials, self.urls[0])

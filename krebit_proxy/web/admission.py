@@ -5,9 +5,12 @@ import re
 import socket
 import ssl
 import struct
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import structlog
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.secrets import file_problem
@@ -19,6 +22,13 @@ _KEY: Final = re.compile(r"[\x21-\x7e]+")
 _DIGEST: Final = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 _PEERGROUPS: Final = 59  # SO_PEERGROUPS of Linux, which the socket module does not name
 _MOST_GROUPS: Final = 1 << 16  # what Linux lets a process have
+_log: Final = structlog.get_logger()
+
+
+class HasRules(Protocol):
+    """What admits callers by rules that may be replaced."""
+
+    rules: Rules
 
 
 def access_rules(settings: Settings) -> Rules:
@@ -65,6 +75,43 @@ def read_keys(path: Path) -> dict[str, bytes]:
     if problems:
         raise SettingsError(problems)
     return keys
+
+
+class KeyFile:
+    """Looks after the file of client keys, which may change while the proxy runs."""
+
+    def __init__(self, path: Path) -> None:
+        """Make it before the file is read for the first time: a change between the two is noticed then."""
+        self._path = path
+        self._used = self._seen = self._stamp()
+
+    async def follow(self, server: HasRules, *, pause: float = 1.0) -> None:
+        """Looks at the file every `pause` seconds, without end, and gives `server` the keys that are in it."""
+        while True:
+            await asyncio.sleep(pause)
+            server.rules = self.renewed(server.rules)
+
+    def renewed(self, rules: Rules) -> Rules:
+        """`rules` with the keys of a file that has changed. One that cannot be used changes nothing, and is told of."""
+        before, self._seen = self._seen, self._stamp()
+        if self._seen == self._used or self._seen != before:
+            return rules  # it is what it was, or may still be being written: half of a key must never be one
+        self._used = self._seen
+        try:
+            keys = read_keys(self._path)
+        except SettingsError as error:
+            _log.error("access.keys_refused", problems=error.problems, hint="the keys before stay in use")
+            return rules
+        _log.info("access.keys_read", callers=len(keys))
+        return replace(rules, keys=tuple(keys.items()))
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What tells one state of the file from another. A new mode shows in it too."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        return (found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
 
 
 def _digest(key: str) -> bytes:

@@ -50,7 +50,7 @@ class Server(web.Server):
         self.draining = False
         access = settings.access
         self.withheld = withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None)
-        self._rules = rules
+        self.rules = rules  # replaced when the file of client keys changes
         self._api = api
         self._pages = pages
         self._metrics = metrics
@@ -73,7 +73,7 @@ class Server(web.Server):
 
     def peer_of(self, transport: asyncio.BaseTransport) -> Peer:
         """Who is at the other end."""
-        return peer_of(transport, self._rules)
+        return peer_of(transport, self.rules)
 
     def opened(self, connection: Connection) -> bool:
         """A caller connected. False: there is no room for it. At the limit, the longest idle connection makes room."""
@@ -118,7 +118,7 @@ class Server(web.Server):
         """Admits a call, and has it answered. Raises Refused."""
         path = "" if call.target.startswith(API) or call.target == b"*" else own_path(call.target)
         call.page = not (call.target.startswith(API) or path.startswith("/api/"))
-        call.caller = caller = admit(call, self._rules)
+        call.caller = caller = admit(call, self.rules)
         if caller.preflight:
             self._respond(call, 204, caller.preflight)
             return

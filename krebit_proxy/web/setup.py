@@ -69,6 +69,7 @@ class Setup:
         self._credentials = credentials
         self._token_endpoint = token_endpoint
         self._own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
+        self.run = secrets.token_urlsafe(12)  # names this run of the proxy; no secret
         # RFC 6265 8.5: "Cookies do not provide isolation by port." So each proxy on a host has a name of its own.
         self._cookie = f"krebit-proxy-setup-{browser_mark(settings.redirect_uri)[:8]}"
         self._callback = urlsplit(settings.redirect_uri).path if self._own else "/setup/callback"
@@ -150,7 +151,7 @@ class Setup:
     def _admit(self, request: web.BaseRequest) -> float:
         """Lets a browser start or raises Refused. Returns until when it may do so again thanks to a key; else 0."""
         key, now = request.query.get("key", ""), time.time()
-        expires_at = check_key(self._settings.client_secret, key, now=now)
+        expires_at = check_key(self._settings.client_secret, key, run=self.run, now=now)
         if expires_at and key not in self._used_keys:
             return expires_at
         mark, until = self._admitted
@@ -159,7 +160,7 @@ class Setup:
         if not self._needed():
             raise Refused("setup_closed", "Setup is done. To authorize anew, open it again.", hint=_KEY_HINT)
         if not _is_local(request):
-            old = "This one-time key was used before, or is too old."
+            old = "This one-time key was used before, is too old, or from before a restart of the proxy."
             new = "From another computer, setup needs a one-time key."
             raise Refused("setup_key_required", old if key else new, hint=_KEY_HINT)
         return 0
@@ -171,7 +172,7 @@ class Setup:
         return request.cookies.get(self._cookie, "")
 
     def _link(self, origin: str) -> str:
-        key = mint_key(self._settings.client_secret, now=time.time(), nonce=secrets.token_bytes(16))
+        key = mint_key(self._settings.client_secret, run=self.run, now=time.time(), nonce=secrets.token_bytes(16))
         return f"{self._own or origin}/setup?{urlencode({'key': key})}"
 
     # Coming back

@@ -19,7 +19,9 @@ SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those
 class StatusPages:
     """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics, *, run: str) -> None:
+        """`run`: from `Setup`, for whoever makes a one-time key."""
+        self._run = run
         self._settings = settings
         self._credentials = credentials
         self._metrics = metrics
@@ -64,7 +66,7 @@ class StatusPages:
 
     async def _healthz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
-        return web.json_response({"status": "ok"}, headers={"Cache-Control": "no-store"})
+        return web.json_response({"status": "ok", "run": self._run}, headers={"Cache-Control": "no-store"})
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from krebit_proxy.config import Settings
+from krebit_proxy.core.rules import Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import access_rules, read_keys
+from krebit_proxy.web.admission import KeyFile, access_rules, read_keys
 
 
 def settings(**access: Any) -> Settings:
@@ -77,3 +79,61 @@ def test_a_file_without_a_key_or_beyond_ascii_is_told(tmp_path: Path) -> None:
 def test_a_file_that_others_may_change_or_that_is_missing_is_refused(tmp_path: Path) -> None:
     assert "chmod 600" in problems(key_file(tmp_path, "a:k", 0o666))[0]
     assert "cannot be read" in problems(tmp_path / "missing")[0]
+
+
+# While the proxy runs
+
+
+def rules_with(*names: str) -> Rules:
+    return Rules.compiled(client_keys={name: sha256(b"key-" + name.encode()).digest() for name in names})
+
+
+def test_keys_that_change_are_read_again_and_nothing_else_changes(tmp_path: Path) -> None:
+    file = KeyFile(key_file(tmp_path, "a:key-a"))
+    rules = Rules.compiled(client_keys={"a": b"digest"}, read_only=True)
+    assert file.renewed(rules) is rules
+    key_file(tmp_path, "b:key-b\n")
+    file.renewed(rules)
+    with capture_logs() as events:
+        renewed = file.renewed(rules)
+    assert renewed.keys == rules_with("b").keys
+    assert renewed.read_only
+    assert file.renewed(renewed) is renewed
+    assert events == [{"event": "access.keys_read", "log_level": "info", "callers": 1}]
+
+
+def test_half_of_a_key_is_never_one(tmp_path: Path) -> None:
+    rules = rules_with("a")
+    file = KeyFile(key_file(tmp_path, "a:key-a\n"))
+    for so_far in ("a:k", "a:key-", "a:key-a\nb:key-b\n"):
+        key_file(tmp_path, so_far)
+        assert file.renewed(rules) is rules
+    assert file.renewed(rules) == rules_with("a", "b")
+
+
+@pytest.mark.parametrize("problem", ["nonsense", "writable", "missing", "empty"])
+def test_a_new_file_that_cannot_be_used_changes_nothing_and_is_told_of_once(tmp_path: Path, problem: str) -> None:
+    rules = rules_with("a")
+    path = key_file(tmp_path, "a:key-a\n")
+    file = KeyFile(path)
+    if problem == "missing":
+        path.unlink()
+    else:
+        text = {"nonsense": "SECRET", "writable": "b:SECRET", "empty": ""}[problem]
+        key_file(tmp_path, text, 0o666 if problem == "writable" else 0o600)
+    with capture_logs() as events:
+        for _ in range(4):
+            assert file.renewed(rules) is rules
+    [event] = events
+    assert (event["event"], event["log_level"]) == ("access.keys_refused", "error")
+    assert str(path) in event["problems"][0]
+    assert "SECRET" not in str(event)
+
+
+def test_a_mode_that_was_mended_is_noticed(tmp_path: Path) -> None:
+    rules = rules_with("a")
+    file = KeyFile(key_file(tmp_path, "a:key-a\n"))
+    path = key_file(tmp_path, "b:key-b\n", 0o666)
+    assert [file.renewed(rules) for _ in range(2)] == [rules, rules]
+    path.chmod(0o600)
+    assert [file.renewed(rules) for _ in range(2)] == [rules, rules_with("b")]

@@ -18,6 +18,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Response
 from tests.fakes.proxy import RunningProxy, proxy_process, running_proxy
 from tests.fakes.upstream import Upstream, answer
+from tests.fakes.waiting import eventually
 
 Start = Callable[..., Awaitable[RunningProxy]]
 
@@ -179,6 +180,19 @@ async def test_keys_let_named_callers_in_and_stay_here(start: Start, upstream: U
     assert [event["caller"] for event in proxy.events("request.done")] == ["loopback", *["billing"] * 4]
     metrics = await ask(proxy, "GET", "/metrics")
     assert b'krebit_proxy_caller_requests_total{caller="billing"} 4.0' in metrics.content
+
+
+async def test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("billing:key-1\nstock:key-2\n")
+    keys.chmod(0o600)
+    proxy = await start(access={"client_keys_file": keys})
+    client = await proxy.connect()  # which stays connected meanwhile
+    assert (await client.ask("GET", "/api/x", b"X-Api-Key: key-1")).status == 200
+    keys.write_text("stock:key-2\nsales:key-3\n")
+    await eventually(lambda: proxy.events("access.keys_read"))
+    told = [(await client.ask("GET", "/api/x", b"X-Api-Key: key-%d" % number)).status for number in (1, 2, 3)]
+    assert told == [401, 200, 200]
 
 
 async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstream) -> None:

@@ -30,8 +30,8 @@ async def _site(server: AuthorizationServer, tmp_path: Path) -> AsyncIterator[Si
         yield site
 
 
-def key(*, age: float = 0, secret: Secret = CLIENT_SECRET) -> str:
-    return mint_key(secret, now=time.time() - age, nonce=secrets.token_bytes(16))
+def key(site: Site, *, age: float = 0, secret: Secret = CLIENT_SECRET) -> str:
+    return mint_key(secret, run=site.setup.run, now=time.time() - age, nonce=secrets.token_bytes(16))
 
 
 def words(answer: Answer) -> str:
@@ -104,7 +104,7 @@ async def test_a_front_proxy_that_changes_host_does_not_send_the_browser_in_circ
 
 async def test_a_redirect_uri_that_leads_elsewhere_means_pasting(server: AuthorizationServer, tmp_path: Path) -> None:
     async with setup_site(server.url, tmp_path, redirect_uri="https://old.example/cb") as site:
-        one_time = key()
+        one_time = key(site)
         answer = await site.ask("/setup")
         with_key = await site.ask(f"/setup?key={one_time}", fields=FRONT_PROXY)
 
@@ -151,7 +151,7 @@ async def test_setup_that_is_done_says_how_to_open_it_again(site: Site) -> None:
 
 
 async def test_from_another_computer_setup_needs_a_key_which_works_once(site: Site) -> None:
-    one_time = key()
+    one_time = key(site)
     without = await site.ask("/setup", fields=FRONT_PROXY)
     first = await site.ask(f"/setup?key={one_time}", fields=FRONT_PROXY)
     second = await site.ask(f"/setup?key={one_time}", fields=FRONT_PROXY)
@@ -194,20 +194,33 @@ async def test_who_reads_the_log_gets_the_key_that_was_missing(site: Site) -> No
     assert (await site.ask(link, fields=FRONT_PROXY)).status == 303
 
 
-@pytest.mark.parametrize(
-    "bad",
-    ["x", key(age=KEY_LIFETIME), key(secret=Secret("other")), ""],
-    ids=["garbage", "too old", "of another", "none"],
-)
-async def test_a_key_that_is_none_opens_nothing(site: Site, bad: str) -> None:
-    assert (await site.ask(f"/setup?key={bad}", fields=FRONT_PROXY)).status == 403
+async def test_a_key_that_is_none_opens_nothing(site: Site) -> None:
+    keys = {
+        "garbage": "x",
+        "too old": key(site, age=KEY_LIFETIME),
+        "of another": key(site, secret=Secret("other")),
+        "none": "",
+    }
+    for bad in keys.values():
+        assert (await site.ask(f"/setup?key={bad}", fields=FRONT_PROXY)).status == 403
     await site.set_up()
-    assert (await site.ask(f"/setup?key={bad}")).status == 410
+    for bad in keys.values():
+        assert (await site.ask(f"/setup?key={bad}")).status == 410
+
+
+async def test_a_key_that_was_used_stays_used_after_a_restart(server: AuthorizationServer, tmp_path: Path) -> None:
+    async with setup_site(server.url, tmp_path) as site:
+        one_time, unused = key(site), key(site)
+        assert (await site.ask(f"/setup?key={one_time}", fields=FRONT_PROXY)).status == 303
+    async with setup_site(server.url, tmp_path) as site:
+        for old in (one_time, unused):
+            assert (await site.ask(f"/setup?key={old}", fields=FRONT_PROXY)).status == 403
+        assert (await site.ask(f"/setup?key={key(site)}", fields=FRONT_PROXY)).status == 303
 
 
 async def test_a_key_opens_setup_again_and_comes_along_to_the_origin_that_the_browser_returns_to(site: Site) -> None:
     await site.set_up()
-    moved = await site.ask(f"/setup?key={key()}", host=f"127.0.0.1:{site.port}")
+    moved = await site.ask(f"/setup?key={key(site)}", host=f"127.0.0.1:{site.port}")
     answer = await site.start(moved.location.removeprefix(f"http://localhost:{site.port}"))
     done = await site.come_back(answer.query["state"])
 
@@ -216,7 +229,7 @@ async def test_a_key_opens_setup_again_and_comes_along_to_the_origin_that_the_br
 
 
 async def test_the_browser_that_brought_a_key_may_try_again_and_no_other_may(site: Site) -> None:
-    one_time = key()
+    one_time = key(site)
     first = await site.start(f"/setup?key={one_time}", fields=FRONT_PROXY)
     denied = await site.come_back(first.query["state"], code="", error="access_denied")
     other = await site.ask("/setup", cookie="", fields=FRONT_PROXY)
@@ -470,7 +483,7 @@ async def test_another_browser_cannot_paste(site: Site, server: AuthorizationSer
 
 async def test_pasting_needs_a_key_where_starting_does(site: Site) -> None:
     assert (await site.ask("/setup/paste", fields=FRONT_PROXY)).status == 403
-    assert (await site.ask(f"/setup/paste?key={key()}", fields=FRONT_PROXY)).status == 200
+    assert (await site.ask(f"/setup/paste?key={key(site)}", fields=FRONT_PROXY)).status == 200
     await site.set_up()
     assert (await site.ask("/setup/paste")).status == 410
 
