@@ -240,7 +240,9 @@ class Credentials:
                 return Read(await self._store.read())
             case TakeLock(timeout):
                 return await self._locked(timeout)
-            case WriteGrant(expected, grant):
+            case WriteGrant(expected, grant, under_lock):
+                if under_lock:
+                    await self._store.confirm_lock()
                 await self._store.write(expected, grant)
                 return Written()
             case Spend(refresh_token):

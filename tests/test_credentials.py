@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from krebit_proxy.config import OAuth, Settings, Upstream
-from krebit_proxy.core.grant import Grant, Tokens
+from krebit_proxy.core.grant import Grant, Intent, NotSent, Outcome, Tokens
 from krebit_proxy.core.protocol import Phase
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
@@ -297,6 +298,34 @@ async def test_an_answer_that_cannot_be_stored_is_served_from_memory_until_it_ca
     kept = await store_for(tmp_path).read()
     assert kept is not None
     assert kept.generation == 2
+
+
+async def test_who_lost_the_lock_leaves_the_intent_of_another_alone(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    await stored(tmp_path, tokens(left=-5))
+    other = store_for(tmp_path)
+
+    class OutrunEndpoint(TokenEndpoint):
+        async def refresh(self, refresh_token: Secret) -> Outcome:
+            next((tmp_path / "grant").glob("*.lock")).unlink()
+            await other.lock(1)
+            held = await other.read()
+            assert held is not None
+            await other.write(1, replace(held, intent=Intent(1.0, "abcdef01", "elsewhere/1")))
+            return NotSent("no connection")
+
+    settings = settings_for(server, tmp_path)
+    credentials = Credentials(settings, store_for(tmp_path), OutrunEndpoint(settings))
+    await credentials.start()
+    with pytest.raises(Refused):
+        await credentials.bearer()
+    kept = await other.read()
+    await other.close()
+    await credentials.close()
+
+    assert kept is not None
+    assert kept.intent == Intent(1.0, "abcdef01", "elsewhere/1")
 
 
 async def test_without_a_refresh_token_the_end_is_said_plainly(server: AuthorizationServer, tmp_path: Path) -> None:

@@ -54,7 +54,6 @@ from krebit_proxy.core.protocol import (
     Event,
     Failed,
     Locked,
-    LockLost,
     LogoutAsked,
     Phase,
     Read,
@@ -71,7 +70,6 @@ from krebit_proxy.core.protocol import (
 )
 from krebit_proxy.core.spending import answered, intend, intended, retracted, spend
 from krebit_proxy.core.storing import (
-    LOCK_LOST,
     LOOK_EVERY,
     SUPERSEDED,
     Step,
@@ -79,7 +77,6 @@ from krebit_proxy.core.storing import (
     answered_order,
     beaten,
     conflicted,
-    give_up,
     is_newer,
     lost_store,
     pend,
@@ -104,7 +101,7 @@ def step(state: State, event: Event, now: Moment) -> Step:
     """What follows from `event`. Raises IllegalEventError for a result that nobody asked for."""
     effects: tuple[Effect, ...] = ()
     match event:
-        case Demanded() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping() | LockLost():
+        case Demanded() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping():
             state = _wish(state, event, now)
         case _:
             transition = TRANSITIONS.get((state.phase, type(event)))
@@ -133,8 +130,6 @@ def _wish(state: State, event: Event, now: Moment) -> State:
         case Stopping():
             run = replace(state.run, until=NEVER)
             state = replace(state, stopping=True, stop_by=now.boot + STOP_PATIENCE, run=run)
-        case LockLost():
-            state = replace(state, locked=False)
         case _:
             pass
     return state
@@ -144,8 +139,6 @@ def _proceed(state: State, now: Moment) -> Step:
     """Starts what is due: a look at the store, or the next try of what paused."""
     if state.phase is Phase.IDLE and not state.stopping and (state.look_at <= now.boot or _wants_lock(state, now)):
         return replace(state, phase=Phase.LOOKING), (ReadStore(),)
-    if state.phase is Phase.PAUSING and not state.locked:
-        return give_up(state, LOCK_LOST, now)
     if state.phase is Phase.PAUSING and (state.stopping or state.orders):
         return release(state)
     if state.phase is Phase.PAUSING and state.run.until <= now.boot:
@@ -217,9 +210,7 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
     """Decides, with the store's word under the lock, what this run is for."""
     state, reports = adopt(state, event.grant, now)
     state = replace(state, run=Run(base=event.grant.generation if event.grant else 0))
-    if not state.locked:
-        state, effects = give_up(state, LOCK_LOST, now)
-    elif state.orders:
+    if state.orders:
         state, effects = _serve(state, state.orders[0])
     elif state.stopping or not _refresh_due(state, now):
         state, effects = release(state)

@@ -91,11 +91,6 @@ class Stopping:
     """The process is asked to end: start nothing new, lose nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockLost:
-    """The lock died before its holder, as one can that lives in a database."""
-
-
 # Then what effects came to, each legal only in the phase that asked for it.
 
 
@@ -142,7 +137,7 @@ class Revoked:
     accepted: bool
 
 
-Wish = Demanded | Abandoned | Authorized | LogoutAsked | Woke | Stopping | LockLost
+Wish = Demanded | Abandoned | Authorized | LogoutAsked | Woke | Stopping
 Result = Read | Locked | Written | Conflicted | Failed | Answered | Revoked
 Event = Wish | Result
 
@@ -168,6 +163,7 @@ class WriteGrant:
 
     expected: int
     grant: Grant
+    under_lock: bool = False  # not to be written at all if the lock is no longer held: Failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from krebit_proxy.core.protocol import (
 )
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.storing import (
-    LOCK_LOST,
     Step,
     fail,
     give_up,
@@ -60,8 +59,6 @@ def intended(state: State, _: Written, now: Moment) -> Step:
     grant = given(state.run.pending)
     # A store that had been set back holds our generation again from here on.
     state = replace(state, grant=grant, run=replace(state.run, base=grant.generation))
-    if not state.locked:
-        return give_up(state, LOCK_LOST, now)
     if state.stopping:
         return _retract(state, unavailable("the proxy is stopping"), now)
     return spend(state, now)
@@ -119,12 +116,15 @@ def _condemn(state: State, description: str, now: Moment) -> Step:
 
 
 def _retract(state: State, trouble: Denial, now: Moment, pause: float | None = None) -> Step:
-    """Certainly not spent: says so in the store, so that nobody suspects a lost answer later."""
+    """Certainly not spent: says so in the store, so that nobody suspects a lost answer later.
+
+    Only under the lock: who has taken it since may have stored an intent of its own, which must stay.
+    """
     state, told = fail(state, trouble, now, pause=pause)
     # An older suspicion is not lifted by our own clean failure.
     innocent = replace(given(state.grant), intent=state.run.suspect)
     state = replace(state, phase=Phase.RETRACTING, run=replace(state.run, pending=innocent))
-    return state, (told, WriteGrant(state.run.base, innocent))
+    return state, (told, WriteGrant(state.run.base, innocent, under_lock=True))
 
 
 def retracted(state: State, event: Written | Conflicted | Failed, _: Moment) -> Step:

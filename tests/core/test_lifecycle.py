@@ -22,7 +22,6 @@ from krebit_proxy.core.protocol import (
     Failed,
     FreeLock,
     Locked,
-    LockLost,
     LogoutAsked,
     Phase,
     Read,
@@ -227,16 +226,12 @@ def test_a_store_that_fails_before_the_token_is_spent_ends_the_attempt(phase: Ph
 def test_a_lost_lock_is_noticed_before_the_token_is_spent() -> None:
     play, held = Play(), grant(1, tokens(left=-1))
     play.holding(held)
-    play.on(Locked())
-    play.on(LockLost())
-    assert play.on(Read(held)) == [FreeLock()]
-    play.later(1)
-    play.on(Read(held))
     play.locked(held)
-    play.on(LockLost())
+    assert play.on(Written()) == [Spend(Secret("r1"))]
 
-    assert play.on(Written()) == [FreeLock()]
+    assert play.on(Failed(DOWN)) == [FreeLock()]
     assert play.phase is Phase.IDLE
+    assert play.later(1) == [ReadStore()]  # and from the start
 
 
 def test_an_authorization_is_stored_and_the_person_is_told() -> None:
@@ -378,7 +373,7 @@ def test_stopping_after_the_intent_takes_it_back() -> None:
     play.locked(held)
     play.on(Stopping())
 
-    assert play.on(Written()) == [WriteGrant(1, held)]
+    assert play.on(Written()) == [WriteGrant(1, held, under_lock=True)]
     assert play.on(Written()) == [FreeLock()]
 
 

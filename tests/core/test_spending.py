@@ -11,7 +11,6 @@ from krebit_proxy.core.protocol import (
     Failed,
     FreeLock,
     Locked,
-    LockLost,
     Phase,
     Read,
     ReadStore,
@@ -66,7 +65,8 @@ def test_a_lost_lock_ends_the_repetition() -> None:
     play = Play().spending(EXPIRED)
     play.on(Answered(Unclear("reset")))
 
-    assert play.on(LockLost()) == [FreeLock()]
+    assert play.later(1) == [Spend(Secret("r1"))]
+    assert play.on(Failed(DOWN)) == [FreeLock()]  # nothing was sent
     assert play.phase is Phase.IDLE
 
 
@@ -85,7 +85,7 @@ def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
 ) -> None:
     play = Play().spending(EXPIRED)
     play.on(Demanded(1))
-    assert play.on(Answered(outcome)) == [WriteGrant(1, EXPIRED)]
+    assert play.on(Answered(outcome)) == [WriteGrant(1, EXPIRED, under_lock=True)]
     effects = play.on(Written())
 
     assert FreeLock() in effects

@@ -27,6 +27,7 @@ from krebit_proxy.core.protocol import (
     Read,
     State,
     TakeLock,
+    WriteGrant,
     Written,
 )
 from tests.fakes.world import BrokenRuleError, Server, Step, World
@@ -48,10 +49,29 @@ def world(mode: str, *, losable: bool = False, names: str = "AB", advance: Step 
     return made
 
 
+def outrun(mode: str, *, advance: Step = step) -> World:
+    """A has lost the lock during a slow request, and B has waited for as long as it must, and sends one too."""
+    made = world(mode, losable=True, advance=advance)
+    for label in [
+        "A reads 1", "A takes the lock", "A reads 1", "A writes 1+intent", "A loses the lock",
+        "B reads 1+intent", "B takes the lock", "B reads 1+intent", "B frees the lock",
+        "time passes, and no answer comes", "B reads 1+intent",
+        "time passes, and no answer comes", "B reads 1+intent", "B takes the lock", "B reads 1+intent",
+        "B writes 1+intent",
+    ]:  # fmt: skip
+        made.transcript.append(f"{made.now:.1f} {label}")
+        dict(made.choices())[label]()
+    return made
+
+
 def run(seed: int, *, losable: bool, advance: Step = step) -> None:
     """One random schedule: faults for a while, then a kind world."""
     dice = random.Random(seed)
-    made = world(dice.choice(MODES), losable=losable, names=dice.choice(["A", "AB", "AB", "ABC"]), advance=advance)
+    mode, names = dice.choice(MODES), dice.choice(["A", "AB", "AB", "ABC"])
+    if losable and dice.random() < 0.1:
+        made = outrun(mode, advance=advance)
+    else:
+        made = world(mode, losable=losable, names=names, advance=advance)
     for _ in range(dice.randrange(5, 50)):
         roll = dice.random()
         name = dice.choice(list(made.processes))
@@ -126,7 +146,12 @@ def test_every_interleaving_of_two_processes_keeps_the_rules(mode: str, losable:
     assert explore(start, depth=DEPTH, faults=FAULTS) > 100
 
 
-# Five ways to break the protocol, each of which the explorer must find.
+@pytest.mark.parametrize("mode", MODES)
+def test_two_requests_at_once_after_a_lost_lock_keep_the_rules(mode: str) -> None:
+    assert explore(outrun(mode), depth=8, faults=2) > 100
+
+
+# Six ways to break the protocol, each of which the explorer must find.
 
 
 def spends_without_intent(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
@@ -164,6 +189,19 @@ def drops_what_it_cannot_store(state: State, event: Event, now: Moment) -> tuple
     if state.phase is Phase.STORING and isinstance(event, Failed):
         return step(replace(state, phase=Phase.CHECKING), event, now)
     return step(state, event, now)
+
+
+def retracts_without_the_lock(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Takes back its intent after the lock was lost, and with it the intent of who has it now."""
+    state, effects = step(state, event, now)
+    return state, tuple(
+        replace(effect, under_lock=False) if isinstance(effect, WriteGrant) else effect for effect in effects
+    )
+
+
+def test_a_retraction_without_the_lock_is_found() -> None:
+    with pytest.raises(BrokenRuleError, match="A takes back the intent of B"):
+        explore(outrun("strict", advance=retracts_without_the_lock), depth=3, faults=1)
 
 
 @pytest.mark.parametrize(

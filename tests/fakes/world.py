@@ -12,7 +12,9 @@ from typing import Any
 from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Grant, Issued, NotSent, Outcome, Refusal, Tokens, Unclear
 from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.outlook import PATIENCE
 from krebit_proxy.core.protocol import (
+    NEVER,
     Answer,
     Answered,
     Authorized,
@@ -24,7 +26,6 @@ from krebit_proxy.core.protocol import (
     Failed,
     FreeLock,
     Locked,
-    LockLost,
     LogoutAsked,
     Phase,
     Policy,
@@ -46,6 +47,8 @@ from krebit_proxy.core.secret import Secret
 Step = Callable[[State, Event, Moment], tuple[State, tuple[Effect, ...]]]
 LIFETIME = 100.0
 GRACE = 30.0
+INTENT_GRACE = 10.0
+SLOWEST = 60.0  # seconds until a token request is given up
 DOWN = Failed(Denial("token_unavailable", "The store failed."))
 
 
@@ -109,6 +112,7 @@ class Process:
     arrived: Outcome | None = None  # the server has answered; the answer is under way to us
     alarm: float = 0
     patience: float = 0  # until when it waits for the lock
+    sent_at: float = 0  # when it sent the token request that is under way
     waiting: dict[int, float] = field(default_factory=dict)
     unstored: set[int] = field(default_factory=set)  # generations whose write was refused after the answer
 
@@ -138,7 +142,7 @@ class World:
     def start(self, name: str) -> None:
         """A process starts, or starts again after a crash, with no memory."""
         self.lives += 1
-        policy = Policy("acme", "app", f"{name}/{self.lives}", ahead=20, intent_grace=10 if self.losable else 0)
+        policy = Policy("acme", "app", f"{name}/{self.lives}", ahead=20, intent_grace=self.losable * INTENT_GRACE)
         self.processes[name] = Process(name, State(policy))
         self.happen(name, Woke())
 
@@ -162,8 +166,10 @@ class World:
             case Report():
                 pass
             case Spend(token):
-                self._sent(process, number_of(token))
                 process.work.append(effect)
+                process.sent_at = self.now if self.holder == process.name else NEVER
+                if process.sent_at != NEVER:
+                    self._sent(process, number_of(token))
             case TakeLock(timeout):
                 process.patience = self.now + timeout
                 process.work.append(effect)
@@ -178,7 +184,11 @@ class World:
         self.require(known, f"{process.name} uses a token that was never stored")
 
     def _sent(self, process: Process, token: int) -> None:
-        self.require(self.holder == process.name or self.losable, f"{process.name} spends r{token} without the lock")
+        for other in self.processes.values():
+            if other is not process and self._has_sent(other):
+                patient = self.losable and self.now >= other.sent_at + INTENT_GRACE
+                self.require(patient, f"{process.name} spends r{token} while the request of {other.name} is under way")
+                self.excused.append("the lock was lost while a slow request was under way")
         self.require(
             token not in self.spent or token in self.doubtful or self.server.mode == "off",
             f"{process.name} spends r{token} a second time after a clear outcome",
@@ -186,8 +196,6 @@ class World:
         intent = self.grant.intent if self.grant else None
         stored = intent is not None and intent.holder == process.state.policy.holder
         self.require(stored or self.losable, f"{process.name} spends r{token} without a stored intent")
-        if self.holder != process.name:
-            self.excused.append("the lock was lost while the request was under way")
         self.spent.add(token)
         self.doubtful.discard(token)
 
@@ -205,6 +213,11 @@ class World:
                 yield from self._outcomes(name, process, process.work[0], faults=faults)
         if all(not process.work or self._is_blocked(process) for process in self.processes.values()):
             yield "time passes", self._pass_time
+        elif faults and all(
+            not process.work or self._is_blocked(process) or self._is_slow(process)
+            for process in self.processes.values()
+        ):
+            yield "time passes, and no answer comes", self._pass_time
         if faults:
             for name, process in self.processes.items():
                 yield f"{name} crashes", lambda name=name: self.crash(name)  # type: ignore[misc]
@@ -218,7 +231,16 @@ class World:
 
     def _is_blocked(self, process: Process) -> bool:
         """Waits for a lock that another process holds."""
-        return isinstance(process.work[0], TakeLock) and self.holder is not None and self.now < process.patience
+        takes_lock = bool(process.work) and isinstance(process.work[0], TakeLock)
+        return takes_lock and self.holder is not None and self.now < process.patience
+
+    def _has_sent(self, process: Process) -> bool:
+        """Waits for an answer of the server."""
+        return any(isinstance(effect, Spend) for effect in process.work) and process.sent_at != NEVER
+
+    def _is_slow(self, process: Process) -> bool:
+        """Waits for an answer of the server, and has not waited for too long."""
+        return self._has_sent(process) and self.now < process.sent_at + SLOWEST
 
     def _outcomes(  # noqa: C901 -- one case for each effect
         self, name: str, process: Process, effect: Effect, *, faults: bool
@@ -244,8 +266,12 @@ class World:
                     yield f"{name} takes the lock", done(Locked(), lambda: self._take(name))
                 if faults or self.now >= process.patience:
                     yield f"{name} does not get the lock", done(DOWN)
+            case WriteGrant(under_lock=True) if self.holder != name:
+                yield f"{name} finds that it lost the lock", done(DOWN)
             case WriteGrant():
                 yield from self._write(name, process, effect, done, faults=faults)
+            case Spend() if process.sent_at == NEVER:
+                yield f"{name} finds that it lost the lock", done(DOWN)
             case Spend(token):
                 yield from self._token_request(name, process, number_of(token), done, faults=faults)
             case Revoke():
@@ -322,12 +348,21 @@ class World:
     def _store(self, process: Process, grant: Grant) -> None:
         before = self.grant.generation if self.grant else 0
         self.require(grant.generation >= before, f"{process.name} overwrites {before} with {grant.generation}")
+        if grant.generation == before and grant.intent is None and grant.verdict is None:
+            self._check_retraction(process)
         # Who lost the lock after it had read can write over a verdict: that costs one more token request, no grant.
         if self.losable and self.holder != process.name and self.grant and self.grant.verdict:
             self.doubtful.update(self.spent)
         self.grant = grant
         if grant.tokens:
             self.stored.add(grant.tokens.access_token.reveal())
+
+    def _check_retraction(self, process: Process) -> None:
+        """An intent is taken back by its holder only, or when its holder is not at it any more."""
+        intent = self.grant.intent if self.grant else None
+        for other in self.processes.values():
+            if intent and other is not process and intent.holder == other.state.policy.holder:
+                self.require(not self._has_sent(other), f"{process.name} takes back the intent of {other.name}")
 
     def _refused(self, process: Process, grant: Grant) -> None:
         process.unstored.add(grant.generation)
@@ -336,11 +371,15 @@ class World:
         self.doubtful.add(token)
 
     def _pass_time(self) -> None:
-        alarms = [process.patience if process.work else process.alarm for process in self.processes.values()]
+        alarms = [process.alarm for process in self.processes.values()]
+        alarms += [process.patience for process in self.processes.values() if self._is_blocked(process)]
+        alarms += [process.sent_at + SLOWEST for process in self.processes.values() if self._is_slow(process)]
         self.now = max(self.now, min(alarms)) + 0.001
         for name, process in list(self.processes.items()):
             if process.alarm <= self.now:
                 self.happen(name, Woke())
+            patient = all(self.now - since <= PATIENCE + 1 for since in process.waiting.values())
+            self.require(patient, f"a caller of {name} waits for too long")
 
     def crash(self, name: str) -> None:
         """SIGKILL, and a new start. What was under way may have been done; the kernel frees the lock."""
@@ -364,10 +403,9 @@ class World:
         self.start(name)
 
     def lose_lock(self, name: str) -> None:
-        """The lock dies, and its holder is told."""
+        """The lock dies, and its holder is not told."""
         self.holder = None
         self.doubtful.update(self.spent)
-        self.happen(name, LockLost())
 
     def demand(self, name: str, *, rejected: bool = False) -> None:
         """A caller wants a token, perhaps after a 401."""
