@@ -8,8 +8,8 @@ from urllib.parse import quote_plus
 import aiohttp
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.grant import NotSent, Outcome, Refusal, Unclear, read_answer
-from krebit_proxy.core.secret import MASK, Secret
+from krebit_proxy.core.grant import NotSent, Outcome, Unclear, read_answer
+from krebit_proxy.core.secret import Secret
 from krebit_proxy.trust import client_context
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer
@@ -69,11 +69,13 @@ class TokenEndpoint:
             return NotSent(_reason(error))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             return Unclear(_reason(error))
-        answer = read_answer(status, content, retry_after, sent_at=sent_at, previous=previous)
-        if isinstance(answer, Refusal):  # the only outcome that holds foreign words
-            secrets = [self._settings.client_secret.reveal(), *(form[name] for name in _SECRETS & form.keys())]
-            return Refusal(answer.error, _without(secrets, answer.description))
-        return answer
+        secret = self._settings.client_secret
+        sent = [
+            secret.reveal(),
+            _basic(self._settings.client_id, secret),
+            *(form[name] for name in _SECRETS & form.keys()),
+        ]
+        return read_answer(status, content, retry_after, sent_at=sent_at, previous=previous, sent=sent)
 
     async def _post(self, url: str, form: dict[str, str]) -> tuple[int, bytes, str | None]:
         """One POST on a connection of its own: a stale connection is the commonest way to lose an answer."""
@@ -81,7 +83,7 @@ class TokenEndpoint:
         fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
         # RFC 6749 2.3: "The client MUST NOT use more than one authentication method in each request."
         if settings.oauth.client_auth == "basic":
-            fields["Authorization"] = _basic(settings.client_id, settings.client_secret)
+            fields["Authorization"] = "Basic " + _basic(settings.client_id, settings.client_secret)
         else:
             form |= {"client_id": settings.client_id, "client_secret": settings.client_secret.reveal()}
         timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, connect=settings.upstream.connect_timeout)
@@ -109,17 +111,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _without(secrets: list[str], text: str) -> str:
-    """Some servers repeat in an error what they were sent; what must not be shown is masked."""
-    for secret in filter(None, secrets):
-        text = text.replace(secret, MASK)
-    return text
-
-
 def _basic(client_id: str, client_secret: Secret) -> str:
-    """RFC 6749 2.3.1: both parts "encoded using the "application/x-www-form-urlencoded" encoding algorithm"."""
+    """By RFC 6749 2.3.1: both parts "encoded using the "application/x-www-form-urlencoded" encoding algorithm"."""
     pair = f"{quote_plus(client_id)}:{quote_plus(client_secret.reveal())}"
-    return "Basic " + base64.b64encode(pair.encode()).decode()
+    return base64.b64encode(pair.encode()).decode()
 
 
 def _reason(error: BaseException) -> str:

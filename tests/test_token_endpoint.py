@@ -91,6 +91,13 @@ async def test_a_server_that_repeats_what_it_was_sent_gives_no_secret_away(serve
     assert await endpoint(server.url).refresh(Secret("refresh-1")) == Refusal("invalid_client", "*** and ***?")
 
 
+async def test_nor_does_one_that_repeats_the_credentials_of_its_client(server: AuthorizationServer) -> None:
+    server.script.append((401, '{"error": "dGhlK2FwcDpzMyUyRmNyZXQ=", "error_description": "s3%2Fcret"}', {}))
+    refusal = await endpoint(server.url, client_auth="basic").refresh(Secret("refresh-1"))
+
+    assert refusal == Refusal("an error code that cannot be shown", "***")
+
+
 @pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "x" * 70_000, {})])
 async def test_what_breaks_after_the_request_was_sent_is_unclear(server: AuthorizationServer, fault: object) -> None:
     server.script.append(fault)

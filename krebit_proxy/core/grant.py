@@ -3,10 +3,12 @@
 import json
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 
-from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.secret import MASK, Secret
 
 DEFAULT_LIFETIME: Final = 3600.0  # where the server does not say, or says nonsense
 LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; longer ones are not believed
@@ -113,23 +115,29 @@ Outcome = Issued | Refusal | NotSent | Unclear
 # HTTP statuses that carry an error response. RFC 6749 5.2: "The authorization server responds with an HTTP 400 (Bad
 # Request) status code (unless specified otherwise)"; 401 for invalid_client; 403 is seen in the wild.
 _ERROR_STATUSES: Final = (400, 401, 403)
-_NOT_PROCESSED: Final = (
-    300,
-    301,
-    302,
-    303,
-    307,
-    308,
-    404,
-    405,
-    410,
-    429,
-)  # nobody was there to spend a token
+_NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 404, 405, 410, 429)  # nobody was there to spend a token
+# RFC 6749 5.2. They mean what they mean, even where somebody has chosen one of these words for a secret.
+_ERROR_CODES: Final = frozenset(
+    [
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+    ]
+)
 _LONGEST_PATIENCE: Final = 600.0  # seconds; a longer Retry-After is not obeyed
 
 
 def read_answer(
-    status: int, content: bytes, retry_after: str | None, *, sent_at: float, previous: Secret | None
+    status: int,
+    content: bytes,
+    retry_after: str | None,
+    *,
+    sent_at: float,
+    previous: Secret | None,
+    sent: Collection[str] = (),
 ) -> Outcome:
     """What an answer of the token endpoint comes to.
 
@@ -139,6 +147,7 @@ def read_answer(
         retry_after: the value of the Retry-After field, if there was one.
         sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
         previous: the refresh token that was spent, or None for an authorization code.
+        sent: the secrets of the request, which an error text may repeat, and nobody may see.
     """
     document = _json_object(content)
     if status == 200:
@@ -147,16 +156,24 @@ def read_answer(
         )
     error = document.get("error")
     if status in _ERROR_STATUSES and isinstance(error, str) and error:
-        return Refusal(displayable(error), displayable(document.get("error_description", "")))
+        shown = error in _ERROR_CODES or displayable(error, sent) == error
+        code = error if shown else "an error code that cannot be shown"
+        return Refusal(code, displayable(document.get("error_description"), sent))
     reason = f"HTTP status {status}"
     if status in _NOT_PROCESSED:
         return NotSent(reason, _patience(retry_after))
     return Unclear(reason, _patience(retry_after))
 
 
-def displayable(text: object) -> str:
-    """An error text of the server, cut to the characters that RFC 6749 allows and to 300 of them."""
-    return _NOT_SHOWN.sub(" ", text)[:300].strip() if isinstance(text, str) else ""
+def displayable(text: object, secrets: Collection[str] = ()) -> str:
+    """An error text of the server, without `secrets`, cut to the characters that RFC 6749 allows and to 300 of them."""
+    if not isinstance(text, str):
+        return ""
+    # In any spelling, the longest first, and before the cut: nothing may remain a part of one.
+    spellings = {spell(secret) for secret in secrets if secret for spell in (str, quote, quote_plus)}
+    for spelling in sorted(spellings, key=len, reverse=True):
+        text = text.replace(spelling, MASK)
+    return _NOT_SHOWN.sub(" ", text)[:300].strip()
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

@@ -105,6 +105,21 @@ def test_an_error_response_is_read_from_400_401_and_403(status: int) -> None:
     assert refusal == Refusal("invalid_grant", "gone  now")
 
 
+@pytest.mark.parametrize("code", ["a\nb", 'a"b', "s3/cret", "x-s3%2Fcret", "x" * 301, " invalid_grant"])
+def test_an_error_code_is_shown_only_if_rfc_6749_allows_it_and_no_secret_is_in_it(code: str) -> None:
+    content = json.dumps({"error": code}).encode()
+    refusal = read_answer(400, content, None, sent_at=1000, previous=None, sent=["s3/cret"])
+
+    assert refusal == Refusal("an error code that cannot be shown")
+
+
+def test_a_secret_that_is_the_word_for_an_error_changes_no_meaning() -> None:
+    content = b'{"error": "invalid_grant", "error_description": "no such grant"}'
+    refusal = read_answer(400, content, None, sent_at=1000, previous=None, sent=["grant"])
+
+    assert refusal == Refusal("invalid_grant", "no such ***")
+
+
 @pytest.mark.parametrize(
     ("status", "document"),
     [
@@ -138,6 +153,13 @@ def test_error_texts_are_cut_to_what_may_be_shown() -> None:
     assert displayable("x" * 1000) == "x" * 300
     assert displayable("a\x1b[31m\\b") == "a [31m b"
     assert displayable(None) == ""
+
+
+def test_secrets_are_masked_in_every_spelling_and_before_the_text_is_cut() -> None:
+    secrets = ["s3 cret", "s3 cret longer", ""]
+    assert displayable("s3 cret, s3+cret, s3%20cret, s3 cret longer", secrets) == "***, ***, ***, ***"
+    assert displayable("x" * 297 + "s3 cret", secrets) == "x" * 297 + "***"
+    assert displayable("x" * 299 + "s3 cret", secrets) == "x" * 299 + "*"
 
 
 TOKENS = st.builds(
