@@ -1,4 +1,4 @@
-"""Addresses in settings: what they look like, and whether they leave this computer."""
+"""Addresses in settings, and what is wrong with them."""
 
 import re
 from ipaddress import ip_address
@@ -6,6 +6,8 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic_core import PydanticCustomError
+
+from krebit_proxy.core.loopback import is_loopback
 
 LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # RFC 3986, 2: the characters that a URI is made of. Anything else would be sent differently from how it was written.
@@ -16,17 +18,6 @@ _OWN_ROUTES: Final = frozenset({"", "/", "/setup", "/setup/paste", "/setup/done"
 def wrong(text: str) -> PydanticCustomError:
     """A problem with one setting, in the words that a person will read."""
     return PydanticCustomError("setting", "{text}", {"text": text})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or IP literal stays on this computer."""
-    host = host.lower().removesuffix(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_host(host: str) -> bool:

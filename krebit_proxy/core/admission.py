@@ -14,16 +14,14 @@ from hmac import compare_digest
 from typing import Final
 
 from krebit_proxy.core.fields import Fields, Names, origin
+from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import needed_line
 from krebit_proxy.core.rules import Allowance, Caller, Peer, Rules
 from krebit_proxy.core.target import meanings, origin_form
 from krebit_proxy.errors import Refused
 
-_OCTET: Final = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_LOOPBACK_HOST: Final = re.compile(
-    rb"(?:(?:[a-z0-9_-]+\.)*localhost\.?|127(?:\.%b){3}\.?|\[::1\])(?::\d{0,5})?" % _OCTET, re.IGNORECASE
-)
-_HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::\d{0,5})?", re.IGNORECASE)
+# RFC 9110, 7.2: Host = uri-host [ ":" port ]
+_HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::\d{0,5})?", re.IGNORECASE)
 
 # What only browsers send, and what makes a request theirs to judge.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
@@ -108,7 +106,7 @@ def _check_host(call: Call, rules: Rules) -> None:
         return
     if lines != 1 and not (call.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request has exactly one Host field.")
-    if _is_loopback(host) or not (host or lines):
+    if _names_loopback(host) or not (host or lines):
         return
     match = _HOST.fullmatch(host)
     if match and (match[1].lower() in rules.hosts or match[1].lower() == call.peer.local):
@@ -122,8 +120,9 @@ def _check_host(call: Call, rules: Rules) -> None:
 
 
 @lru_cache(maxsize=256)  # callers name us in few ways
-def _is_loopback(host: bytes) -> bool:
-    return _LOOPBACK_HOST.fullmatch(host) is not None
+def _names_loopback(host: bytes) -> bool:
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback(match[1].decode("ascii"))
 
 
 def _from_browser(call: Call, rules: Rules) -> Caller:

@@ -11,11 +11,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from krebit_proxy.core.grant import Issued, NotSent, Refusal, Tokens, Unclear, displayable
+from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import Refused
 
@@ -222,7 +222,7 @@ def own_origin(redirect_uri: str, allowed_hosts: tuple[str, ...] = ()) -> str | 
         return None
     if url.scheme not in {"http", "https"} or not host:
         return None
-    ours = _is_loopback(host) or host in map(_host, allowed_hosts)
+    ours = is_loopback(host) or host in map(_host, allowed_hosts)
     return f"{url.scheme}://{url.netloc}" if ours else None
 
 
@@ -245,16 +245,6 @@ def _place(origin: str) -> tuple[str, int]:
 
 def _host(name: str | None) -> str:
     return (name or "").lower().removesuffix(".")
-
-
-def _is_loopback(host: str) -> bool:
-    # RFC 6761 6.3: "localhost." and names under it are loopback.
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def mint_key(client_secret: Secret, *, run: str, now: float, nonce: bytes) -> str:
