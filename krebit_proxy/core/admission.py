@@ -68,7 +68,7 @@ class Call:
         return self.fields[self.names.index(b"host")][1] if b"host" in self.names else b""
 
     def only(self, name: bytes) -> bytes | None:
-        """The value of a field that browsers send once or not at all."""
+        """The value of a field that browsers send at most once; None if it is not there. Raises Refused for two."""
         lines = self.names.count(name)
         if lines > 1:
             raise Refused("cross_site", "A field that browsers send once came more than once.")
