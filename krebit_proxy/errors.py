@@ -38,6 +38,9 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "setup_key_required": (403, "A one-time key is needed"),
 }
 
+# Those that a person ends at /setup.
+SETUP_CODES: Final = frozenset({"setup_required", "reauthorization_required"})
+
 
 class ProxyError(Exception):
     """What all our errors share: `detail` says what is wrong, `hint` what to do about it."""
@@ -61,12 +64,24 @@ class ProxyError(Exception):
 
 
 class Refused(ProxyError):
-    """A request that we answer ourselves. `code` is one of `CODES`; `retry_after` is whole seconds or None."""
+    """A request that we answer ourselves.
 
-    def __init__(self, code: str, detail: str, *, hint: str = "", retry_after: int | None = None) -> None:
+    `code` is one of `CODES`; `retry_after` is whole seconds or None; `allow` are the methods that a 405 leaves.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        hint: str = "",
+        retry_after: int | None = None,
+        allow: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(detail, hint=hint)
         self.code = code
         self.retry_after = retry_after
+        self.allow = allow
 
 
 class SettingsError(ProxyError):

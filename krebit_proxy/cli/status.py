@@ -11,6 +11,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.errors import SETUP_CODES
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
@@ -90,8 +91,8 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "last refresh", f"{document['last_refresh']}, {_distance(document['last_refresh_at'])}"
     if document.get("next_refresh_at"):
         yield "next refresh", _distance(document["next_refresh_at"])
-    if document.get("setup_url"):
-        yield "setup", str(document["setup_url"])
+    if document["running"] and document["code"] in SETUP_CODES:
+        yield "setup", document["setup_url"] or "krebit-proxy setup --no-browser"
 
 
 def _distance(at: str | None) -> str:

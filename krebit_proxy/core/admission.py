@@ -27,7 +27,7 @@ _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::\d{0
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
 # TRACE would echo our Authorization to the caller; CONNECT would open a tunnel.
 _NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
-_READ_ONLY: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
 # Frameworks take the method from these, whatever the request line says.
 _METHOD_OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
 
@@ -89,7 +89,7 @@ def admit(call: Call, rules: Rules) -> Caller:
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(call.names):
         caller = _from_browser(call, rules)
-    if call.method in _NEVER:
+    if call.method in _NEVER and not call.page:  # a page tells itself which methods it knows
         raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
     if rules.open or call.page or caller.preflight:
         return caller
@@ -191,8 +191,10 @@ def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> Allowan
 
     `path` is as spelt, without the query. Raises Refused when the method or the path is beyond what is allowed.
     """
-    if rules.read_only and method not in _READ_ONLY:
-        raise Refused("method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.")
+    if rules.read_only and method.decode("ascii") not in _READ_ONLY:
+        raise Refused(
+            "method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.", allow=_READ_ONLY
+        )
     if not rules.allow:
         return None
     understood = meanings(path)

@@ -73,9 +73,10 @@ class Proxy:
             running.callback(accepting.close)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
-        setup.announce(self.urls[0])
+        origin = self._listeners.origin(next(iter(settings.access.allowed_hosts), "localhost"))
+        setup.announce(origin)
         if settings.notify.webhook or settings.notify.command:
-            notifier = Notifier(settings, credentials, self.urls[0])
+            notifier = Notifier(settings, credentials, origin or "")
             running.push_async_callback(notifier.close)
             notifier.start()
         # What exists now lives as long as the process: the garbage collector need not look at it again.

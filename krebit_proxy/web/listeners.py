@@ -8,6 +8,7 @@ say who may call; that is checked on the open socket, so that no spelling and no
 import asyncio
 import errno
 import os
+import re
 import socket
 import ssl
 import stat
@@ -36,6 +37,11 @@ class Listeners:
     sockets: list[socket.socket] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def origin(self, name: str = "localhost") -> str | None:
+        """Where a browser gets to the first TCP address, by `name` if that is all addresses; None without any."""
+        url = next((url for url in self.urls if url.startswith("http")), None)
+        return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
     async def serve(
         self, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None

@@ -17,13 +17,13 @@ import aiohttp
 import structlog
 
 from krebit_proxy.config import Settings
-from krebit_proxy.config.addresses import is_loopback
 from krebit_proxy.core.alarm import Alarm, Message
 from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.credentials import Credentials
+from krebit_proxy.errors import SETUP_CODES
 from krebit_proxy.tasks import spawn
 from krebit_proxy.trust import client_context
-from krebit_proxy.web.status import SETUP_CODES
 
 LOOK_EVERY: Final = 5.0  # seconds, at most
 TIMEOUT: Final = 30.0  # seconds for one POST, or for the command

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
@@ -82,16 +83,20 @@ def see_other(location: str, cookies: Iterable[str] = ()) -> web.Response:
 def allow(request: web.BaseRequest, *methods: str) -> None:
     """Raises Refused(method_not_allowed) unless the request's method is one of `methods`."""
     if request.method not in methods:
-        raise Refused("method_not_allowed", f"This page answers {', '.join(methods)} only.")
+        raise Refused("method_not_allowed", f"This page answers {', '.join(methods)} only.", allow=methods)
 
 
-def origin_seen(request: web.BaseRequest, settings: Settings) -> str:
-    """Where the caller reaches this proxy, e.g. http://localhost:8321, as far as that can be known."""
+def origin_seen(request: web.BaseRequest, settings: Settings) -> str | None:
+    """Where a browser reaches this proxy, e.g. http://localhost:8321, as far as this request shows; None if it can not.
+
+    A unix socket shows nothing: only an own redirect URI tells what may be in front of it.
+    """
     own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
     authority = request.headers.get("Host", "")
-    if own and (serves(own, authority) or not _AUTHORITY.fullmatch(authority)):
+    known = _AUTHORITY.fullmatch(authority)
+    if _socket_path(request) or (own and (serves(own, authority) or not known)):
         return own
-    return f"http://{authority if _AUTHORITY.fullmatch(authority) else 'localhost:8321'}"
+    return f"{request.scheme}://{authority if known else 'localhost:8321'}"
 
 
 def example_call(request: web.BaseRequest, settings: Settings) -> str:
@@ -99,7 +104,15 @@ def example_call(request: web.BaseRequest, settings: Settings) -> str:
     access = settings.access
     required = f"-H '{access.require_header}: 1' " if access.require_header else ""
     key = "-H 'X-Api-Key: YOUR_KEY' " if access.client_keys_file else ""
-    return f"curl {required}{key}{origin_seen(request, settings)}/api/"
+    path = _socket_path(request)
+    place = f"--unix-socket {shlex.quote(path)} http://localhost" if path else origin_seen(request, settings)
+    return f"curl {required}{key}{place}/api/"
+
+
+def _socket_path(request: web.BaseRequest) -> str:
+    """The unix socket that the request came by; empty for TCP."""
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    return name if isinstance(name, str) else ""
 
 
 def moment(at: float, now: float) -> str:

@@ -4,9 +4,8 @@ import json
 import re
 from typing import Final
 
-from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused
 
-_SETUP_HELPS: Final = frozenset({"setup_required", "reauthorization_required"})
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MEDIA_TYPE: Final = re.compile(r"(text/html|application/xhtml\+xml)|(application/(?:[a-z.+-]*\+)?json)", re.IGNORECASE)
 
@@ -22,7 +21,7 @@ def problem(
         setup_url: where a person sets up or renews the authorization; shown when that helps.
         html: whether a page is wanted, as by `prefers_html`.
     """
-    setup_url = setup_url if error.code in _SETUP_HELPS else None
+    setup_url = setup_url if error.code in SETUP_CODES else None
     fields, content = (_page if html else _details)(error, request_id, setup_url)
     fields["X-Krebit-Proxy-Error"] = error.code
     retry_after = error.retry_after if isinstance(error, Refused) else None
@@ -32,8 +31,9 @@ def problem(
         # RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
         fields["WWW-Authenticate"] = 'Bearer realm="krebit-proxy", Basic realm="krebit-proxy"'
     if error.status == 405:
-        # RFC 9110, 15.5.6: "The origin server MUST generate an Allow header field in a 405 response".
-        fields["Allow"] = METHODS
+        # RFC 9110, 15.5.6: "The origin server MUST generate an Allow header field in a 405 response containing a list
+        # of the target resource's currently supported methods."
+        fields["Allow"] = ", ".join(error.allow) if isinstance(error, Refused) and error.allow else METHODS
     return error.status, fields, content
 
 

@@ -40,11 +40,10 @@ from krebit_proxy.core.authorization import (
 from krebit_proxy.core.grant import Issued, Outcome, Refusal
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import ProxyError, Refused, StoreError
+from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
-from krebit_proxy.web.pages import Page, allow, example_call, page, see_other
-from krebit_proxy.web.status import SETUP_CODES
+from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page, see_other
 
 LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
 _KEY_HINT: Final = (
@@ -86,15 +85,18 @@ class Setup:
             pages[self._callback] = self._redirected
         return {path: self._telling(answer) for path, answer in pages.items()}
 
-    def announce(self, origin: str) -> None:
+    def announce(self, origin: str | None) -> None:
         """Says in the log that setup is needed, if it is: where, and which redirect URI the app must have.
 
         Args:
-            origin: where this proxy is reached, for a redirect URI that leads elsewhere.
+            origin: where a browser reaches this proxy, for a redirect URI that leads elsewhere; None where none does.
         """
-        if self._needed():
-            link = self._link(origin) if self._settings.access.expose else f"{self._own or origin}/setup"
-            _log.warning("setup.needed", open=link, redirect_uri=self._settings.redirect_uri)
+        if not self._needed():
+            return
+        place = {"hint": "run: krebit-proxy setup --no-browser"}
+        if origin := self._own or origin:
+            place = {"open": self._link(origin) if self._settings.access.expose else f"{origin}/setup"}
+        _log.warning("setup.needed", **place, redirect_uri=self._settings.redirect_uri)
 
     async def close(self) -> None:
         """Waits for an exchange that is under way: its code works only once."""
@@ -125,7 +127,7 @@ class Setup:
         self._used_keys = {key: end for key, end in self._used_keys.items() if end > now}
         if until:
             self._used_keys[request.query.get("key", "")] = until
-        _log.info("setup.started", peer=request.remote)
+        _log.info("setup.started", peer=_peer(request))
         return attempt, self._cookies(cookie)
 
     def _cookies(self, cookie: Secret) -> list[str]:
@@ -183,6 +185,7 @@ class Setup:
 
     async def _paste(self, request: web.BaseRequest) -> web.Response:
         """For a redirect URI that leads elsewhere: the link, and a field for the address that the browser ended on."""
+        allow(request, "GET", "POST")
         if request.method == "POST":
             return await self._pasted(request)
         _check_navigation(request)
@@ -237,7 +240,7 @@ class Setup:
         if settled is None or not self._answers(settled.attempt, request, response):
             outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
             attempt, self._attempt = self._attempt, ENDED  # used up, before anything is awaited
-            exchange = self._exchange(outcome, attempt.verifier, request.remote)
+            exchange = self._exchange(outcome, attempt.verifier, _peer(request))
             settled = self._settled = Settled(attempt, spawn(exchange, name="setup.exchange"))
         # A reload or a second click meets the same exchange, and a browser that leaves does not end it.
         if error := await asyncio.shield(settled.result):
@@ -299,10 +302,10 @@ class Setup:
         return telling
 
     def _tell(self, request: web.BaseRequest, error: ProxyError) -> None:
-        facts = {"peer": request.remote, "path": request.path, "code": error.code, "reason": error.detail}
-        if error.code == "setup_key_required":
+        facts = {"peer": _peer(request), "path": request.path, "code": error.code, "reason": error.detail}
+        if error.code == "setup_key_required" and (origin := origin_seen(request, self._settings)):
             # Whoever reads this log may open setup; whoever asked may not.
-            facts["open"] = self._link(f"http://{request.host}")
+            facts["open"] = self._link(origin)
         _log.warning("setup.refused", **facts)
 
 
@@ -313,6 +316,11 @@ def _check_navigation(request: web.BaseRequest) -> None:
     early = "prefetch" in fields.get("Sec-Purpose", "") + fields.get("Purpose", "")
     if early or fields.get("Sec-Fetch-Dest", "document") != "document":
         raise Refused("setup_failed", "This page works only as a page of its own, opened by a person.")
+
+
+def _peer(request: web.BaseRequest) -> str:
+    """Whom the log names: the address, as far as there is one."""
+    return request.remote or "unix socket"
 
 
 def _is_local(request: web.BaseRequest) -> bool:

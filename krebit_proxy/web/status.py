@@ -9,11 +9,9 @@ from krebit_proxy import __version__
 from krebit_proxy.config import Settings
 from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import CODES
+from krebit_proxy.errors import CODES, SETUP_CODES
 from krebit_proxy.metrics import CONTENT_TYPE, Metrics
 from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page
-
-SETUP_CODES = frozenset({"setup_required", "reauthorization_required"})  # those that a person ends at /setup
 
 
 class StatusPages:
@@ -54,12 +52,12 @@ class StatusPages:
     def _document(self, status: GrantStatus, request: web.BaseRequest) -> dict[str, object]:
         """What the page shows, for programs; times are ISO 8601 in UTC."""
         facts = {name: _utc(value) if name.endswith("_at") else value for name, value in asdict(status).items()}
-        needed = status.code in SETUP_CODES
+        origin = origin_seen(request, self._settings) if status.code in SETUP_CODES else None
         return facts | {
             "organization": self._settings.organization,
             "client_id": self._settings.client_id,
             "redirect_uri": self._settings.redirect_uri,
-            "setup_url": f"{origin_seen(request, self._settings)}/setup" if needed else None,
+            "setup_url": f"{origin}/setup" if origin else None,
             "example": example_call(request, self._settings),
             "version": __version__,
         }

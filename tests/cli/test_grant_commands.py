@@ -163,8 +163,11 @@ async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> N
 async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder: Path, port: int) -> None:
     (folder / "run").mkdir(mode=0o700)
     write(folder, sandbox, port, listen=f"unix:{folder}/run/socket", redirect_uri="https://elsewhere.example/cb")
-    async with proxy(folder):
+    async with proxy(folder) as command:
+        assert "krebit-proxy setup --no-browser" in command.printed
         assert (await run("health", folder=folder)).status == 0
+        assert "not authorized yet" in (await run("wait", "--for", "0", folder=folder)).err
+        assert "setup        krebit-proxy setup --no-browser" in (await run("status", folder=folder)).out
         finished = await run("setup", folder=folder)
         assert (finished.status, finished.err.splitlines()[0]) == (
             1,
@@ -190,8 +193,13 @@ async def test_a_proxy_that_speaks_tls_is_asked_in_tls(sandbox: Sandbox, folder:
     certificate.chmod(0o600)
     uri = "https://elsewhere.example/cb"
     write(folder, sandbox, port, tls_cert_file=str(certificate), redirect_uri=uri)
-    async with proxy(folder):
+    async with proxy(folder) as command:
+        assert f'"open":"https://localhost:{port}/setup"' in command.printed
         assert (await run("health", folder=folder)).status == 0
+        assert "not authorized yet" in (await run("wait", "--for", "0", folder=folder)).err
+        assert f"setup        https://localhost:{port}/setup" in (await run("status", folder=folder)).out
+        status = json.loads((await run("status", "--json", folder=folder)).out)
+        assert status["example"] == f"curl https://localhost:{port}/api/"
         assert f"https://localhost:{port}/setup?key=" in (await run("setup", folder=folder)).out
 
 

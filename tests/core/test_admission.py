@@ -289,6 +289,7 @@ def test_loopback_always_reaches_our_pages() -> None:
 @pytest.mark.parametrize("method", [b"CONNECT", b"TRACE", b"TRACK"])
 def test_a_method_that_would_echo_or_tunnel_is_never_allowed(method: bytes) -> None:
     assert refusal(HOST, method=method).code == "method_not_allowed"
+    assert call(HOST, method=method, page=True).name == "loopback"  # a page refuses it by itself
 
 
 def basic(pair: bytes) -> bytes:

@@ -210,11 +210,30 @@ async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstre
     assert len(upstream.calls) == 2
 
 
+@pytest.mark.parametrize("method", ["PUT", "TRACE"])
+async def test_a_method_that_a_page_does_not_know_is_told_with_those_that_it_does(start: Start, method: str) -> None:
+    proxy = await start()
+    pages = {
+        "/": b"GET, HEAD",
+        "/healthz": b"GET, HEAD",
+        "/readyz": b"GET, HEAD",
+        "/metrics": b"GET, HEAD",
+        "/setup": b"GET",
+        "/setup/paste": b"GET, POST",
+        "/setup/done": b"GET, HEAD",
+        "/setup/callback": b"GET",
+    }
+    answers = {path: await ask(proxy, method, path) for path in pages}
+    assert {path: b", ".join(got.values(b"allow")) for path, got in answers.items()} == pages
+    assert {got.status for got in answers.values()} == {405}
+
+
 async def test_read_only_refuses_what_writes(start: Start, upstream: Upstream) -> None:
     proxy = await start(access={"read_only": True})
     assert (await ask(proxy, "HEAD", "/api/x")).status == 200
     refused = await ask(proxy, "DELETE", "/api/x")
     assert (refused.status, refused.code) == (405, "method_not_allowed")
+    assert refused.values(b"allow") == [b"GET, HEAD, OPTIONS"]
     assert len(upstream.calls) == 1
 
 

@@ -107,6 +107,18 @@ def test_each_address_has_its_url(tmp_path: Path) -> None:
     listeners.close()
 
 
+def test_a_browser_is_led_to_the_first_address_by_a_name_that_it_can_open(tmp_path: Path) -> None:
+    access = {"expose": True, "allow_clients": ["10.0.0.0/8"]}
+    listeners = open_listeners(settings(f"unix:{tmp_path}/s", "0.0.0.0:0", "127.0.0.1:0", access=access))
+    port = listeners.sockets[1].getsockname()[1]
+    assert listeners.origin() == f"http://localhost:{port}"
+    assert listeners.origin("proxy.example") == f"http://proxy.example:{port}"
+    listeners.close()
+    assert Listeners(urls=["https://[::]:1"]).origin() == "https://localhost:1"
+    assert Listeners(urls=["https://[::1]:1"]).origin("proxy.example") == "https://[::1]:1"
+    assert Listeners(urls=["unix:/run/s"]).origin() is None
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:0", *(["[::]:0"] if IPV6 else [])])
 def test_beyond_loopback_the_two_lines_to_add_are_told(address: str) -> None:
     for access in ({}, {"expose": True}, {"allow_clients": ["10.0.0.0/8"]}):

@@ -40,7 +40,7 @@ def test_statuses_that_owe_a_field_have_it() -> None:
         return problem(Refused(code, "No."), "id", setup_url=None, html=False)[1]
 
     assert "Bearer" in fields("client_key_required")["WWW-Authenticate"]
-    assert "GET" in fields("method_not_allowed")["Allow"]
+    assert fields("method_not_allowed")["Allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
     assert "Retry-After" not in fields("bad_request")
 
 

@@ -173,16 +173,31 @@ async def test_an_ipv4_address_in_the_clothes_of_ipv6_is_this_computer_too(
     assert event["peer"] == "::ffff:127.0.0.1"
 
 
-async def test_behind_a_unix_socket_may_be_anybody(site: Site, tmp_path: Path) -> None:
-    runner = web.ServerRunner(web.Server(site.serve, access_log=None))
-    await runner.setup()
-    await web.UnixSite(runner, tmp_path / "socket").start()
-    connector = UnixConnector(str(tmp_path / "socket"))
-    try:
-        async with ClientSession(connector=connector) as session, session.get("http://localhost/setup") as answer:
-            assert answer.status == 403
-    finally:
+@pytest.mark.parametrize(
+    ("redirect_uri", "origin"),
+    [("http://localhost:PORT/setup/callback", "http://localhost:PORT"), ("https://old.example/cb", None)],
+)
+async def test_behind_a_unix_socket_may_be_anybody(
+    server: AuthorizationServer, tmp_path: Path, redirect_uri: str, origin: str | None
+) -> None:
+    path = tmp_path / "a socket"
+    async with setup_site(server.url, tmp_path, redirect_uri=redirect_uri) as site:
+        runner = web.ServerRunner(web.Server(site.serve, access_log=None))
+        await runner.setup()
+        await web.UnixSite(runner, path).start()
+        async with ClientSession(connector=UnixConnector(str(path))) as session:
+            async with session.get("http://localhost/setup") as answer:
+                assert answer.status == 403
+            async with session.get("http://localhost/", headers={"Accept": "application/json"}) as answer:
+                document = await answer.json()
         await runner.cleanup()
+        (event,) = site.events("setup.refused")
+        own = origin.replace("PORT", str(site.port)) if origin else None
+
+    assert event["peer"] == "unix socket"
+    assert event.get("open", "").partition("/setup?key=")[0] == (own or "")
+    assert document["setup_url"] == (f"{own}/setup" if own else None)
+    assert document["example"] == f"curl --unix-socket '{path}' http://localhost/api/"
 
 
 async def test_who_reads_the_log_gets_the_key_that_was_missing(site: Site) -> None:
@@ -503,6 +518,17 @@ async def test_the_log_tells_at_start_where_to_go_and_what_to_register(site: Sit
 
     assert event["open"] == f"http://localhost:{site.port}/setup"
     assert event["redirect_uri"] == site.settings.redirect_uri
+
+
+async def test_where_no_browser_gets_to_the_log_tells_how_to_do_without(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    async with setup_site(server.url, tmp_path, redirect_uri="https://old.example/cb") as site:
+        site.setup.announce(None)
+        (event,) = site.events("setup.needed")
+
+    assert "open" not in event
+    assert event["hint"] == "run: krebit-proxy setup --no-browser"
 
 
 async def test_the_link_in_the_log_has_a_key_where_others_can_reach_the_proxy(
