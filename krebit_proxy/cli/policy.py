@@ -40,25 +40,32 @@ def suggest(file: Path) -> int:
 @policy.command
 @click.argument("method")
 @click.argument("path")
-@click.option("--caller", default="loopback", metavar="NAME", help="Whose request it is: the name of a client key.")
+@click.option("--caller", metavar="NAME", help="Whose request it is: the name of a client key.")
 @common_options
 @pass_invocation
-def test(invocation: Invocation, method: str, path: str, caller: str) -> int:
+def test(invocation: Invocation, method: str, path: str, caller: str | None) -> int:
     """Tell whether a request would be forwarded, and why. Exits 1 if not.
 
     For example: krebit-proxy policy test GET /api/invoices/17
     """
-    from krebit_proxy.core.admission import allowed_by  # noqa: PLC0415
+    from krebit_proxy.core.admission import allowed_by, check_method  # noqa: PLC0415
     from krebit_proxy.core.target import upstream_target  # noqa: PLC0415
     from krebit_proxy.errors import Refused  # noqa: PLC0415
     from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
 
     rules = access_rules(invocation.settings())
+    verb = method.upper().encode("ascii", "replace")
     try:
         target = upstream_target(path.encode("utf-8"))
-        line = allowed_by(rules, caller, method.upper().encode("ascii", "replace"), target.partition(b"?")[0])
+        check_method(verb)
+        names = [name for name, _ in rules.keys]
+        if names and caller not in names:
+            raise Refused("client_key_required", "This caller has no key.", hint=f"use --caller {' or '.join(names)}")
+        line = allowed_by(rules, caller or "loopback", verb, target.partition(b"?")[0])
     except Refused as refusal:
         terminal.complain(f"refused with {refusal.status} {refusal.code}: {refusal.detail}", hint=refusal.hint)
         return 1
     terminal.say(f"Forwarded: {line.text}." if line else "Forwarded: no rule of access.allow limits requests.")
+    if rules.require_header:
+        terminal.say(f"It needs the field {rules.require_header.decode()}, by access.require_header.")
     return 0

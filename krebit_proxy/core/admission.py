@@ -89,8 +89,8 @@ def admit(call: Call, rules: Rules) -> Caller:
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(call.names):
         caller = _from_browser(call, rules)
-    if call.method in _NEVER and not call.page:  # a page tells itself which methods it knows
-        raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
+    if not call.page:  # a page tells itself which methods it knows
+        check_method(call.method)
     if rules.open or call.page or caller.preflight:
         return caller
     return _by_policy(call, rules, caller)
@@ -167,6 +167,12 @@ def _preflight(call: Call, asked: bytes) -> bytes:
     if call.only(b"access-control-request-private-network"):
         lines.append(b"Access-Control-Allow-Private-Network: true")
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def check_method(method: bytes) -> None:
+    """Raises Refused for a method that is never forwarded."""
+    if method in _NEVER:
+        raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
 
 
 def _by_policy(call: Call, rules: Rules, caller: Caller) -> Caller:
