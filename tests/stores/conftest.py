@@ -12,6 +12,7 @@ from krebit_proxy.core.secret import Secret
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.stores.sealing import new_key
 from tests.fakes.database import Database, database
+from tests.fakes.pooler import Pooler, needs_pooler, pooler
 
 
 @dataclass
@@ -58,13 +59,22 @@ def postgres(running_database: Database) -> Iterator[Database]:
     running_database.terminate()
 
 
-@pytest.fixture(params=["file", "sealed", "postgres"])
+@pytest.fixture(scope="session")
+def running_pooler(running_database: Database) -> Iterator[Pooler]:
+    with pooler(running_database) as running:
+        yield running
+
+
+@pytest.fixture(params=["file", "sealed", "postgres", pytest.param("pooler", marks=needs_pooler)])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     key_file = tmp_path / "keys"
     key_file.touch(0o600)
     key_file.write_text(new_key() + "\n")
     if request.param == "postgres":
         found = Place(request.getfixturevalue("postgres").url, key_file)
+    elif request.param == "pooler":
+        request.getfixturevalue("postgres")
+        found = Place(request.getfixturevalue("running_pooler").address(), key_file)
     else:
         found = Place(f"file:{tmp_path / 'grant'}", key_file if request.param == "sealed" else None)
     yield found
