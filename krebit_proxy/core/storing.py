@@ -26,7 +26,7 @@ from krebit_proxy.core.protocol import (
     given,
 )
 
-LOOK_EVERY: Final = 5.0  # seconds; so soon a new authorization or a logout elsewhere is seen
+LOOK_EVERY: Final = 4.0  # seconds; a new authorization or a logout elsewhere is seen within five
 LONGEST_PAUSE: Final = 60.0  # seconds between attempts
 LONGEST_UNSTORED: Final = 30.0  # seconds between tries of a write that must not be lost
 

@@ -185,8 +185,8 @@ def test_callers_wait_while_a_store_is_away_for_a_moment_and_are_told_when_it_st
     assert play.later(LOOK_EVERY) == [ReadStore()]
     assert answers(play.on(Failed(DOWN))) == []
     assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore()]
-    assert answers(play.on(Failed(DOWN))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 5))]
-    assert answers(play.on(Demanded(2))) == [Answer(2, Denial("token_unavailable", "The store failed.", "Wait.", 5))]
+    assert answers(play.on(Failed(DOWN))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
+    assert answers(play.on(Demanded(2))) == [Answer(2, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
     assert play.later(LOOK_EVERY) == [ReadStore()]
     play.on(Read(grant()))
     assert play.on(Demanded(3)) == [Answer(3)]

@@ -55,9 +55,8 @@ def outrun(mode: str, *, advance: Step = step) -> World:
     for label in [
         "A reads 1", "A takes the lock", "A reads 1", "A writes 1+intent", "A loses the lock",
         "B reads 1+intent", "B takes the lock", "B reads 1+intent", "B frees the lock",
-        "time passes, and no answer comes", "B reads 1+intent",
-        "time passes, and no answer comes", "B reads 1+intent", "B takes the lock", "B reads 1+intent",
-        "B writes 1+intent",
+        *("time passes, and no answer comes", "B reads 1+intent") * 3,
+        "B takes the lock", "B reads 1+intent", "B writes 1+intent",
     ]:  # fmt: skip
         made.transcript.append(f"{made.now:.1f} {label}")
         dict(made.choices())[label]()

@@ -185,7 +185,7 @@ class World:
 
     def _sent(self, process: Process, token: int) -> None:
         for other in self.processes.values():
-            if other is not process and self._has_sent(other):
+            if other is not process and self._has_sent(other, token):
                 patient = self.losable and self.now >= other.sent_at + INTENT_GRACE
                 self.require(patient, f"{process.name} spends r{token} while the request of {other.name} is under way")
                 self.excused.append("the lock was lost while a slow request was under way")
@@ -234,9 +234,10 @@ class World:
         takes_lock = bool(process.work) and isinstance(process.work[0], TakeLock)
         return takes_lock and self.holder is not None and self.now < process.patience
 
-    def _has_sent(self, process: Process) -> bool:
-        """Waits for an answer of the server."""
-        return any(isinstance(effect, Spend) for effect in process.work) and process.sent_at != NEVER
+    def _has_sent(self, process: Process, token: int | None = None) -> bool:
+        """Waits for an answer of the server, to a request with this refresh token."""
+        sent = [number_of(effect.refresh_token) for effect in process.work if isinstance(effect, Spend)]
+        return bool(sent) and process.sent_at != NEVER and token in {None, *sent}
 
     def _is_slow(self, process: Process) -> bool:
         """Waits for an answer of the server, and has not waited for too long."""
