@@ -48,7 +48,7 @@ def init(
     values = {"organization": organization or _answer("organization", "Organization (the word before .krebit.se)")}
     values["client_id"] = client_id or _answer("client_id", "Client id")
     secret = None if client_secret_file else _answer("client_secret", "Client secret (not shown)", hidden=True)
-    default = f"http://localhost:{listen.rpartition(':')[2]}/setup/callback"
+    default = f"http://localhost:{_port(listen)}/setup/callback"
     values["redirect_uri"] = redirect_uri or _answer("redirect_uri", "Redirect URI", default=default)
     if listen != _DEFAULT_LISTEN:
         values["listen"] = listen
@@ -63,6 +63,14 @@ def _check(flags: dict[str, str]) -> None:
 
     if problems := problems_of(flags):
         raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
+
+
+def _port(listen: str) -> int:
+    """Where a browser comes back to; the usual port where it can not."""
+    from krebit_proxy.config.addresses import split_listen  # noqa: PLC0415
+
+    tcp = split_listen(listen)
+    return tcp[1] if tcp and tcp[1] else 8321
 
 
 def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:

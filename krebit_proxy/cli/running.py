@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ def ask(settings: Settings, path: str) -> Answer:
 
     Raises:
         NotRunningError: nothing listens there, or something else does.
+        ProxyError: it refuses to answer.
     """
     places = [place for address in settings.listen if (place := _place(address)) is not None]
     for place in places:
@@ -42,7 +43,7 @@ def ask(settings: Settings, path: str) -> Answer:
         try:
             connection.request("GET", path, headers={"Host": host, "Accept": "application/json"})
             response = connection.getresponse()
-            return Answer(response.status, _document(response.read(), place))
+            return Answer(response.status, _document(response, place))
         except (OSError, HTTPException):
             continue
         finally:
@@ -57,6 +58,8 @@ def is_running(settings: Settings) -> bool:
         ask(settings, "/healthz")
     except NotRunningError:
         return False
+    except ProxyError:
+        pass  # it is there to refuse
     return True
 
 
@@ -97,15 +100,18 @@ def _shown(place: str | tuple[str, int]) -> str:
     return place if isinstance(place, str) else _authority(place)
 
 
-def _document(content: bytes, place: str | tuple[str, int]) -> dict[str, Any]:
+def _document(response: HTTPResponse, place: str | tuple[str, int]) -> dict[str, Any]:
+    refused = response.getheader("X-Krebit-Proxy-Error")
     try:
-        document = json.loads(content)
+        document = json.loads(response.read())
     except ValueError:
         document = None
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not (refused or response.getheader("Server") == "krebit-proxy"):
         raise NotRunningError(
             f"something else than this proxy answers at {_shown(place)}", hint="stop it, or change the setting `listen`"
         )
+    if refused:
+        raise ProxyError(f"the proxy at {_shown(place)} refuses to answer: {document.get('detail')}")
     return document
 
 

@@ -46,7 +46,7 @@ def _by_link(settings: "Settings") -> None:
     from krebit_proxy.core.authorization import mint_key  # noqa: PLC0415
 
     try:
-        run = str(ask(settings, "/healthz").document.get("run"))
+        run: str = ask(settings, "/healthz").document["run"]
     except NotRunningError as error:
         raise ProxyError(error.detail, hint=f"{error.hint}, or do without: {_NO_BROWSER}") from None
     origin = browser_origin(settings)

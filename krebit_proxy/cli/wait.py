@@ -7,6 +7,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.errors import ProxyError
 
 _BETWEEN: Final = 0.2  # seconds between two looks
 
@@ -24,7 +25,7 @@ def wait(invocation: Invocation, seconds: float) -> int:
 
     krebit-proxy wait --for 60 && nightly-export
     """
-    from krebit_proxy.cli.running import NotRunningError, ask  # noqa: PLC0415
+    from krebit_proxy.cli.running import ask  # noqa: PLC0415
 
     settings = invocation.settings()
     end = time.monotonic() + seconds
@@ -34,7 +35,7 @@ def wait(invocation: Invocation, seconds: float) -> int:
             if answer.status == 200:
                 return 0
             why = (str(answer.document.get("detail", "not ready")), str(answer.document.get("hint", "")))
-        except NotRunningError as error:
+        except ProxyError as error:
             why = (error.detail, error.hint)
         if time.monotonic() >= end:
             terminal.complain(why[0], hint=why[1])

@@ -78,7 +78,7 @@ class Call:
 def admit(call: Call, rules: Rules) -> Caller:
     """The caller of a request that may pass. Every other request is Refused, with what would let it pass."""
     peer = call.peer
-    if not peer.allowed and not (call.page and peer.loopback):
+    if not peer.allowed and not (call.page and peer.here):
         hint = "tls_client_ca_file asks for a certificate, too." if rules.certificates else ""
         raise Refused(
             "client_not_allowed",

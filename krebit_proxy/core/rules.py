@@ -32,12 +32,14 @@ class Caller:
 class Peer:
     """The other end of one connection.
 
-    `caller` is who it is while no key says more; `address` its IP address; `local` our address as a Host.
+    `caller` is who it is while no key says more; `here` whether it is on this computer, by whatever address;
+    `address` its IP address; `local` our address as a Host.
     """
 
     caller: Caller
     allowed: bool
     loopback: bool
+    here: bool
     unix: bool = False
     local: bytes = b""
     scheme: bytes = b"http"
@@ -148,15 +150,21 @@ class Rules:
             allowed=(network is not None or not (self.networks or self.owners))
             and (name is not None or not self.certificates),
             loopback=remote.is_loopback,
+            here=remote.is_loopback or remote == ours,
             local=host.encode(),
             scheme=scheme,
             address=str(remote),
         )
 
-    def unix_peer(self, uid: int, *gids: int, scheme: bytes = b"http") -> Peer:
-        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone."""
-        allowed = not self.owners or not self.owners.isdisjoint((f"uid:{uid}", *[f"gid:{gid}" for gid in gids]))
-        return Peer(Caller(f"uid:{uid}"), allowed=allowed, loopback=True, unix=True, scheme=scheme)
+    def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:
+        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone.
+
+        `uid` is None where the system does not tell: such a process is nobody whom a rule could name.
+        """
+        owners = {f"uid:{uid}", *[f"gid:{gid}" for gid in gids]}
+        name = "unix" if uid is None else f"uid:{uid}"
+        allowed = not self.owners or not self.owners.isdisjoint(owners)
+        return Peer(Caller(name), allowed=allowed, loopback=True, here=True, unix=True, scheme=scheme)
 
 
 def _clients(

@@ -140,13 +140,13 @@ def _certified(tls: ssl.SSLObject) -> str | None:
     return names[0] if names and _CALLER.fullmatch(names[0]) else ""
 
 
-def _owner(sock: socket.socket) -> list[int]:
-    """The uid and all gids of the process that connected to a unix socket; -1 where the system does not tell."""
+def _owner(sock: socket.socket) -> tuple[int | None, *tuple[int, ...]]:
+    """The uid and all gids of the process that connected to a unix socket; None where the system does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
-        return [-1, -1]
+        return (None,)
     _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _PEERGROUPS, 4 * _MOST_GROUPS)
     except OSError:
         groups = b""
-    return [uid, gid, *memoryview(groups).cast("I")]
+    return (uid, gid, *memoryview(groups).cast("I"))

@@ -255,9 +255,10 @@ async def test_a_port_that_is_taken_is_told_in_two_lines(folder: Path, port: int
     assert advice.startswith("what to do: ")
 
 
-async def test_another_program_on_the_port_is_not_taken_for_the_proxy(folder: Path, port: int) -> None:
+@pytest.mark.parametrize("text", ["<h1>It works!</h1>", '{"status": "ok"}'])
+async def test_another_program_on_the_port_is_not_taken_for_the_proxy(folder: Path, port: int, text: str) -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
-        return web.Response(text="<h1>It works!</h1>")
+        return web.Response(text=text)
 
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()

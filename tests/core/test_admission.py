@@ -279,10 +279,12 @@ def test_a_missing_certificate_is_hinted_at() -> None:
     assert "tls_client_ca_file" in refusal(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1")).hint
 
 
-def test_loopback_always_reaches_our_pages() -> None:
+def test_this_computer_always_reaches_our_pages() -> None:
     rules = Rules.compiled(allow_clients=["10.0.0.0/8"])
     assert call(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1"), page=True).name == "loopback"
     assert refusal(HOST, rules=rules, peer=rules.peer("127.0.0.1", "127.0.0.1")).code == "client_not_allowed"
+    assert call(HOST, rules=rules, peer=rules.peer("192.0.2.7", "192.0.2.7"), page=True).name == "network"
+    assert refusal(HOST, rules=rules, peer=rules.peer("192.0.2.7", "192.0.2.7")).code == "client_not_allowed"
     assert refusal(HOST, rules=rules, peer=rules.peer("11.0.0.1", "10.0.0.1"), page=True).code == "client_not_allowed"
 
 

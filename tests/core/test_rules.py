@@ -62,19 +62,26 @@ def test_without_networks_every_tcp_peer_is_let_in() -> None:
         Caller("network"),
         allowed=True,
         loopback=False,
+        here=False,
         local=b"192.0.2.2",
         scheme=b"https",
         address="192.0.2.1",
     )
     assert Rules().peer("::1", "::1") == Peer(
-        Caller("loopback"), allowed=True, loopback=True, local=b"[::1]", address="::1"
+        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1"
     )
+
+
+def test_a_peer_that_calls_from_our_own_address_is_on_this_computer() -> None:
+    assert Rules().peer("192.0.2.7", "192.0.2.7").here
+    assert Rules().peer("::ffff:192.0.2.7", "192.0.2.7").here
+    assert not Rules().peer("192.0.2.8", "192.0.2.7").here
 
 
 def test_a_unix_peer_is_judged_by_its_uid_and_gid_where_rules_name_any() -> None:
     assert Rules.compiled(allow_clients=["10.0.0.0/8"]).unix_peer(7, 8).allowed
     rules = Rules.compiled(allow_clients=["uid:7", "gid:33"])
-    assert rules.unix_peer(7, 8) == Peer(Caller("uid:7"), allowed=True, loopback=True, unix=True)
+    assert rules.unix_peer(7, 8) == Peer(Caller("uid:7"), allowed=True, loopback=True, here=True, unix=True)
     assert rules.unix_peer(9, 33).allowed
     assert not rules.unix_peer(33, 7).allowed
     assert not rules.peer("127.0.0.1", "127.0.0.1").allowed

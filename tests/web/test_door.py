@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from krebit_proxy.cli.running import ask as ask_proxy
-from krebit_proxy.errors import SettingsError
+from krebit_proxy.errors import ProxyError, SettingsError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Response
 from tests.fakes.proxy import RunningProxy, proxy_process, running_proxy
@@ -349,8 +349,16 @@ async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certifica
     proxy = await start(**tls)
     reachable = proxy.settings.model_copy(update={"listen": (f"127.0.0.1:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
-    assert (await asyncio.to_thread(ask_proxy, reachable, "/api/x")).status == 403
+    with pytest.raises(ProxyError, match="refuses to answer: This address may not call"):
+        await asyncio.to_thread(ask_proxy, reachable, "/api/x")
     assert upstream.calls == []
+
+
+async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_computer(start: Start) -> None:
+    beyond = own_address()
+    proxy = await start(listen=(f"{beyond}:0",), access={"expose": True, "allow_clients": ["198.51.100.0/24"]})
+    reachable = proxy.settings.model_copy(update={"listen": (f"{beyond}:{proxy.port}",)})
+    assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
 
 
 def own_address() -> str:

@@ -157,6 +157,17 @@ async def test_a_unix_peer_is_refused_by_uid_and_welcome_by_any_of_its_groups(tm
             assert f"allowed={allowed}" in await greeting(asyncio.open_unix_connection(f"{tmp_path}/s"))
 
 
+@pytest.mark.parametrize(("rules", "allowed"), [([], True), (["10.0.0.0/8"], True), (["uid:0", "gid:0"], False)])
+async def test_a_unix_peer_that_the_system_does_not_tell_of_is_refused_where_a_rule_asks_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: list[str], allowed: bool
+) -> None:
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+    async with serving(settings(f"unix:{tmp_path}/s"), Rules.compiled(allow_clients=rules)):
+        told = await greeting(asyncio.open_unix_connection(f"{tmp_path}/s"))
+    assert f"allowed={allowed}" in told
+    assert "Caller(name='unix'" in told
+
+
 def test_mode_and_group_of_a_unix_socket_are_as_told(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
