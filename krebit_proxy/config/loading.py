@@ -18,6 +18,7 @@ from krebit_proxy.errors import SettingsError
 from krebit_proxy.trust import ca_file_problem
 
 _ENCRYPTION: Final = ("encryption_key_file", "encryption_key")
+_SECRETS: Final = (SECRET, "encryption_key")
 _PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
 _TEXTS: Final = {
     "missing": "is missing",
@@ -60,12 +61,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if document.problems and not document.values:  # the rest would only be echoes of a file that cannot be read
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     directory = path.resolve().parent if path else Path.cwd()
-    in_file = _secret_places(document)
+    in_file = {name: _places(document, name) for name in _SECRETS}
     if "encryption_key" in document.values and (problem := _strictly(Path(document.where))):
         document.report(("encryption_key",), f"stands in a file that is not private: {problem}")
     add_environment(document, environ, texts(), lists())
     _find_credential(document, environ)
-    _read_secret(document, in_file, directory)
+    for name, places in in_file.items():
+        _refuse_twice(document, name, places)
+    _read_secret(document, in_file[SECRET], directory)
     _make_absolute(document, directory)
     settings = _validate(document)
     if document.problems:
@@ -96,17 +99,21 @@ def _lines(problems: list[Problem]) -> list[str]:
     return [str(problem) for problem in sorted(problems, key=position)]
 
 
-def _secret_places(document: Document) -> list[str]:
-    """Where the client secret is given, and under which name."""
-    given = [key for key in (SECRET, SECRET_FILE) if key in document.values]
+def _places(document: Document, name: str) -> list[str]:
+    """Where the secret `name` is given, in itself or in a file of its own."""
+    given = [key for key in (name, f"{name}_file") if key in document.values]
     return [f"{key} ({document.place((key,))})" for key in given]
 
 
-def _read_secret(document: Document, in_file: list[str], directory: Path) -> None:
-    """Puts the secret where the model expects it; it may come in three ways, but never in two at once."""
-    given = dict.fromkeys([*in_file, *_secret_places(document)])
+def _refuse_twice(document: Document, name: str, in_file: list[str]) -> None:
+    """A secret may come in three ways, but never in two at once: nobody would know which one counts."""
+    given = dict.fromkeys([*in_file, *_places(document, name)])
     if len(given) > 1:
-        document.report((SECRET,), f"is given more than once, by {' and by '.join(given)}; keep one of them")
+        document.report((name,), f"is given more than once, by {' and by '.join(given)}; keep one of them")
+
+
+def _read_secret(document: Document, in_file: list[str], directory: Path) -> None:
+    """Puts the client secret where the model expects it."""
     values = document.values
     if SECRET_FILE in values:
         document.places[(SECRET,)] = document.place((SECRET_FILE,))

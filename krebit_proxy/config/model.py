@@ -246,7 +246,7 @@ class Access(Section):
     allow_clients: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], OneOrMore] = ()
     """Addresses that may call, e.g. 10.1.0.0/16; on unix sockets uid:1000 or gid:33. Empty: all."""
     client_keys_file: Path | None = None
-    """One name:key a line; callers send a key as Bearer, X-Api-Key or Basic password."""
+    """One name:key a line; callers send a key as Bearer, X-Api-Key or Basic password. Read again when it changes."""
     require_header: Annotated[str, AfterValidator(_token)] | None = None
     """A field that each request must have, so that no page or redirect can make one; e.g. X-Krebit-Proxy."""
     read_only: Flag = False

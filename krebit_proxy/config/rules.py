@@ -22,6 +22,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
     if own_origin(settings.redirect_uri, settings.access.allowed_hosts) and taken_path(redirect.path):
         text = f"has the path {redirect.path or '/'}, where this proxy serves something else; use e.g. /setup/callback"
         yield ("redirect_uri",), text
+    yield from _scheme(settings)
     yield from _encryption(settings)
     if settings.replay.max_body > settings.replay.max_total:
         yield ("replay", "max_body"), "is more than replay.max_total"
@@ -31,12 +32,18 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield ("listen",), "has the same address twice"
 
 
+def _scheme(settings: Settings) -> Iterator[tuple[Key, str]]:
+    redirect = urlsplit(settings.redirect_uri)
+    ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
+    # Plain http is on loopback only. The other way round, something in front of the proxy may speak https for it.
+    if settings.tls_cert_file and redirect.scheme == "http" and (redirect.port or 80) in ports:
+        yield ("redirect_uri",), "must begin with https://, which callers of that port speak; change it at Krebit too"
+
+
 def _encryption(settings: Settings) -> Iterator[tuple[Key, str]]:
-    given = (settings.encryption_key_file, settings.encryption_key)
-    if given == (None, None) and not settings.store.startswith("file:"):
+    given = settings.encryption_key_file or settings.encryption_key
+    if not given and not settings.store.startswith("file:"):
         yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
-    if None not in given:
-        yield ("encryption_key",), "is given, and encryption_key_file too; keep one of them"
 
 
 def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:

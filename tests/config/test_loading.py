@@ -339,6 +339,25 @@ class TestTheClientSecret:
         assert "s3cret" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("lines", "environ"),
+    [
+        ("encryption_key: k1\nencryption_key_file: keys", {}),
+        ("encryption_key: k1", {"KREBIT_PROXY_ENCRYPTION_KEY": "k2"}),
+        ("encryption_key_file: keys", {"KREBIT_PROXY_ENCRYPTION_KEY": "k2"}),
+        ("encryption_key_file: keys", {"KREBIT_PROXY_ENCRYPTION_KEY_FILE": "keys"}),
+        ("", {"KREBIT_PROXY_ENCRYPTION_KEY": "k2", "KREBIT_PROXY_ENCRYPTION_KEY_FILE": "keys"}),
+    ],
+)
+def test_the_keys_of_the_store_are_never_given_twice(write: Write, lines: str, environ: dict[str, str]) -> None:
+    write("k1", "keys")
+    (found,) = problems(write(MINIMUM + lines), environ)
+
+    assert "encryption_key: is given more than once, by encryption_key" in found
+    assert found.endswith("; keep one of them")
+    assert "k2" not in found
+
+
 def test_other_files_must_be_there(write: Write) -> None:
     path = write(MINIMUM + "access: {client_keys_file: keys}\nupstream: {ca_file: none.pem}\n")
 

@@ -117,6 +117,23 @@ def test_a_redirect_uri_that_can_never_work_is_refused(tmp_path: Path, uri: str,
     assert found.startswith(f"redirect_uri: {problem}")
 
 
+@pytest.mark.parametrize(
+    ("uri", "problems"),
+    [
+        ("http://localhost:8321/setup/callback", 1),
+        ("https://localhost:8321/setup/callback", 0),
+        ("http://localhost:8322/setup/callback", 0),  # something else listens there
+        ("https://elsewhere.example/cb", 0),
+    ],
+)
+def test_a_browser_comes_back_in_the_language_that_the_port_speaks(tmp_path: Path, uri: str, problems: int) -> None:
+    (tmp_path / "tls.pem").touch(0o600)
+    found = check(tmp_path, redirect_uri=f'"{uri}"', tls_cert_file="tls.pem")
+    assert len(found) == problems
+    assert all(text.startswith("redirect_uri: must begin with https://") for text in found)
+    assert check(tmp_path, redirect_uri=f'"{uri}"') == []
+
+
 @pytest.mark.parametrize("key", ["authorize_url", "token_url", "revoke_url"])
 def test_an_oauth_url_never_sends_secrets_in_the_clear(tmp_path: Path, key: str) -> None:
     assert check(tmp_path, oauth=f'{{{key}: "https://a.example/x?y=z"}}') == []
