@@ -22,10 +22,17 @@ class Invocation:
     debug: bool = False
 
     def settings(self) -> "Settings":
-        """The settings of this call. Raises SettingsError."""
+        """The settings of this call. Raises SettingsError.
+
+        Those in the environment are taken out of it, so that no program that is started from here inherits a secret.
+        """
         from krebit_proxy.config import find, load  # noqa: PLC0415  --help needs no settings
 
-        return load(self.config or find(os.environ, Path()), os.environ)
+        environ = dict(os.environ)
+        for name in environ:
+            if name.startswith("KREBIT_PROXY_") and name != "KREBIT_PROXY_CONFIG":
+                del os.environ[name]
+        return load(self.config or find(environ, Path()), environ)
 
 
 def common_options(command: F) -> F:

@@ -4,11 +4,13 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+
+_PR_SET_DUMPABLE: Final = 4  # of prctl(2)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +36,9 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     """
     from krebit_proxy import log  # noqa: PLC0415
 
+    _leave_no_core()
     settings = invocation.settings()
     log.configure(settings.log)
-    _leave_no_core()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, observe))
 
@@ -48,6 +50,12 @@ def _leave_no_core() -> None:
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - loads slowly
+
+        # The limit does not keep a core from a program that the system pipes it to; this does. It also closes memory
+        # and environment to other processes of the same user.
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
