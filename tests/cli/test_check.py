@@ -16,7 +16,7 @@ import pytest
 from krebit_proxy.core.grant import Grant, Tokens, Verdict, to_json
 from krebit_proxy.core.secret import Secret
 from tests.fakes.certificates import Authority
-from tests.fakes.command import Finished, run
+from tests.fakes.command import Finished, run, write_settings
 
 TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
@@ -41,17 +41,8 @@ async def krebit(*, skew: float = 0, date: str | None = None, tls: ssl.SSLContex
 
 
 async def check(folder: Path, url: str, **more: Any) -> Finished:
-    settings = {
-        "organization": "acme",
-        "client_id": "abc",
-        "client_secret": "s3cret",
-        "upstream": {"url": url, **more.pop("upstream", {})},
-        "listen": "127.0.0.1:0",
-        "redirect_uri": "https://elsewhere.example/cb",
-        **more,
-    }
-    (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    (folder / "config.yaml").chmod(0o600)
+    given = {"listen": "127.0.0.1:0", "redirect_uri": "https://elsewhere.example/cb", **more}
+    write_settings(folder, **given | {"upstream": {"url": url, **more.get("upstream", {})}})
     return await run("check", folder=folder)
 
 
@@ -204,7 +195,7 @@ async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
         (lock,) = (tmp_path / "grant").glob("*.lock")
         record = lock.with_suffix(".json")
         tokens = Tokens(Secret("access"), Secret("refresh"), time.time(), time.time() + 3600)
-        record.write_text(to_json(Grant(3, "acme", "abc", tokens, verdict=Verdict(1.0, "It was taken back."))))
+        record.write_text(to_json(Grant(3, "acme", "app", tokens, verdict=Verdict(1.0, "It was taken back."))))
         record.chmod(0o600)
         finished = await check(tmp_path, f"http://localhost:{port}")
 

@@ -16,7 +16,7 @@ from krebit_proxy.cli.demo import free_port
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
 from tests.fakes.certificates import Authority
-from tests.fakes.command import Command, run, running
+from tests.fakes.command import Command, run, running, write_settings
 from tests.fakes.waiting import DEADLINE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
@@ -44,7 +44,7 @@ async def folder(sandbox: Sandbox, port: int, tmp_path: Path) -> Path:
 
 
 def write(folder: Path, sandbox: Sandbox, port: int, **more: Any) -> None:
-    settings = {
+    of_sandbox = {
         "organization": sandbox.options.organization,
         "client_id": sandbox.client_id,
         "client_secret": sandbox.client_secret,
@@ -52,10 +52,8 @@ def write(folder: Path, sandbox: Sandbox, port: int, **more: Any) -> None:
         "listen": f"localhost:{port}",
         "upstream": {"url": sandbox.url},
         "log": {"format": "json"},
-        **more,
     }
-    (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    (folder / "config.yaml").chmod(0o600)
+    write_settings(folder, **of_sandbox | more)
 
 
 @asynccontextmanager

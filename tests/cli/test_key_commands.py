@@ -1,14 +1,12 @@
 """The keys that encrypt the grant, and the grant on its way from one machine to another."""
 
 import asyncio
-import json
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,22 +19,11 @@ from krebit_proxy.errors import SettingsError, StoreError
 from krebit_proxy.stores import open_store
 from krebit_proxy.stores.sealing import new_key
 from tests.fakes.authorization_server import AuthorizationServer
-from tests.fakes.command import Command, run, running
+from tests.fakes.command import Command, run, running, write_settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes")
 NOW = 1_800_000_000.0
 GRANT = Grant(3, "acme", "app", Tokens(Secret("access-3"), Secret("refresh-1"), NOW, NOW + 3600), authorized_at=NOW)
-
-
-def write_settings(folder: Path, **more: Any) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(
-        json.dumps(
-            {"organization": "acme", "client_id": "app", "client_secret": "s3cret", "store": "file:grant"} | more
-        )
-    )
-    path.chmod(0o600)
-    return path
 
 
 async def read(config: Path) -> Grant | None:

@@ -1,6 +1,7 @@
 """`krebit-proxy` as people use it: a real process in a folder, with an environment that holds no settings."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _DEADLINE: Final = 60.0  # seconds; for a slow machine, nothing is measured by it
@@ -27,6 +28,15 @@ def environment(home: Path) -> dict[str, str]:
         "COLUMNS": "100",
         "PYTHONIOENCODING": "utf-8",
     }
+
+
+def write_settings(folder: Path, **settings: Any) -> Path:
+    """A `config.yaml` in `folder`, with values for the three settings that every proxy needs."""
+    path = folder / "config.yaml"
+    needed = {"organization": "acme", "client_id": "app", "client_secret": "s3cret"}
+    path.write_text(json.dumps(needed | settings))  # JSON is YAML
+    path.chmod(0o600)
+    return path
 
 
 @dataclass(frozen=True)

@@ -127,13 +127,15 @@ async def test_a_second_death_is_not_retried(serve: Serve, upstream: Open) -> No
     assert len(heads) == 3
 
 
-async def test_the_retry_may_find_nobody(serve: Serve, upstream: Open) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.head()
-        await peer.answer()
-        await peer.head()
+async def cut_off_the_second_time(peer: Peer) -> None:
+    """Answers one request, takes the next one, and goes."""
+    await peer.head()
+    await peer.answer()
+    await peer.head()
 
-    server = await serve(script)
+
+async def test_the_retry_may_find_nobody(serve: Serve, upstream: Open) -> None:
+    server = await serve(cut_off_the_second_time)
     pool = upstream(server)
     await get(pool)
     exchange = await pool.open(GET, method="GET")
@@ -144,12 +146,7 @@ async def test_the_retry_may_find_nobody(serve: Serve, upstream: Open) -> None:
 
 
 async def test_giving_up_during_the_retry_leaves_nothing_open(serve: Serve, upstream: Open) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.head()
-        await peer.answer()
-        await peer.head()
-
-    server = await serve(script)
+    server = await serve(cut_off_the_second_time)
     pool = upstream(server)
     await get(pool)
     exchange = await pool.open(GET, method="GET")
