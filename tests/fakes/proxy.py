@@ -159,6 +159,13 @@ async def proxy_process(upstream: Upstream, folder: Path, /, **overrides: Any) -
         **overrides,
     }
     config["upstream"] = {"url": upstream.url, **overrides.get("upstream", {})}
+    async with running_command(config, folder) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_command(config: dict[str, Any], folder: Path) -> AsyncIterator[ProxyProcess]:
+    """`krebit-proxy run` with these settings, as a config file in `folder`, once it listens."""
     file = folder / "config.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
     file.chmod(0o600)

@@ -4,26 +4,19 @@ import asyncio
 import random
 import re
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from krebit_proxy.config import Settings
-from krebit_proxy.core.grant import Grant, Tokens
-from krebit_proxy.core.secret import Secret
-from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import Refused
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.stores.sealing import new_key
-from krebit_proxy.token_endpoint import TokenEndpoint
-from tests.fakes.processes import Process, plain
+from tests.fakes.processes import Process
 from tests.fakes.programs import call_all_the_time, refresh_once
 from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
+from tests.stores.site import Site
 
 # One refresh, step by step. Between two of them nothing happens that outlives the process.
 STEPS: Final = [
@@ -62,61 +55,6 @@ WINDOW: Final = {
 def steps_of(place: Place) -> list[str]:
     parts = FILE if place.store.startswith("file:") else DATABASE
     return [step.replace("...", part) for step in STEPS for part in (parts if "..." in step else [""])]
-
-
-async def family(sandbox: Sandbox, *, left: float) -> Tokens:
-    """The tokens of a new consent, of which the access token has `left` seconds for us."""
-    now = time.time()
-    code = sandbox._grants.code(None, None, now)
-    pair = sandbox._grants.exchange(code, None, None, lifetime=60, now=now)
-    assert pair.refresh_token is not None
-    return Tokens(Secret(pair.access_token), Secret(pair.refresh_token), now + left - 60, now + left)
-
-
-class Site:
-    """Grants of their own for one test: a store for them, and the sandbox that they come from."""
-
-    def __init__(self, place: Place, sandbox: Sandbox) -> None:
-        self.place = replace(place, client_id=sandbox.client_id)
-        self.sandbox = sandbox
-        self.secret = Secret(sandbox.client_secret)
-        self.endpoint = TokenEndpoint(self._settings(self.place))
-
-    async def grant(self, name: str, *, left: float = -5) -> Place:
-        """The place of a new grant, for an organization of this name."""
-        place = replace(self.place, organization=name)
-        tokens = await family(self.sandbox, left=left)
-        store = place.open()
-        await store.write(0, Grant(1, name, place.client_id, tokens, authorized_at=tokens.obtained_at))
-        await store.close()
-        return place
-
-    def plain(self, place: Place) -> dict[str, Any]:
-        return plain(self._settings(place))
-
-    async def outcome(self, place: Place) -> str:
-        """What the next process finds: "kept" with a grant that can be renewed, or why a person must act."""
-        store = place.open()
-        store.intent_grace = 0  # the holder is dead, and waiting for it is tested elsewhere
-        credentials = Credentials(self._settings(place), store, self.endpoint)
-        await credentials.start()
-        try:
-            self.sandbox.faults.token_lifetime = 3600
-            found = await credentials.bearer()
-            token = (await credentials.bearer(rejected=found.generation)).field.decode().removeprefix("Bearer ")
-            assert self.sandbox._grants.live(token, time.time())
-        except Refused as refused:
-            return f"{refused.code}: {refused.detail}"
-        finally:
-            await credentials.close()
-        stored = await store.read()
-        await store.close()
-        assert stored is not None
-        assert stored.intent is None
-        return "kept"
-
-    def _settings(self, place: Place) -> Settings:
-        return place.settings(upstream={"url": self.sandbox.url}, client_secret=self.secret)
 
 
 @pytest.fixture(params=["family", "grace", "off"])
