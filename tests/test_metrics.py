@@ -22,6 +22,8 @@ READY = GrantStatus(
     next_refresh_at=4300.0,
     refreshing=False,
     lock_held=False,
+    lock_holder=None,
+    refresh_began_at=None,
     store_error=None,
 )
 

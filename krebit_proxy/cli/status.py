@@ -65,6 +65,8 @@ async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
         "obtained_at": _iso(tokens.obtained_at) if tokens else None,
         "expires_at": _iso(tokens.expires_at) if tokens else None,
         "scope": tokens.scope if tokens else "",
+        "lock_holder": grant.intent.holder if grant and grant.intent else None,
+        "refresh_began_at": _iso(grant.intent.at) if grant and grant.intent else None,
     }
 
 
@@ -91,6 +93,11 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "last refresh", f"{document['last_refresh']}, {_distance(document['last_refresh_at'])}"
     if document.get("next_refresh_at"):
         yield "next refresh", _distance(document["next_refresh_at"])
+    if document.get("lock_held"):
+        yield "lock", "held by this proxy"
+    elif document.get("lock_holder"):
+        began = _distance(document["refresh_began_at"])
+        yield "lock", f"{document['lock_holder']} began a refresh {began}, and has not finished"
     if document["running"] and document["code"] in SETUP_CODES:
         yield "setup", document["setup_url"] or "krebit-proxy setup --no-browser"
 

@@ -34,7 +34,9 @@ class GrantStatus:
     last_refresh: str | None  # outcome of the last refresh: "ok", or a short reason
     next_refresh_at: float | None
     refreshing: bool
-    lock_held: bool
+    lock_held: bool  # by this process
+    lock_holder: str | None  # host and process that have the lock, or had it and left a refresh unfinished
+    refresh_began_at: float | None  # when the holder stored its intent
     store_error: str | None
 
 
@@ -109,6 +111,7 @@ def status(state: State, now: Moment) -> GrantStatus:
     left = time_left(state, now)
     tokens = state.tokens
     problem = _problem(state, now, ready=left > 0)
+    holder, began = _holder(state)
     renewal = None
     if state.fresh and renewable(state):
         renewal = now.wall + max(0.0, state.fresh.left(now) - window(state), state.try_at - now.boot)
@@ -126,8 +129,17 @@ def status(state: State, now: Moment) -> GrantStatus:
         next_refresh_at=renewal,
         refreshing=state.phase in {Phase.SPENDING, Phase.PAUSING},
         lock_held=state.locked,
+        lock_holder=holder,
+        refresh_began_at=began,
         store_error=state.store_trouble.detail if state.store_trouble else None,
     )
+
+
+def _holder(state: State) -> tuple[str | None, float | None]:
+    """Who has the lock, and since when it is at a refresh. Of others we know what the store said at the last look."""
+    intent = state.grant.intent if state.grant else None
+    holder = state.policy.holder if state.locked else intent.holder if intent else None
+    return holder, intent.at if intent and intent.holder == holder else None
 
 
 def _problem(state: State, now: Moment, *, ready: bool) -> Denial | None:

@@ -50,10 +50,9 @@ class StatusPages:
         )
 
     def _document(self, status: GrantStatus, request: web.BaseRequest) -> dict[str, object]:
-        """What the page shows, for programs; times are ISO 8601 in UTC."""
-        facts = {name: _utc(value) if name.endswith("_at") else value for name, value in asdict(status).items()}
+        """What the page shows, for programs."""
         origin = origin_seen(request, self._settings) if status.code in SETUP_CODES else None
-        return facts | {
+        return _facts(status) | {
             "organization": self._settings.organization,
             "client_id": self._settings.client_id,
             "redirect_uri": self._settings.redirect_uri,
@@ -69,8 +68,8 @@ class StatusPages:
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
-        reason = {"ready": status.ready, "code": status.code, "detail": status.detail, "hint": status.hint}
-        return web.json_response(reason, status=200 if status.ready else 503, headers={"Cache-Control": "no-store"})
+        code = 200 if status.ready else 503
+        return web.json_response(_facts(status), status=code, headers={"Cache-Control": "no-store"})
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
@@ -82,6 +81,11 @@ def wants_json(request: web.BaseRequest) -> bool:
     """Whether the caller asked for JSON and not for a page."""
     accept = request.headers.get("Accept", "")
     return "application/json" in accept and "text/html" not in accept
+
+
+def _facts(status: GrantStatus) -> dict[str, object]:
+    """The state of the grant; times are ISO 8601 in UTC."""
+    return {name: _utc(value) if name.endswith("_at") else value for name, value in asdict(status).items()}
 
 
 def _utc(at: float | None) -> str | None:

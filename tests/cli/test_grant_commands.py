@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 from aiohttp import web
 
 from krebit_proxy.cli.demo import free_port
+from krebit_proxy.config import load
+from krebit_proxy.core.grant import Intent
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
+from krebit_proxy.stores import open_store
 from tests.fakes.certificates import Authority
 from tests.fakes.command import Command, run, running, write_settings
 from tests.fakes.waiting import DEADLINE
@@ -132,6 +137,27 @@ async def test_logout_revokes_and_forgets(sandbox: Sandbox, folder: Path, port: 
     assert sandbox.counters["revocations"] > 0
     assert json.loads((await run("status", "--json", folder=folder)).out)["code"] == "setup_required"
     assert (await run("logout", folder=folder)).out == "There was no grant to forget.\n"
+
+
+async def test_status_tells_who_is_at_a_refresh_or_has_broken_one_off(folder: Path) -> None:
+    await set_up_by_pasting(folder)
+    settings = load(folder / "config.yaml", {})
+    store = open_store(settings)
+    held = await store.read()
+    assert held is not None
+    began = datetime.now(UTC) - timedelta(seconds=200)
+    await store.write(1, replace(held, intent=Intent(began.timestamp(), "abcdef01", "elsewhere/7")))
+    await store.close()
+    alone = json.loads((await run("status", "--json", folder=folder)).out)
+    async with proxy(folder):
+        served = json.loads((await run("status", "--json", folder=folder)).out)
+        lines = (await run("status", folder=folder)).out.splitlines()
+
+    for status in (alone, served):
+        assert status["lock_holder"] == "elsewhere/7"
+        assert status["refresh_began_at"] == began.isoformat(timespec="seconds")
+    assert served["lock_held"] is False
+    assert "lock         elsewhere/7 began a refresh 3 min ago, and has not finished" in lines
 
 
 async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> None:

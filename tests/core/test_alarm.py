@@ -25,6 +25,8 @@ def status(code: str | None, *, ready: bool = False, generation: int = 1) -> Gra
         next_refresh_at=None,
         refreshing=False,
         lock_held=False,
+        lock_holder=None,
+        refresh_began_at=None,
         store_error=None,
     )
 

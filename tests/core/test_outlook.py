@@ -3,9 +3,10 @@
 import pytest
 
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, NotSent, Refusal, Verdict
+from krebit_proxy.core.grant import Grant, Intent, NotSent, Refusal, Verdict
 from krebit_proxy.core.outlook import GrantStatus, denial, status
-from krebit_proxy.core.protocol import Answer, Answered, Demanded, Denial, Failed, Phase, Read, Woke, Written
+from krebit_proxy.core.protocol import Answer, Answered, Demanded, Denial, Failed, Locked, Phase, Read, Woke, Written
+from krebit_proxy.core.storing import LOOK_EVERY
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 
@@ -101,6 +102,7 @@ def test_an_answer_that_is_not_stored_is_shown_with_the_lock_that_is_kept() -> N
     view = seen(play)
     assert view.ready
     assert view.lock_held
+    assert (view.lock_holder, view.refresh_began_at) == ("host/1", None)
     assert view.store_error == "The store failed."
     assert view.code == "token_unavailable"
 
@@ -109,7 +111,26 @@ def test_a_refresh_that_is_under_way_is_shown() -> None:
     play = Play().spending(grant(1, tokens(left=200)))
 
     assert seen(play).refreshing
+    assert (seen(play).lock_holder, seen(play).refresh_began_at) == ("host/1", 1000)
     assert play.phase is Phase.SPENDING
+
+
+def test_who_else_is_at_a_refresh_or_has_broken_one_off_is_shown() -> None:
+    play = Play().holding(grant(1, intent=Intent(900.0, "abcdef01", "elsewhere/7")))
+    assert not seen(play).lock_held
+    assert (seen(play).lock_holder, seen(play).refresh_began_at) == ("elsewhere/7", 900)
+    play.later(LOOK_EVERY)
+    play.on(Read(grant(1)))
+
+    assert (seen(play).lock_holder, seen(play).refresh_began_at) == (None, None)
+
+
+def test_an_intent_of_another_tells_nothing_of_when_we_took_the_lock() -> None:
+    play = Play().holding(grant(1, tokens(left=-1)))
+    play.on(Locked())
+    play.on(Read(grant(1, tokens(left=-1), intent=Intent(900.0, "abcdef01", "elsewhere/7"))))
+
+    assert (seen(play).lock_holder, seen(play).refresh_began_at) == ("host/1", None)
 
 
 @pytest.mark.parametrize(

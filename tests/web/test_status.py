@@ -1,12 +1,15 @@
 import json
 import re
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
 import pytest
 
+from krebit_proxy.core.grant import Intent
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.setup_site import Answer, Site, setup_site
 
@@ -127,7 +130,22 @@ async def test_readiness_is_the_truth_with_its_reason(site: Site) -> None:
     assert json.loads(before.text)["code"] == "setup_required"
     assert json.loads(before.text)["hint"]
     assert after.status == 200
-    assert json.loads(after.text)["ready"] is True
+    told = json.loads(after.text)
+    assert told["ready"] is True
+    assert (told["generation"], told["lock_holder"], told["store_error"]) == (1, None, None)
+    assert told["next_refresh_at"] < told["expires_at"]
+
+
+async def test_the_page_tells_who_is_at_a_refresh(site: Site) -> None:
+    await site.set_up()
+    held = await site.credentials._store.read()
+    assert held is not None
+    noted = replace(held, intent=Intent(time.time() - 130, "abcdef01", "elsewhere/7"))
+    site.credentials._state = replace(site.credentials._state, grant=noted)
+    assert re.search(r"Lock elsewhere/7 began a refresh .*, 2 minutes ago, and has not", words(await site.ask("/")))
+    site.credentials._state = replace(site.credentials._state, locked=True)
+
+    assert "Lock held by this proxy" in words(await site.ask("/"))
 
 
 async def test_health_is_not_readiness(site: Site) -> None:
