@@ -1,15 +1,17 @@
 """One request and its response on a link.
 
 Everything that the network does arrives through `received`, `flushed` and `ended`, called by the link; everything that
-the caller does are the public methods. Between them stand two futures at most: one that waits for the response, one
-that waits until more of the request's content can be taken.
+the caller does are the public methods. Between them stand two waiters at most: one for news of the response, one until
+more of the request's content can be taken.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
+from krebit_proxy.turns import SEND
 from krebit_proxy.upstream.link import LOW_WATER, Link
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
 
@@ -59,16 +61,12 @@ class Exchange:
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # response() has returned the head
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
         self._time = pool.time
         self._asked = self._seen = pool.time()
         self._start(link)
-        if self._finished:
-            self._head = b""
-            link.write(head)
-        else:
-            pool.loop.call_soon(self._flush_head)
+        pool.turn.do(SEND, Exchange._flush_head, self)
 
     def _start(self, link: Link) -> None:
         self._link = link
@@ -203,15 +201,28 @@ class Exchange:
             await self._news()
         return data
 
+    def whole(self, most: int) -> ResponseHead | None:
+        """The head of a response that is all there, with `most` octets of content; else None: await `response`."""
+        response = self._response
+        if not response.done or response.buffered > most:
+            return None
+        self._answered = True
+        return response.head
+
+    def notify(self, callback: Callable[[], None] | None) -> None:
+        """Calls `callback` once there is news of the response, its failure included. One waits for it at a time."""
+        self._waiter = callback
+
     def _news(self) -> "asyncio.Future[None]":
-        """What is done once something has come. One waits for it at a time."""
-        self._waiter = waiter = self._pool.loop.create_future()
-        return waiter
+        """What is done once there is news."""
+        future = self._pool.loop.create_future()
+        self.notify(partial(_done, future))
+        return future
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            waiter()
 
     def _wake_drainer(self) -> None:
         if self._drainer is not None and not self._drainer.done():
@@ -347,6 +358,11 @@ class Exchange:
         if self._answered:
             return UpstreamBroken(detail)
         return Refused("upstream_invalid", detail, hint="This is for Krebit to mend; try again later.")
+
+
+def _done(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 _AGAIN: Final = "Try again; if it stays so, see whether Krebit has a disturbance."

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from krebit_proxy.config import Settings
+from krebit_proxy.turns import Turn
 from krebit_proxy.upstream.connect import Connector
 from krebit_proxy.upstream.exchange import Exchange
 from krebit_proxy.upstream.link import Link
@@ -18,7 +19,9 @@ _SLOWEST_LOOK: Final = 1.0  # seconds; deadlines are met to a tenth of themselve
 class Upstream:
     """Opens exchanges with one origin, on idle connections where there are some. Raises SettingsError."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, turn: Turn | None = None) -> None:
+        """`turn` is that of the loop, where others use it too."""
+        self.turn = turn or Turn()
         self.origin = settings.upstream_origin
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)
@@ -51,13 +54,20 @@ class Upstream:
         Raises:
             Refused: upstream_unreachable.
         """
-        link = self._take()
-        if link is None:
-            link = await self.connect()
+        link = self._take() or await self.connect()
         exchange = Exchange(self, link, head, method, content, upgrade=upgrade, retry=retry)
         self._exchanges.add(exchange)
         if self._look is None:
             self._look = self.loop.call_later(self._interval, self._look_around)
+        return exchange
+
+    def open_nowait(self, head: bytes, *, method: str) -> Exchange | None:
+        """The same for a request without content, on an idle connection. None when there is none: await `open`."""
+        link = self._take()
+        if link is None:
+            return None
+        exchange = Exchange(self, link, head, method, 0, upgrade=False, retry=True)
+        self._exchanges.add(exchange)
         return exchange
 
     def _take(self) -> Link | None:

@@ -12,6 +12,7 @@ from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
+from krebit_proxy.turns import Turn
 from krebit_proxy.upstream import Upstream
 from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
@@ -60,14 +61,15 @@ class Proxy:
         running.push_async_callback(credentials.close)
         await credentials.start()
 
-        upstream = Upstream(settings)
+        turn = Turn()
+        upstream = Upstream(settings, turn)
         running.push_async_callback(upstream.close)
         setup = Setup(settings, credentials, token_endpoint)
         running.push_async_callback(setup.close)
 
         pages = {**StatusPages(settings, credentials, metrics, run=setup.run).routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
-        server = Server(settings, rules=rules, api=api.forward, pages=pages, metrics=metrics, observe=observer)
+        server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, turn=turn, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
         for accepting in await self._listeners.serve(server, tls):
             running.callback(accepting.close)

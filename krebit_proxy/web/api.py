@@ -2,7 +2,7 @@
 
 import asyncio
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.fields import request_head, response_fields
@@ -30,14 +30,30 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 class Attempt:
     """A request that was sent, the head of its response, and the sending of content that may still go on."""
 
-    __slots__ = ("exchange", "response", "upload")
+    __slots__ = ("bearer", "exchange", "response", "upload")
 
-    def __init__(
-        self, exchange: Exchange, response: ResponseHead, upload: "asyncio.Task[ProxyError | None] | None" = None
-    ) -> None:
+    def __init__(self, exchange: Exchange, bearer: Bearer) -> None:
         self.exchange = exchange
-        self.response = response
-        self.upload = upload
+        self.bearer = bearer
+        self.response = _NO_HEAD
+        self.upload: asyncio.Task[ProxyError | None] | None = None
+
+    async def answered(self) -> "Attempt":
+        """Waits for the head of the response. Raises Refused."""
+        try:
+            self.response = await self.exchange.response()
+        except BaseException:
+            self.exchange.abort()
+            await self.stop_sending()
+            upload = self.upload
+            if upload is not None and not upload.cancelled() and (error := upload.result()) is not None:
+                raise error from None  # the caller's fault, and the reason for the end of the exchange
+            raise
+        return self
+
+    def abort(self) -> None:
+        """Gives it up."""
+        self.exchange.abort()
 
     async def stop_sending(self) -> None:
         """Ends the sending of content; what was not taken from the caller stays there."""
@@ -83,6 +99,46 @@ class Api:
         self._breaker = Breaker()
         self._accepted = -1  # the last generation that the upstream took
 
+    # What nearly all calls need: no content, a token and a connection at hand, a small response. No task, no waiting.
+
+    def begin(self, call: Call) -> bool:
+        """Sends a call that has to wait for nothing but its response. False: `forward` it. Raises Refused."""
+        if call.length != 0 or call.upgrade is not None:
+            return False
+        target = upstream_target(call.target)
+        bearer = self._credentials.current()
+        if bearer is None:
+            return False
+        head = self._request_head(call, target, bearer)
+        exchange = self._upstream.open_nowait(head, method=call.method.decode("ascii"))
+        if exchange is None:
+            return False
+        call.attempt = Attempt(exchange, bearer)
+        exchange.notify(call.connection.relay)
+        return True
+
+    def complete(self, call: Call) -> bool:
+        """Relays a response that has come whole, and is small, in one write. False: `forward` has to see to it."""
+        attempt = cast("Attempt", call.attempt)
+        exchange = attempt.exchange
+        response = exchange.whole(_AT_ONCE)
+        if response is None or response.status == 401:
+            return False
+        chunked = response.has_content and response.length is None
+        if chunked and call.http10:
+            return False
+        self._accepted = attempt.bearer.generation
+        if response.status < 300:
+            self._breaker.reset(call.target)
+        content = exchange.read_nowait() or b""
+        if chunked:
+            content = _chunk(content) + _LAST_CHUNK if content else _LAST_CHUNK
+        call.write(self._response_head(call, response, chunked=chunked) + content, status=response.status)
+        exchange.release()
+        return True
+
+    # Everything else
+
     async def forward(self, call: Call) -> None:
         """Answers one call with the upstream's response.
 
@@ -92,17 +148,22 @@ class Api:
         target = upstream_target(call.target)
         kept = Kept(self._max_kept, self._allowance)
         try:
-            bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
-            if bearer is None:
-                bearer = await self._credentials.bearer()
-            attempt = await self._send(call, target, bearer, kept)
+            attempt = await self._first(call, target, kept)
             if attempt.response.status == 401:
-                attempt = await self._after_401(call, target, bearer, kept, attempt)
+                attempt = await self._after_401(call, target, attempt.bearer, kept, attempt)
             else:
-                self._accepted = bearer.generation
+                self._accepted = attempt.bearer.generation
         finally:
             kept.release()
         await self._relay(call, target, attempt)
+
+    async def _first(self, call: Call, target: bytes, kept: Kept) -> Attempt:
+        if call.attempt is not None:
+            return await cast("Attempt", call.attempt).answered()
+        bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
+        if bearer is None:
+            bearer = await self._credentials.bearer()
+        return await self._send(call, target, bearer, kept)
 
     async def _after_401(self, call: Call, target: bytes, bearer: Bearer, kept: Kept, first: Attempt) -> Attempt:
         """The token was refused: renews it and sends the request again, once, unless there is a reason not to.
@@ -151,10 +212,8 @@ class Api:
 
     # Sending
 
-    async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> Attempt:
-        """Sends the request and waits for the head of the response. Raises Refused."""
-        expect = call.expects and not call.content.size
-        head = request_head(
+    def _request_head(self, call: Call, target: bytes, bearer: Bearer, *, expect: bool = False) -> bytes:
+        return request_head(
             call.method,
             target,
             call.section.lines_for(call.method),
@@ -164,27 +223,31 @@ class Api:
             expect=expect,
             upgrade=call.upgrade,
         )
+
+    async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> Attempt:
+        """Sends the request and waits for the head of the response. Raises Refused."""
+        expect = call.expects and not call.content.size
         exchange = await self._upstream.open(
-            head,
+            self._request_head(call, target, bearer, expect=expect),
             method=call.method.decode("ascii"),
             content=call.length,
             upgrade=call.upgrade is not None,
             retry=not call.replayed,
         )
+        attempt = Attempt(exchange, bearer)
         try:
-            if call.length == 0:
-                return Attempt(exchange, await exchange.response())
-            if expect and not await exchange.continued(_CONTINUE):
-                # RFC 9110, 10.1.1: the upstream has answered "with a final status code" instead of 100 (Continue).
-                return Attempt(exchange, await exchange.response())
-            call.go_on()
-            return await self._send_content(call, exchange, kept, bearer)
+            # RFC 9110, 10.1.1: the upstream may answer "with a final status code" instead of 100 (Continue).
+            if call.length != 0 and (not expect or await exchange.continued(_CONTINUE)):
+                call.go_on()
+                self._send_content(call, attempt, kept)
         except BaseException:
             exchange.abort()
             raise
+        return await attempt.answered()
 
-    async def _send_content(self, call: Call, exchange: Exchange, kept: Kept, bearer: Bearer) -> Attempt:
+    def _send_content(self, call: Call, attempt: Attempt, kept: Kept) -> None:
         """Sends what is kept from the first time, then what the caller has and will have."""
+        exchange = attempt.exchange
         for piece in kept.pieces:
             exchange.send(piece)
         if call.content.complete:
@@ -193,18 +256,9 @@ class Api:
                 kept.add(piece)
                 exchange.send(piece)
             exchange.finish()
-            return Attempt(exchange, await exchange.response())
-        patience = _SHORT_THOUGHT if bearer.generation == self._accepted else _SECOND_THOUGHT
-        upload = spawn(_upload(call, exchange, kept, patience), name="request content")
-        attempt = Attempt(exchange, _NO_HEAD, upload)
-        try:
-            attempt.response = await exchange.response()
-        except BaseException:
-            await attempt.stop_sending()
-            if not upload.cancelled() and (error := upload.result()) is not None:
-                raise error from None  # the caller's fault, and the reason for the end of the exchange
-            raise
-        return attempt
+            return
+        patience = _SHORT_THOUGHT if attempt.bearer.generation == self._accepted else _SECOND_THOUGHT
+        attempt.upload = spawn(_upload(call, exchange, kept, patience), name="request content")
 
     # Relaying
 
@@ -248,7 +302,7 @@ class Api:
                 piece = await exchange.read()
             more = bool(piece)
             if chunked:
-                piece = b"%x\r\n%b\r\n" % (len(piece), piece) if more else _LAST_CHUNK
+                piece = _chunk(piece) if more else _LAST_CHUNK
             pending += piece
             if len(pending) > _AT_ONCE:
                 call.write(pending, status=status)
@@ -293,6 +347,10 @@ class Api:
         while piece := await exchange.read():
             call.write(piece)
             await call.drain()
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -> ProxyError | None:

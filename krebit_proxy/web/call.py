@@ -37,11 +37,21 @@ class Connection(Protocol):
     def resume_content(self) -> None:
         """Reads on, after a pause at HIGH_WATER."""
 
+    def relay(self) -> None:
+        """There is news of the response to the call that was sent without a task."""
+
     def tunnel(self) -> "Content":
         """From now on, everything that arrives is raw bytes."""
 
     def cut(self, *, silent: bool) -> None:
         """Breaks off so that the caller sees it. `silent`: the framing of the response would not show it."""
+
+
+class Attempt(Protocol):
+    """The request as it was sent upstream."""
+
+    def abort(self) -> None:
+        """Gives it up."""
 
 
 class Content:
@@ -150,8 +160,8 @@ class Call(admission.Call):
     """One request, and what became of it. `status`, `code` and `replayed` are for the log."""
 
     __slots__ = (
-        "caller", "code", "connection", "content", "expects", "id", "length", "persistent", "refusal", "replayed",
-        "section", "sent", "silent", "started", "status", "upgrade",
+        "attempt", "caller", "code", "connection", "content", "denial", "expects", "id", "length", "persistent",
+        "refusal", "replayed", "section", "sent", "silent", "started", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -179,7 +189,9 @@ class Call(admission.Call):
         self.upgrade: bytes | None = None  # the protocols that it offers to switch to
         self.section = NO_FIELDS  # its fields, once they are examined
         self.refusal: ProxyError | None = None  # found while reading the head
+        self.denial: Exception | None = None  # found while admitting or sending it
         self.caller: Caller | None = None
+        self.attempt: Attempt | None = None  # when it was sent without a task
         self.id = ""
         self.started = 0.0
         self.status = 0

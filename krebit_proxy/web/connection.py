@@ -18,6 +18,7 @@ import structlog
 from aiohttp.web_protocol import RequestHandler
 
 from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.turns import ANSWER, RECORD
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.call import HIGH_WATER, LOW_WATER, Call, Content
 from krebit_proxy.web.reading import Requests
@@ -36,23 +37,28 @@ _log = structlog.get_logger()
 class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
-    __slots__ = ("_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_ready", "_requests",
-                 "_server", "_tunnel", "_unsent", "closing", "idle_since", "peer")  # fmt: skip
+    __slots__ = ("_call", "_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_patience",
+                 "_ready", "_requests", "_server", "_tunnel", "_turn", "_unsent", "closing", "idle_since",
+                 "peer")  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=0, access_log=cast("Any", None))
         self._limits = limits = server.settings.limits
+        self._patience = min(limits.keepalive, limits.header_timeout)  # for the first request
         self._idle_timeout = server.settings.upstream.idle_timeout
         self._server = server
+        self._turn = server.turn
+        calls: deque[Call] = deque()
         self._requests = Requests(
             self,
             limit=limits.header_bytes,
             patience=limits.body_timeout,
             withheld=server.withheld,
-            arrived=self._arrived,
+            arrived=calls.append,
         )
-        self._calls: deque[Call] = deque()  # read, and not answered yet
-        self._ready: asyncio.Future[None] | None = None  # set while no request is at hand
+        self._calls = calls  # read, and not begun yet
+        self._call: Call | None = None  # sent without the task
+        self._ready: asyncio.Future[Call] | None = None  # while the task waits for a call
         self._tunnel: Content | None = None
         self.closing = False
         self._fresh = True  # it has not brought a request yet
@@ -76,13 +82,19 @@ class Connection(RequestHandler):
                 hint="Try again soon; limits.connections can be raised.",
                 retry_after=1,
             )
-            self._arrived(call)
+            self._calls.append(call)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The caller left, or we closed: whatever was being done for it ends here, by cancelling its task."""
         self.closing = True
         self._deadline = inf
         self._requests.close()
+        call, self._call = self._call, None
+        if call is not None:
+            if call.attempt is not None:
+                call.attempt.abort()
+            call.code = "caller_left"
+            self._server.done(call)
         super().connection_lost(exc)
         self._server.closed(self)
 
@@ -92,8 +104,7 @@ class Connection(RequestHandler):
             self._tunnel.feed(data)
         else:
             self._requests.feed(data)
-            if self._requests.reading_head and self._ready is not None and self._expired != self._requests.time_out:
-                self._wait_for_head()
+            self._turn.do(ANSWER, Connection._proceed, self)
         # One small request at a time is what nearly always arrives: there is nothing to add up.
         if len(self._calls) > 1 or self._requests.content.size or self._requests.held or self._tunnel:
             self._bound_what_waits()
@@ -101,14 +112,6 @@ class Connection(RequestHandler):
     def _bound_what_waits(self) -> None:
         if not self._buffer_paused and self._waiting_bytes() >= HIGH_WATER:
             self._pause_reading_for_buffer()
-
-    def _arrived(self, call: Call) -> None:
-        self._calls.append(call)
-        ready = self._ready
-        if ready is not None:
-            self._ready, self._deadline = None, inf
-            if not ready.done():
-                ready.set_result(None)
 
     def _waiting_bytes(self) -> int:
         if self._tunnel is not None:
@@ -165,17 +168,58 @@ class Connection(RequestHandler):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
-    # The requests, one after the other, in the one task of this connection
+    # The requests, one after the other. Most wait for nothing but their response: they need no task.
+
+    def _proceed(self) -> None:
+        """Has the next call answered, if none is under way."""
+        ready = self._ready
+        if ready is None or self._call is not None or self.closing:
+            return
+        if not self._calls:
+            if self._requests.reading_head and self._expired != self._requests.time_out:
+                self._wait_for_head()
+            return
+        self._deadline = inf
+        self._fresh = False
+        call = self._calls.popleft()
+        if self._buffer_paused:
+            self.resume_content()
+        if self._server.begin(call):
+            self._call = call
+        else:
+            self._hand_over(ready, call)
+
+    def relay(self) -> None:
+        """There is news of the response to the call that was sent without the task."""
+        self._turn.do(ANSWER, Connection._relay, self)
+
+    def _relay(self) -> None:
+        call, ready = self._call, self._ready
+        if call is None or ready is None:
+            return
+        self._call = None
+        if not self._server.complete(call):
+            self._hand_over(ready, call)
+            return
+        self._turn.do(RECORD, self._server.done, call)
+        if call.persistent:
+            self._wait()
+            self._proceed()
+        else:
+            self._end()
+
+    def _hand_over(self, ready: "asyncio.Future[Call]", call: Call) -> None:
+        self._ready = None
+        if not ready.done():
+            ready.set_result(call)
+
+    # Those that wait for more are answered in the one task of this connection.
 
     async def start(self) -> None:
-        """Answers the requests of this connection in order."""
+        """Answers what cannot be answered without a task, in order."""
         persistent = True
         while persistent and not (self._server.draining and not self._calls):
-            if not self._calls:
-                await self._next()
-            call = self._calls.popleft()
-            if self._buffer_paused:
-                self.resume_content()
+            call = await self._next()
             await self._answer(call)
             if call.persistent and not call.content.complete:
                 await self._skip_content(call)
@@ -188,26 +232,25 @@ class Connection(RequestHandler):
         else:
             self._linger()
 
-    def _next(self) -> asyncio.Future[None]:
-        """What is done once a request is at hand; meanwhile the clock runs."""
+    def _next(self) -> "asyncio.Future[Call]":
+        """What is done once a call needs the task."""
         self._ready = ready = self._loop.create_future()
-        self.idle_since = self._loop.time()
+        self._wait()
+        self._proceed()
+        return ready
+
+    def _wait(self) -> None:
+        """No call is under way: the clock runs until one is."""
+        self.idle_since = now = self._loop.time()
         if self._requests.reading_head:
             self._wait_for_head()
         else:
-            limits = self._limits
-            patience = min(limits.keepalive, limits.header_timeout if self._fresh else inf)
-            self._deadline = self.idle_since + patience
+            self._deadline = now + (self._patience if self._fresh else self._limits.keepalive)
             self._expired = self._idle_too_long
-        return ready
 
     async def _answer(self, call: Call) -> None:
         """Has one call answered. Whatever happens on the way ends here, in an answer or in a visible break."""
-        self._server.begin(call)
-        self._fresh = False
         try:
-            if call.refusal is not None:
-                raise call.refusal
             await self._server.answer(call)
         except ProxyError as error:
             self._fail(call, error)
@@ -250,24 +293,28 @@ class Connection(RequestHandler):
         if now >= self._deadline:
             self._deadline = inf
             self._expired()
+            self._proceed()  # a head that took too long is a call to be refused
         self._requests.content.expire(now)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered, and none has begun to arrive."""
-        ready = self._ready
-        return ready is not None and not ready.done() and not self._requests.reading_head and not self.closing
+        return self._waits and not self._requests.reading_head
 
     @property
     def is_slow(self) -> bool:
         """Whether it has begun to send a head that is not complete, and nothing else is under way."""
-        ready = self._ready
-        return ready is not None and not ready.done() and self._requests.reading_head and not self.closing
+        return self._waits and self._requests.reading_head
+
+    @property
+    def _waits(self) -> bool:
+        return self._ready is not None and self._call is None and not self.closing
 
     def make_room(self) -> None:
         """Ends it for the sake of another caller: at once when idle, with a 408 when it takes its time for a head."""
         if self.is_slow:
             self._requests.time_out()
+            self._proceed()
         else:
             self.close()
 

@@ -1,13 +1,13 @@
 """All connections and their calls: admits each call, leads it to the API or to a page, and counts it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
 from math import ceil
 from secrets import token_hex
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 
@@ -20,6 +20,7 @@ from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
+from krebit_proxy.turns import Turn
 from krebit_proxy.web import own
 from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.call import Call
@@ -31,6 +32,19 @@ _CUT: Final = 1.0  # seconds for connections that were cut to end
 _CALLER_LEFT: Final = 499  # in the log, where no response was sent; nginx has made it usual
 
 
+class Api(Protocol):
+    """Answers calls for /api/."""
+
+    def begin(self, call: Call) -> bool:
+        """Sends a call that has to wait for nothing but its response. False: `forward` it. Raises Refused."""
+
+    def complete(self, call: Call) -> bool:
+        """Relays the response to such a call, if that can be done at once. False: `forward` it."""
+
+    async def forward(self, call: Call) -> None:
+        """Answers a call, from wherever `begin` and `complete` have left it. Raises Refused and UpstreamBroken."""
+
+
 class Server(web.Server):
     """Makes a connection for each caller, as `loop.create_server` asks for it, and answers the calls on them."""
 
@@ -39,9 +53,10 @@ class Server(web.Server):
         settings: Settings,
         *,
         rules: Rules,
-        api: Callable[[Call], Awaitable[None]],
+        api: Api,
         pages: Mapping[str, Page],
         metrics: Metrics,
+        turn: Turn | None = None,
         observe: Callable[[Call], None] | None = None,
     ) -> None:
         """`api` answers calls for /api/; `pages` has our own pages by path; `observe` sees each call at its end."""
@@ -54,6 +69,7 @@ class Server(web.Server):
         self._api = api
         self._pages = pages
         self._metrics = metrics
+        self.turn = turn or Turn()
         self._logged = settings.log.access
         self._setup_origin = own_origin(settings.redirect_uri, access.allowed_hosts)
         self._ids = map((token_hex(4) + "-%x").__mod__, count(1))
@@ -109,27 +125,47 @@ class Server(web.Server):
 
     # Calls
 
-    def begin(self, call: Call) -> None:
-        """A call is about to be answered."""
+    def begin(self, call: Call) -> bool:
+        """Admits a call. True: it is sent, and waits for nothing but its response. False: `answer` it."""
         call.id = next(self._ids)
         call.started = self._loop.time()
+        if call.refusal is not None:
+            return False
+        try:
+            self._admit(call)
+            return not call.page and call.method != b"OPTIONS" and self._api.begin(call)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, `answer` raises it where it is dealt with
+            call.denial = error
+            return False
 
-    async def answer(self, call: Call) -> None:
-        """Admits a call, and has it answered. Raises Refused."""
+    def _admit(self, call: Call) -> None:
         path = "" if call.target.startswith(API) or call.target == b"*" else own_path(call.target)
         call.page = not (call.target.startswith(API) or path.startswith("/api/"))
-        call.caller = caller = admit(call, self.rules)
-        if caller.preflight:
-            self._respond(call, 204, caller.preflight)
-            return
-        if self._rates is not None and not call.page:
-            self._keep_rate(self._rates, caller.name)
-        if call.method == b"OPTIONS" and _ends_here(call):
+        call.caller = admit(call, self.rules)
+        if self._rates is not None and not call.page and not call.caller.preflight:
+            self._keep_rate(self._rates, call.caller.name)
+
+    def complete(self, call: Call) -> bool:
+        """Relays the response to a call that `begin` has sent. False: `answer` it."""
+        try:
+            return self._api.complete(call)
+        except Exception as error:  # noqa: BLE001 -- as above
+            call.denial = error
+            return False
+
+    async def answer(self, call: Call) -> None:
+        """Has a call answered, once it has begun. Raises Refused."""
+        error = call.refusal or call.denial
+        if error is not None:
+            raise error
+        if call.caller is not None and call.caller.preflight:
+            self._respond(call, 204, call.caller.preflight)
+        elif call.method == b"OPTIONS" and _ends_here(call):
             self._respond(call, 204, b"Allow: %b\r\n" % METHODS.encode())
         elif call.page:
-            await self._answer_page(call, path)
+            await self._answer_page(call)
         else:
-            await self._api(call)
+            await self._api.forward(call)
 
     def _keep_rate(self, rates: Rates, caller: str) -> None:
         wait = rates.wait(caller, self._loop.time())
@@ -141,8 +177,8 @@ class Server(web.Server):
                 retry_after=ceil(wait),
             )
 
-    async def _answer_page(self, call: Call, path: str) -> None:
-        page = self._pages.get(path)
+    async def _answer_page(self, call: Call) -> None:
+        page = self._pages.get(own_path(call.target))
         if page is None:
             raise Refused("not_forwarded", "Only paths under /api/ are forwarded.", hint="Check the tool's base URL.")
         await own.answer(call, page, cast("Connection", call.connection))

@@ -27,15 +27,27 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 class Stage:
     """A server whose API does what a test says, and what its calls came to."""
 
-    def __init__(self, server: Server, port: int) -> None:
-        self.server = server
-        self.port = port
+    server: Server
+    port: int
+
+    def __init__(self) -> None:
         self.calls: list[Call] = []
         self.clients: list[Client] = []
         self.cancelled = 0
         self.go = asyncio.Event()
 
-    async def api(self, call: Call) -> None:
+    def begin(self, call: Call) -> bool:
+        if call.target == b"/api/fault-begin":
+            raise ZeroDivisionError
+        if call.target == b"/api/fault-complete":
+            call.connection.relay()
+            return True
+        return False
+
+    def complete(self, _call: Call) -> bool:
+        raise ZeroDivisionError
+
+    async def forward(self, call: Call) -> None:
         self.calls.append(call)
         try:
             if call.target == b"/api/wait":
@@ -76,21 +88,18 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
             "upstream": {"idle_timeout": 0.5},
         }
     )
-    acts: list[Stage] = []
-
-    async def api(call: Call) -> None:
-        await acts[0].api(call)
+    stage = Stage()
 
     async def page(request: web.BaseRequest) -> web.Response:
         if request.method == "PUT":
             raise web.HTTPConflict(text="no")
         return web.Response(text=f"{request.method} {request.path_qs} {await request.text()}")
 
-    server = Server(settings, rules=Rules(), api=api, pages={"/page": page, "/healthz": page}, metrics=Metrics())
+    server = Server(settings, rules=Rules(), api=stage, pages={"/page": page, "/healthz": page}, metrics=Metrics())
     accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    acts.append(Stage(server, accepting.sockets[0].getsockname()[1]))
-    yield acts[0]
-    for client in acts[0].clients:
+    stage.server, stage.port = server, accepting.sockets[0].getsockname()[1]
+    yield stage
+    for client in stage.clients:
         client.close()
     accepting.close()
     await server.shutdown(0.1)
@@ -157,9 +166,10 @@ async def test_a_fault_after_the_head_is_a_broken_transfer(stage: Stage, path: s
     assert end.got.count(b"HTTP/1.1") <= 1
 
 
-async def test_a_fault_before_the_head_ends_the_connection_and_nothing_else(stage: Stage) -> None:
+@pytest.mark.parametrize("path", ["fault", "fault-begin", "fault-complete"])
+async def test_a_fault_before_the_head_ends_the_connection_and_nothing_else(stage: Stage, path: str) -> None:
     client = await stage.client()
-    await client.send(client.request("GET", "/api/fault"))
+    await client.send(client.request("GET", f"/api/{path}"))
 
     assert (await client.rest()).got == b""
     assert (await (await stage.client()).ask("GET", "/api/x")).status == 200

@@ -1,0 +1,50 @@
+"""Work of one turn of the event loop."""
+
+import asyncio
+from typing import Any
+
+from krebit_proxy.turns import ANSWER, RECORD, SEND, Turn
+
+
+async def test_a_turn_takes_one_step_for_all_before_the_next_one() -> None:
+    turn, taken = Turn(), list[str]()
+
+    for name in ("a", "b"):
+        turn.do(RECORD, taken.append, f"record {name}")
+        turn.do(ANSWER, taken.append, f"answer {name}")
+        turn.do(SEND, taken.append, f"send {name}")
+    await asyncio.sleep(0)
+
+    assert taken == ["answer a", "answer b", "send a", "send b", "record a", "record b"]
+
+
+async def test_what_work_adds_is_done_too_a_later_step_in_the_same_turn() -> None:
+    turn, taken = Turn(), list[str]()
+
+    def answer(name: str) -> None:
+        taken.append(name)
+        turn.do(ANSWER, taken.append, "answer of the next turn")
+        turn.do(SEND, taken.append, "send")
+
+    turn.do(ANSWER, answer, "answer")
+    await asyncio.sleep(0)
+
+    assert taken == ["answer", "send"]
+    await asyncio.sleep(0)
+    assert taken == ["answer", "send", "answer of the next turn"]
+
+
+async def test_a_fault_is_reported_and_takes_nothing_along() -> None:
+    turn, taken, reported = Turn(), list[str](), list[dict[str, Any]]()
+
+    def fail(_name: str) -> None:
+        raise ZeroDivisionError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+
+    turn.do(ANSWER, fail, "this one")
+    turn.do(ANSWER, taken.append, "the next one")
+    await asyncio.sleep(0)
+
+    assert taken == ["the next one"]
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
