@@ -11,9 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
+from krebit_proxy.core import lifecycle, spending, storing
 from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Grant, Refusal, Unclear
 from krebit_proxy.core.lifecycle import step
@@ -102,11 +104,29 @@ def run_all(first: int, last: int, losable: bool, advance: Step = step) -> None:
             raise BrokenRuleError(message) from None
 
 
+def quicken() -> None:
+    """For a process that does nothing else: `dataclasses.replace` is a third of its time, and this is twice as quick."""
+    slots: dict[type, list[tuple[str, Any, Any]]] = {}
+
+    def quick_replace(before: Any, **changes: Any) -> Any:
+        kind = type(before)
+        if kind not in slots:
+            members = [(name, getattr(kind, name)) for name in kind.__slots__]
+            slots[kind] = [(name, member.__get__, member.__set__) for name, member in members]
+        after = object.__new__(kind)
+        for name, get, put in slots[kind]:
+            put(after, changes[name] if name in changes else get(before))
+        return after
+
+    for module in (lifecycle, spending, storing):
+        module.replace = quick_replace  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("losable", [False, True], ids=["file", "database"])
 def test_random_schedules_keep_the_rules(losable: bool) -> None:
     parts = os.cpu_count() or 1
     size = -(-SCHEDULES // parts)
-    with ProcessPoolExecutor(parts, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(parts, mp_context=get_context("spawn"), initializer=quicken) as pool:
         done = [pool.submit(run_all, n * size, (n + 1) * size, losable) for n in range(parts)]
         for part in done:
             part.result()

@@ -7,6 +7,7 @@ Nothing in it waits or sleeps. A schedule is a list of choices; `World.choices` 
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from krebit_proxy.core.freshness import Moment
@@ -44,6 +45,7 @@ from krebit_proxy.core.protocol import (
 )
 from krebit_proxy.core.secret import Secret
 
+Act = Callable[[], None]
 Step = Callable[[State, Event, Moment], tuple[State, tuple[Effect, ...]]]
 LIFETIME = 100.0
 GRACE = 30.0
@@ -152,8 +154,9 @@ class World:
         process.state, effects = self.advance(process.state, event, Moment(self.now, self.now))
         for effect in effects:
             self._begin(process, effect)
-        work = [effect for effect in process.work if not isinstance(effect, FreeLock)]
-        self.require(len(work) <= 1, f"{name} has two effects under way: {work}")
+        if len(process.work) > 1:  # a lock that is being freed is no obstacle
+            work = [effect for effect in process.work if not isinstance(effect, FreeLock)]
+            self.require(len(work) <= 1, f"{name} has two effects under way: {work}")
 
     def _begin(self, process: Process, effect: Effect) -> None:
         match effect:
@@ -206,7 +209,7 @@ class World:
 
     # What can happen next
 
-    def choices(self, *, faults: bool = True) -> Iterator[tuple[str, Callable[[], None]]]:
+    def choices(self, *, faults: bool = True) -> Iterator[tuple[str, Act]]:
         """Every next event: its name, and what makes it happen. Without `faults`, only what a kind world does."""
         for name, process in self.processes.items():
             if process.work:
@@ -245,16 +248,8 @@ class World:
 
     def _outcomes(  # noqa: C901 -- one case for each effect
         self, name: str, process: Process, effect: Effect, *, faults: bool
-    ) -> Iterator[tuple[str, Callable[[], None]]]:
-        def done(event: Event, before: Callable[[], None] | None = None) -> Callable[[], None]:
-            def happen() -> None:
-                process.work.pop(0)
-                if before:
-                    before()
-                self.happen(name, event)
-
-            return happen
-
+    ) -> Iterator[tuple[str, Act]]:
+        done = partial(self._done, process)
         match effect:
             case FreeLock():
                 yield f"{name} frees the lock", lambda: self._free(process)
@@ -280,15 +275,26 @@ class World:
             case _:  # pragma: no cover
                 raise AssertionError(effect)
 
+    def _done(self, process: Process, event: Event, before: Act | None = None) -> Act:
+        """The oldest effect comes to this, and `before` is what it does to the world."""
+
+        def happen() -> None:
+            process.work.pop(0)
+            if before:
+                before()
+            self.happen(process.name, event)
+
+        return happen
+
     def _write(
         self,
         name: str,
         process: Process,
         effect: WriteGrant,
-        done: Callable[..., Callable[[], None]],
+        done: Callable[..., Act],
         *,
         faults: bool,
-    ) -> Iterator[tuple[str, Callable[[], None]]]:
+    ) -> Iterator[tuple[str, Act]]:
         grant, current = effect.grant, self.grant.generation if self.grant else 0
         if current == effect.expected:
             yield f"{name} writes {_brief(grant)}", done(Written(), lambda: self._store(process, grant))
@@ -306,8 +312,8 @@ class World:
             yield f"{name} writes {_brief(grant)}, but never knows", done(DOWN, unknown)
 
     def _token_request(
-        self, name: str, process: Process, token: int, done: Callable[..., Callable[[], None]], *, faults: bool
-    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        self, name: str, process: Process, token: int, done: Callable[..., Act], *, faults: bool
+    ) -> Iterator[tuple[str, Act]]:
         arrived = process.arrived
         if arrived is None:
             yield f"the server sees r{token} from {name}", lambda: self._process(process, token)
