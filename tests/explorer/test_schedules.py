@@ -105,7 +105,7 @@ def run_all(first: int, last: int, losable: bool, advance: Step = step) -> None:
 
 
 def quicken() -> None:
-    """For a process that does nothing else: `dataclasses.replace` is a third of its time, and this is twice as quick."""
+    """For a process that does nothing else: `dataclasses.replace` is a third of its time, and this is much quicker."""
     slots: dict[type, list[tuple[str, Any, Any]]] = {}
 
     def quick_replace(before: Any, **changes: Any) -> Any:
