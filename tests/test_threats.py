@@ -81,7 +81,7 @@ THREATS: Final = {
         [
             "core/test_admission.py::test_a_peer_outside_the_networks_may_not_call",
             "http/test_request_fields.py::test_case_032_claims_about_the_caller_are_dropped",
-            "web/test_door.py::test_one_address_beyond_loopback_gets_half_of_the_connections",
+            "web/test_exhaustion.py::test_one_address_beyond_loopback_gets_half_of_the_connections",
         ],
     ),
     9: (
@@ -199,8 +199,8 @@ THREATS: Final = {
         "Slow or greedy callers use up connections.",
         "Idle and slow ones make room; one address beyond loopback gets a share.",
         [
-            "web/test_door.py::test_slow_heads_by_the_hundred_do_not_keep_others_out",
-            "web/test_door.py::test_one_address_beyond_loopback_gets_half_of_the_connections",
+            "web/test_exhaustion.py::test_slow_heads_by_the_hundred_do_not_keep_others_out",
+            "web/test_exhaustion.py::test_one_address_beyond_loopback_gets_half_of_the_connections",
         ],
     ),
 }

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from krebit_proxy.config import Settings
@@ -16,6 +17,7 @@ from krebit_proxy.turns import Turn
 from krebit_proxy.upstream import Upstream
 from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
+from krebit_proxy.web.handshake import Accepting
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.notify import Notifier
 from krebit_proxy.web.observing import Observer
@@ -71,7 +73,8 @@ class Proxy:
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, turn=turn, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
-        for accepting in await self._listeners.serve(server, tls):
+        encrypted = partial(Accepting, door=server, tls=tls, patience=settings.limits.header_timeout) if tls else None
+        for accepting in await self._listeners.serve(server, encrypted):
             running.callback(accepting.close)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)

@@ -10,14 +10,13 @@ import errno
 import os
 import re
 import socket
-import ssl
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 from krebit_proxy.config import Settings
@@ -28,6 +27,13 @@ from krebit_proxy.errors import SettingsError
 _BACKLOG: Final = 1024
 _TRIES: Final = 20  # to find a port that is free on both families
 _NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+
+
+class Closable(Protocol):
+    """What accepts connections until it is closed."""
+
+    def close(self) -> None:
+        """Accepts no more."""
 
 
 @dataclass
@@ -44,13 +50,21 @@ class Listeners:
         return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
     async def serve(
-        self, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
-    ) -> list[asyncio.AbstractServer]:
-        """Accepts connections from now on, each with a protocol of its own. `tls` is for TCP only."""
+        self,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        encrypted: Callable[[socket.socket], Closable] | None = None,
+    ) -> list[Closable]:
+        """Accepts connections from now on, each with a protocol of its own, until what it returns is closed.
+
+        `encrypted` is what accepts on TCP instead, where callers speak TLS.
+        """
         loop = asyncio.get_running_loop()
         # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
         return [
-            await loop.create_server(protocol, sock=sock, ssl=None if _is_unix(sock) else tls) for sock in self.sockets
+            encrypted(sock)
+            if encrypted and not _is_unix(sock)
+            else await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
+            for sock in self.sockets
         ]
 
     def close(self) -> None:

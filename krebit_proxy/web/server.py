@@ -25,6 +25,7 @@ from krebit_proxy.web import own
 from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.call import Call
 from krebit_proxy.web.connection import Connection
+from krebit_proxy.web.handshake import Handshake
 from krebit_proxy.web.own import Page
 from krebit_proxy.web.problems import METHODS, prefers_html, problem
 
@@ -78,7 +79,7 @@ class Server(web.Server):
         self._rates = Rates(limits.rate, limits.burst) if limits.rate else None
         self._interval = min(1.0, limits.header_timeout / 10, limits.body_timeout / 10, limits.keepalive / 10)
         self._look: asyncio.TimerHandle | None = None
-        self._open: dict[Connection, None] = {}
+        self._open: dict[Connection | Handshake, None] = {}
         self._vacated = asyncio.Event()
 
     def __call__(self) -> Connection:
@@ -91,7 +92,7 @@ class Server(web.Server):
         """Who is at the other end."""
         return peer_of(transport, self.rules)
 
-    def opened(self, connection: Connection) -> bool:
+    def opened(self, connection: Connection | Handshake) -> bool:
         """A caller connected. False: there is no room for it. At the limit, the longest idle connection makes room."""
         self._open[connection] = None
         self._vacated.clear()
@@ -110,7 +111,7 @@ class Server(web.Server):
             min(idle, key=lambda other: other.idle_since).make_room()
         return len(others) < limit or bool(idle)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Connection | Handshake) -> None:
         """A connection is gone."""
         del self._open[connection]
         if not self._open:

@@ -188,7 +188,7 @@ async def _announced_port(process: asyncio.subprocess.Process, log_file: Path) -
     async with asyncio.timeout(30):
         while True:
             text = log_file.read_text()
-            if match := re.search(r"http://127\.0\.0\.1:(\d+)", text):
+            if match := re.search(r"https?://127\.0\.0\.1:(\d+)", text):
                 return int(match[1])
             assert process.returncode is None, text
             await asyncio.sleep(0.02)

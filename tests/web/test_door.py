@@ -4,49 +4,18 @@ import asyncio
 import os
 import re
 import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from krebit_proxy.cli.running import ask as ask_proxy
 from krebit_proxy.errors import ProxyError, SettingsError
 from tests.fakes.certificates import Authority
-from tests.fakes.client import Client, Response
-from tests.fakes.proxy import RunningProxy, proxy_process, running_proxy
+from tests.fakes.client import Client
+from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
+from tests.fakes.proxy import StartProxy, proxy_process, running_proxy
 from tests.fakes.upstream import Upstream, answer
 from tests.fakes.waiting import eventually
-
-Start = Callable[..., Awaitable[RunningProxy]]
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-async def start(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Start]:
-    async with AsyncExitStack() as stack:
-
-        async def start(**options: Any) -> RunningProxy:
-            return await stack.enter_async_context(running_proxy(upstream, tmp_path, **options))
-
-        yield start
-
-
-async def ask(proxy: RunningProxy, method: str, target: str, *fields: bytes, content: bytes = b"") -> Response:
-    """One request on a connection of its own."""
-    client = await proxy.connect()
-    await client.send(client.request(method, target, *fields, content=content))
-    got = await client.response(method)
-    client.close()
-    return got
-
 
 EVIL = b"Origin: http://evil.example"
 CROSS = b"Sec-Fetch-Site: cross-site"
@@ -75,7 +44,7 @@ CROSS = b"Sec-Fetch-Site: cross-site"
     ],
 )
 async def test_what_is_refused_is_told_and_never_reaches_the_upstream(
-    start: Start, upstream: Upstream, request_line: tuple[str, str], fields: list[bytes], code: str
+    start: StartProxy, upstream: Upstream, request_line: tuple[str, str], fields: list[bytes], code: str
 ) -> None:
     proxy = await start()
     got = await ask(proxy, *request_line, *fields)
@@ -89,7 +58,7 @@ async def test_what_is_refused_is_told_and_never_reaches_the_upstream(
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example", b"127.0.0.1.nip.io", b"0.0.0.0", b""])
-async def test_a_rebound_host_is_refused_on_every_route(start: Start, upstream: Upstream, host: bytes) -> None:
+async def test_a_rebound_host_is_refused_on_every_route(start: StartProxy, upstream: Upstream, host: bytes) -> None:
     proxy = await start()
     for target in (b"/api/x", b"/", b"/setup", b"/healthz", b"/readyz", b"/metrics"):
         client = await proxy.connect()
@@ -99,7 +68,7 @@ async def test_a_rebound_host_is_refused_on_every_route(start: Start, upstream: 
     assert upstream.calls == []
 
 
-async def test_an_allowed_host_and_the_literal_addresses_are_served(start: Start) -> None:
+async def test_an_allowed_host_and_the_literal_addresses_are_served(start: StartProxy) -> None:
     proxy = await start(access={"allowed_hosts": ["proxy.example"]})
     for host in (b"proxy.example:80", b"LOCALHOST", b"x.localhost:1", b"127.0.0.9", b"[::1]:5"):
         client = await proxy.connect()
@@ -126,7 +95,7 @@ async def test_an_allowed_host_and_the_literal_addresses_are_served(start: Start
         [b"GET /api/x HTTP/1.0", b"Host: localhost", b"Authorization: Basic Og=="],
     ],
 )
-async def test_plain_tools_need_no_setting(start: Start, upstream: Upstream, lines: list[bytes]) -> None:
+async def test_plain_tools_need_no_setting(start: StartProxy, upstream: Upstream, lines: list[bytes]) -> None:
     client = await (await start()).connect()
     await client.send(b"\r\n".join(lines) + b"\r\n\r\n")
     assert (await client.response()).status == 200
@@ -134,7 +103,9 @@ async def test_plain_tools_need_no_setting(start: Start, upstream: Upstream, lin
     assert upstream.calls[0].token == b"token-1"
 
 
-async def test_an_allowed_origin_reads_answers_and_errors_by_our_own_cors(start: Start, upstream: Upstream) -> None:
+async def test_an_allowed_origin_reads_answers_and_errors_by_our_own_cors(
+    start: StartProxy, upstream: Upstream
+) -> None:
     proxy = await start(access={"allowed_origins": ["http://app.example"]})
     upstream.default = answer(200, b"Access-Control-Allow-Origin: *", b"Access-Control-Allow-Credentials: true")
     app = b"Origin: http://app.example"
@@ -157,7 +128,7 @@ async def test_an_allowed_origin_reads_answers_and_errors_by_our_own_cors(start:
     assert (await ask(proxy, "GET", "/api/x", b"Origin: http://app.example.evil")).code == "cross_site"
 
 
-async def test_keys_let_named_callers_in_and_stay_here(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+async def test_keys_let_named_callers_in_and_stay_here(start: StartProxy, upstream: Upstream, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("billing:marker-key\n")
     keys.chmod(0o600)
@@ -182,7 +153,7 @@ async def test_keys_let_named_callers_in_and_stay_here(start: Start, upstream: U
     assert b'krebit_proxy_caller_requests_total{caller="billing"} 4.0' in metrics.content
 
 
-async def test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more(start: Start, tmp_path: Path) -> None:
+async def test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more(start: StartProxy, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("billing:key-1\nstock:key-2\n")
     keys.chmod(0o600)
@@ -195,7 +166,7 @@ async def test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more(start:
     assert told == [401, 200, 200]
 
 
-async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstream) -> None:
+async def test_the_policy_is_by_what_a_path_means(start: StartProxy, upstream: Upstream) -> None:
     rules = [{"methods": ["GET"], "paths": ["/api/invoices/{id}"]}]
     proxy = await start(access={"allow": rules, "require_header": "X-Krebit-Proxy"})
     tool = b"X-Krebit-Proxy: 1"
@@ -211,7 +182,9 @@ async def test_the_policy_is_by_what_a_path_means(start: Start, upstream: Upstre
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE"])
-async def test_a_method_that_a_page_does_not_know_is_told_with_those_that_it_does(start: Start, method: str) -> None:
+async def test_a_method_that_a_page_does_not_know_is_told_with_those_that_it_does(
+    start: StartProxy, method: str
+) -> None:
     proxy = await start()
     pages = {
         "/": b"GET, HEAD",
@@ -228,7 +201,7 @@ async def test_a_method_that_a_page_does_not_know_is_told_with_those_that_it_doe
     assert {got.status for got in answers.values()} == {405}
 
 
-async def test_read_only_refuses_what_writes(start: Start, upstream: Upstream) -> None:
+async def test_read_only_refuses_what_writes(start: StartProxy, upstream: Upstream) -> None:
     proxy = await start(access={"read_only": True})
     assert (await ask(proxy, "HEAD", "/api/x")).status == 200
     refused = await ask(proxy, "DELETE", "/api/x")
@@ -237,13 +210,15 @@ async def test_read_only_refuses_what_writes(start: Start, upstream: Upstream) -
     assert len(upstream.calls) == 1
 
 
-async def test_a_peer_outside_the_networks_is_refused_but_may_ask_how_things_stand(start: Start) -> None:
+async def test_a_peer_outside_the_networks_is_refused_but_may_ask_how_things_stand(start: StartProxy) -> None:
     proxy = await start(access={"allow_clients": ["10.0.0.0/8"]})
     assert (await ask(proxy, "GET", "/api/x")).code == "client_not_allowed"
     assert (await ask(proxy, "GET", "/healthz")).status == 200
 
 
-async def test_a_unix_socket_serves_its_owner_by_any_host(start: Start, upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_unix_socket_serves_its_owner_by_any_host(
+    start: StartProxy, upstream: Upstream, tmp_path: Path
+) -> None:
     path = tmp_path / "proxy.sock"
     await start(listen=(f"unix:{path}",), access={"allow_clients": [f"uid:{os.getuid()}"]})
     sock = socket.socket(socket.AF_UNIX)
@@ -254,23 +229,17 @@ async def test_a_unix_socket_serves_its_owner_by_any_host(start: Start, upstream
     client.close()
 
 
-async def test_a_caller_may_speak_tls(start: Start, upstream: Upstream, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    authority.server("localhost")
-    (tmp_path / "localhost.pem").chmod(0o600)
-    proxy = await start(tls_cert_file=tmp_path / "localhost.pem")
+async def test_a_caller_may_speak_tls(start: StartProxy, upstream: Upstream, tmp_path: Path) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(**tls)
     upstream.default = answer(302, b"Location: %b/api/y" % upstream.url.encode())
-    context = ssl.create_default_context(cafile=str(authority.ca_file))
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context, server_hostname="localhost")
-    own = b"Origin: https://localhost:8321\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n"
-    writer.write(b"GET /api/x HTTP/1.1\r\nHost: localhost:8321\r\n" + own)
-    got = await reader.read()
-    writer.close()
+    own = b"Origin: https://localhost\r\nSec-Fetch-Site: same-origin\r\n"
+    got = await ask_in_tls(proxy.port, context, own)
     assert got.startswith(b"HTTP/1.1 302")
-    assert b"\r\nLocation: https://localhost:8321/api/y\r\n" in got
+    assert b"\r\nLocation: https://localhost/api/y\r\n" in got
 
 
-async def test_a_caller_keeps_its_rate(start: Start, upstream: Upstream) -> None:
+async def test_a_caller_keeps_its_rate(start: StartProxy, upstream: Upstream) -> None:
     proxy = await start(limits={"rate": 0.01, "burst": 2})
     answers = [await ask(proxy, "GET", "/api/x") for _ in range(3)]
     assert [got.status for got in answers] == [200, 200, 429]
@@ -308,31 +277,6 @@ async def test_a_file_of_something_else_is_not_overwritten_by_observing(upstream
     assert file.read_text() == "precious"
 
 
-async def test_one_address_beyond_loopback_gets_half_of_the_connections(start: Start) -> None:
-    beyond = own_address()
-    proxy = await start(
-        listen=("0.0.0.0:0",),
-        limits={"connections": 4},
-        access={"expose": True, "allow_clients": ["0.0.0.0/0"]},
-    )
-    greedy = [await proxy.connect(host=beyond) for _ in range(3)]
-    for client in greedy[:2]:
-        assert (await client.ask("GET", "/api/x")).status == 200
-    assert (await greedy[2].response()).code == "overloaded"
-    neighbour = await proxy.connect()
-    assert (await neighbour.ask("GET", "/api/x")).status == 200
-
-
-async def test_slow_heads_by_the_hundred_do_not_keep_others_out(start: Start) -> None:
-    proxy = await start(limits={"connections": 5})
-    slow = [await proxy.connect() for _ in range(100)]
-    for client in slow:
-        with suppress(OSError):  # it was ended already
-            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-A: ")
-    for _ in range(3):
-        assert (await ask(proxy, "GET", "/api/x")).status == 200
-
-
 async def test_the_process_leaves_no_core(upstream: Upstream, tmp_path: Path) -> None:
     async with proxy_process(upstream, tmp_path) as proxy:
         limits = (Path("/proc") / str(proxy.process.pid) / "limits").read_text()
@@ -340,7 +284,7 @@ async def test_the_process_leaves_no_core(upstream: Upstream, tmp_path: Path) ->
 
 
 async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certificates(
-    start: Start, upstream: Upstream, tmp_path: Path
+    start: StartProxy, upstream: Upstream, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
     authority.server("proxy.example")
@@ -354,18 +298,8 @@ async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certifica
     assert upstream.calls == []
 
 
-async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_computer(start: Start) -> None:
+async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_computer(start: StartProxy) -> None:
     beyond = own_address()
     proxy = await start(listen=(f"{beyond}:0",), access={"expose": True, "allow_clients": ["198.51.100.0/24"]})
     reachable = proxy.settings.model_copy(update={"listen": (f"{beyond}:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
-
-
-def own_address() -> str:
-    """An address of this machine that is not loopback; the test is skipped where there is none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; it only asks for the route
-        except OSError:
-            pytest.skip("this machine has no address beyond loopback")
-        return str(probe.getsockname()[0])

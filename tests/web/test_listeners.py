@@ -8,6 +8,7 @@ import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.web.admission import access_rules, peer_of
+from krebit_proxy.web.handshake import Accepting, Handshake
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.tls import server_context
 from tests.fakes.certificates import Authority
@@ -43,11 +45,32 @@ class Greeter(asyncio.Protocol):
         transport.write_eof() if transport.can_write_eof() else transport.close()
 
 
+class Greeters:
+    """Makes a greeter for each caller, of whom there are never too many."""
+
+    draining = False
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+
+    def __call__(self) -> Greeter:
+        return Greeter(self.rules)
+
+    def opened(self, connection: Handshake) -> bool:
+        return True
+
+    def closed(self, connection: Handshake) -> None:
+        pass
+
+
 @asynccontextmanager
 async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterator[Listeners]:
     listeners = open_listeners(settings)
+    greeters, tls = Greeters(rules or Rules()), server_context(settings)
     try:
-        servers = await listeners.serve(lambda: Greeter(rules or Rules()), server_context(settings))
+        servers = await listeners.serve(
+            greeters, partial(Accepting, door=greeters, tls=tls, patience=30) if tls else None
+        )
         yield listeners
         for server in servers:
             server.close()

@@ -1,0 +1,131 @@
+"""TLS handshakes of callers, which count against the limits of connections from the first moment on.
+
+An event loop that accepts for us tells of a connection when its handshake is over. So whoever never sends one would
+hold a connection that nobody counts, and nothing but a minute's timeout ends.
+"""
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from krebit_proxy.core.rules import Rules
+from krebit_proxy.tasks import spawn
+
+_PAUSE: Final = 1.0  # seconds after the system had no descriptor or memory left for a connection
+_log: Final = structlog.get_logger()
+
+
+class Door(Protocol):
+    """What counts connections and makes their protocols: the server."""
+
+    rules: Rules
+    draining: bool
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """A protocol for one connection."""
+
+    def opened(self, connection: "Handshake", /) -> bool:
+        """A caller connected. False: there is no room for it."""
+
+    def closed(self, connection: "Handshake", /) -> None:
+        """It is gone, or goes on as a connection of its own."""
+
+
+class Accepting:
+    """Takes callers from a listening socket from now on, and has each begin with a handshake."""
+
+    def __init__(self, sock: socket.socket, door: Door, tls: ssl.SSLContext, patience: float) -> None:
+        """`patience`: seconds that a handshake may take."""
+        self._sock = sock
+        self._door = door
+        self._tls = tls
+        self._patience = patience
+        self._task = spawn(self._accept(), name="accept")
+
+    def close(self) -> None:
+        """Takes no more."""
+        self._task.cancel()
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = await asyncio.get_running_loop().sock_accept(self._sock)
+            except OSError as error:
+                _log.warning("connection.not_accepted", reason=error.strerror)
+                await asyncio.sleep(_PAUSE)
+            else:
+                Handshake(caller, self._door).begin(self._tls, self._patience)
+
+
+class Handshake(asyncio.Protocol):
+    """A connection until it is encrypted. To the server it is one whose first head takes its time."""
+
+    is_idle = False
+    is_slow = True
+
+    def __init__(self, sock: socket.socket, door: Door) -> None:
+        self._sock = sock
+        self._door = door
+        self._over = False
+        try:
+            remote, local = sock.getpeername()[0], sock.getsockname()[0]
+        except OSError:  # it left at once
+            remote = local = "::"
+        self.peer = door.rules.peer(remote, local, scheme=b"https")
+        self.idle_since = asyncio.get_running_loop().time()
+        self.closing = False
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self, tls: ssl.SSLContext, patience: float) -> None:
+        """Encrypts the connection within `patience` seconds, if there is room for it."""
+        if self._door.opened(self):
+            self.task = spawn(self._encrypt(tls, patience), name="TLS handshake")
+        else:
+            self._end("all connections are busy")
+            self._sock.close()
+
+    async def _encrypt(self, tls: ssl.SSLContext, patience: float) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
+            )
+        except OSError as error:
+            if not self._over:
+                self._end("it made room" if self.closing else f"no TLS: {type(error).__name__}")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is encrypted, and goes on with a protocol of the server."""
+        self._over = True
+        self._door.closed(self)
+        if self._door.draining:
+            transport.close()
+            return
+        protocol = self._door()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+    def _end(self, reason: str) -> None:
+        self._over = True
+        self._door.closed(self)
+        _log.info("connection.refused", reason=reason, peer=self.peer.address)
+
+    # What the server asks of a connection
+
+    def make_room(self) -> None:
+        """Ends it for the sake of another caller."""
+        self.closing = True
+        with suppress(OSError):  # it is gone already
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    close = make_room
+
+    def cut(self, *, silent: bool) -> None:  # noqa: ARG002 -- nothing was sent that could look complete
+        """Ends it."""
+        self.make_room()
+
+    def check(self, now: float) -> None:
+        """The event loop looks after its time."""

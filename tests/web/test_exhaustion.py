@@ -1,0 +1,110 @@
+"""Callers that use up what there is, slowly or greedily: others still get through, and memory stays bounded."""
+
+import socket
+from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
+from tests.fakes.proxy import StartProxy, proxy_process
+from tests.fakes.upstream import Upstream
+from tests.fakes.waiting import eventually
+
+
+async def test_one_address_beyond_loopback_gets_half_of_the_connections(start: StartProxy) -> None:
+    beyond = own_address()
+    proxy = await start(
+        listen=("0.0.0.0:0",),
+        limits={"connections": 4},
+        access={"expose": True, "allow_clients": ["0.0.0.0/0"]},
+    )
+    greedy = [await proxy.connect(host=beyond) for _ in range(3)]
+    for client in greedy[:2]:
+        assert (await client.ask("GET", "/api/x")).status == 200
+    assert (await greedy[2].response()).code == "overloaded"
+    neighbour = await proxy.connect()
+    assert (await neighbour.ask("GET", "/api/x")).status == 200
+
+
+async def test_slow_heads_by_the_hundred_do_not_keep_others_out(start: StartProxy) -> None:
+    proxy = await start(limits={"connections": 5})
+    slow = [await proxy.connect() for _ in range(100)]
+    for client in slow:
+        with suppress(OSError):  # it was ended already
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+    for _ in range(3):
+        assert (await ask(proxy, "GET", "/api/x")).status == 200
+
+
+async def test_a_burst_of_callers_finds_room_to_wait(start: StartProxy) -> None:
+    proxy = await start()
+    with ExitStack() as stack:
+        for _ in range(200):  # while nothing is accepted: the proxy shares the thread of this test
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), timeout=0.5))
+
+
+async def test_handshakes_that_never_come_by_the_hundred_do_not_keep_others_out(
+    start: StartProxy, tmp_path: Path
+) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(limits={"connections": 5}, **tls)
+    silent = [await proxy.connect() for _ in range(100)]
+    for _ in range(3):
+        assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+    ended = proxy.events("connection.refused")
+    assert {(event["reason"], event["peer"]) for event in ended} == {("it made room", "127.0.0.1")}
+    assert len(ended) >= len(silent) - 5
+
+
+async def test_a_handshake_that_never_comes_is_ended_and_told_of(start: StartProxy, tmp_path: Path) -> None:
+    tls, _ = speaking_tls(tmp_path)
+    proxy = await start(limits={"header_timeout": 0.1}, **tls)
+    assert (await (await proxy.connect()).rest()).got == b""
+    garbage = await proxy.connect()
+    await garbage.send(b"GET / HTTP/1.1\r\n\r\n")
+    await garbage.rest()
+    await eventually(lambda: len(proxy.events("connection.refused")) == 2)
+    assert all(event["reason"].startswith("no TLS: ") for event in proxy.events("connection.refused"))
+
+
+async def test_the_share_of_one_address_counts_its_handshakes(start: StartProxy, tmp_path: Path) -> None:
+    beyond = own_address()
+    tls, context = speaking_tls(tmp_path)
+    access = {"expose": True, "allow_clients": ["0.0.0.0/0"]}
+    proxy = await start(listen=("0.0.0.0:0",), limits={"connections": 4}, access=access, **tls)
+    greedy = [await proxy.connect(host=beyond) for _ in range(3)]
+    assert (await greedy[2].rest()).got == b""
+    await eventually(lambda: proxy.events("connection.refused"))
+    assert [event["reason"] for event in proxy.events("connection.refused")] == ["all connections are busy"]
+    assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+@pytest.mark.parametrize(("attack", "each"), [("handshakes", 120 << 10), ("heads", 60 << 10), ("contents", 120 << 10)])
+async def test_memory_is_bounded_however_many_callers_are_slow(
+    upstream: Upstream, tmp_path: Path, attack: str, each: int
+) -> None:
+    """400 callers come where 100 may be; what all of them take, seen from outside, is less than `each` for 100."""
+    tls, context = speaking_tls(tmp_path) if attack == "handshakes" else ({}, None)
+    first = {
+        "handshakes": b"\x16\x03\x01\x02\x00\x01",
+        "heads": b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 15_000,
+        "contents": b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n" + b"x" * 50_000,
+    }[attack]
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxy_process(upstream, tmp_path, limits={"connections": 100}, **tls))
+        before = proxy.memory()
+        for _ in range(400):
+            client = await proxy.connect()
+            stack.callback(client.close)
+            with suppress(OSError):  # it was ended already
+                await client.send(first)
+        if context is not None:
+            assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+        else:
+            last = await proxy.connect()
+            stack.callback(last.close)
+            # Who is being answered is not ended for the sake of others, who are told so.
+            assert (await last.ask("GET", "/api/x")).status == (503 if attack == "contents" else 200)
+        assert proxy.memory() - before < 100 * each
