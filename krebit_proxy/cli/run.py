@@ -11,6 +11,7 @@ import click
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
 
 _PR_SET_DUMPABLE: Final = 4  # of prctl(2)
+_OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     _leave_no_core()
     settings = invocation.settings()
     log.configure(settings.log)
+    _have_descriptors_for(settings.limits.connections)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, observe))
 
@@ -56,6 +58,24 @@ def _leave_no_core() -> None:
         # The limit does not keep a core from a program that the system pipes it to; this does. It also closes memory
         # and environment to other processes of the same user.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _have_descriptors_for(connections: int) -> None:
+    """Sees that the system lets this process open all that it may need. Without one, not even the grant is stored."""
+    import structlog  # noqa: PLC0415
+
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    wanted = 2 * connections + _OTHER_FILES  # a caller's and the upstream's for each
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        hint = "raise the limit of open files (ulimit -n), or lower limits.connections"
+        structlog.get_logger().warning("limits.few_descriptors", has=hard, wants=wanted, hint=hint)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":

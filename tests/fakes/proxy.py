@@ -146,8 +146,10 @@ class ProxyProcess:
 
 
 @asynccontextmanager
-async def proxy_process(upstream: Upstream, folder: Path, /, **overrides: Any) -> AsyncIterator[ProxyProcess]:
-    """Starts the command with a config file and waits until it listens."""
+async def proxy_process(
+    upstream: Upstream, folder: Path, /, *, before: Callable[[], None] | None = None, **overrides: Any
+) -> AsyncIterator[ProxyProcess]:
+    """Starts the command with a config file and waits until it listens. `before` runs in the process before it."""
     await store_grant(settings_of(upstream.url, folder, **overrides))
     config = {
         "organization": ORGANIZATION,
@@ -159,12 +161,14 @@ async def proxy_process(upstream: Upstream, folder: Path, /, **overrides: Any) -
         **overrides,
     }
     config["upstream"] = {"url": upstream.url, **overrides.get("upstream", {})}
-    async with running_command(config, folder) as running:
+    async with running_command(config, folder, before=before) as running:
         yield running
 
 
 @asynccontextmanager
-async def running_command(config: dict[str, Any], folder: Path) -> AsyncIterator[ProxyProcess]:
+async def running_command(
+    config: dict[str, Any], folder: Path, *, before: Callable[[], None] | None = None
+) -> AsyncIterator[ProxyProcess]:
     """`krebit-proxy run` with these settings, as a config file in `folder`, once it listens."""
     file = folder / "config.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
@@ -173,6 +177,7 @@ async def running_command(config: dict[str, Any], folder: Path) -> AsyncIterator
     with log_file.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "krebit_proxy", "run", "--config", str(file), stdout=output, stderr=output,
+            preexec_fn=before,
             env={name: value for name, value in os.environ.items() if not name.startswith("KREBIT_PROXY_")},
         )  # fmt: skip
     try:

@@ -1,5 +1,7 @@
 """Callers that use up what there is, slowly or greedily: others still get through, and memory stays bounded."""
 
+import re
+import resource
 import socket
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
@@ -108,3 +110,16 @@ async def test_memory_is_bounded_however_many_callers_are_slow(
             # Who is being answered is not ended for the sake of others, who are told so.
             assert (await last.ask("GET", "/api/x")).status == (503 if attack == "contents" else 200)
         assert proxy.memory() - before < 100 * each
+
+
+@pytest.mark.parametrize(("hard", "soft", "told"), [(4096, 2 * 1000 + 128, False), (512, 512, True)])
+async def test_a_process_has_descriptors_for_all_its_connections_or_says_so(
+    upstream: Upstream, tmp_path: Path, hard: int, soft: int, told: bool
+) -> None:
+    def narrow() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
+    async with proxy_process(upstream, tmp_path, before=narrow) as proxy:
+        limits = (Path("/proc") / str(proxy.process.pid) / "limits").read_text()
+        assert ("limits.few_descriptors" in proxy.log_file.read_text()) is told
+    assert re.search(rf"Max open files +{soft} +{hard} ", limits)
