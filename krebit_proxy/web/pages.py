@@ -29,6 +29,8 @@ _PROTECTION: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# For what is no page: redirects, and answers for programs.
+BARE: Final = _PROTECTION | {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 _AUTHORITY: Final = re.compile(r"[A-Za-z0-9.:\[\]-]+")
 
 
@@ -71,11 +73,7 @@ def see_other(location: str, cookies: Iterable[str] = ()) -> web.Response:
         location: one of our own pages, or the authorization endpoint; never what a caller asked for.
         cookies: values of Set-Cookie fields.
     """
-    fields = _PROTECTION | {
-        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-        "Location": location,
-    }
-    response = web.Response(status=303, headers=fields)
+    response = web.Response(status=303, headers=BARE | {"Location": location})
     response.headers.extend(("Set-Cookie", cookie) for cookie in cookies)
     return response
 

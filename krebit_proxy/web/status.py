@@ -11,7 +11,7 @@ from krebit_proxy.core.outlook import GrantStatus
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES, SETUP_CODES
 from krebit_proxy.metrics import CONTENT_TYPE, Metrics
-from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page
+from krebit_proxy.web.pages import BARE, Page, allow, example_call, origin_seen, page
 
 
 class StatusPages:
@@ -37,7 +37,7 @@ class StatusPages:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
         if wants_json(request):
-            return web.json_response(self._document(status, request), headers={"Cache-Control": "no-store"})
+            return web.json_response(self._document(status, request), headers=BARE)
         access = self._settings.access
         return page(
             "status.html",
@@ -63,18 +63,18 @@ class StatusPages:
 
     async def _healthz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
-        return web.json_response({"status": "ok", "run": self._run}, headers={"Cache-Control": "no-store"})
+        return web.json_response({"status": "ok", "run": self._run}, headers=BARE)
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
         code = 200 if status.ready else 503
-        return web.json_response(_facts(status), status=code, headers={"Cache-Control": "no-store"})
+        return web.json_response(_facts(status), status=code, headers=BARE)
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
-        fields = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
-        return web.Response(body=self._metrics.render(self._credentials.status()), headers=fields)
+        text = self._metrics.render(self._credentials.status())
+        return web.Response(body=text, headers=BARE | {"Content-Type": CONTENT_TYPE})
 
 
 def wants_json(request: web.BaseRequest) -> bool:

@@ -37,6 +37,17 @@ async def test_every_page_is_kept_to_itself(site: Site, path: str) -> None:
     assert "unsafe" not in policy
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/setup"])
+async def test_what_is_told_to_programs_is_kept_to_itself_too(site: Site, path: str) -> None:
+    headers = (await site.ask(path, fields={"Accept": "application/json"})).headers
+
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
 async def test_no_page_has_a_script_or_anything_from_elsewhere(site: Site) -> None:
     for path in ("/", "/setup/paste", "/setup/callback"):
         text = (await site.ask(path)).text
