@@ -18,6 +18,7 @@ from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HALF, HANG, RESET, AuthorizationServer
+from tests.fakes.waiting import eventually
 
 
 def settings_for(server: AuthorizationServer, folder: Path, *, revocation: bool = False) -> Settings:
@@ -99,6 +100,36 @@ async def test_an_expired_token_is_renewed_once_for_a_thousand_callers(
         "client_id": "app",
         "client_secret": "s3cret",
     }
+
+
+@pytest.mark.parametrize(
+    ("fault", "requests"),
+    [
+        (HANG, 1),
+        (RESET, 2),
+        (HALF, 2),
+        ((500, "oops", {}), 2),
+        ((200, "<html>", {}), 2),
+        ((429, "", {"Retry-After": "1"}), 2),
+    ],
+)
+async def test_a_storm_of_callers_costs_no_more_requests_than_one(
+    server: AuthorizationServer, tmp_path: Path, fault: object, requests: int
+) -> None:
+    await stored(tmp_path, tokens(left=3000))
+    server.script.append(fault)
+    async with started(settings_for(server, tmp_path), tmp_path) as credentials:
+        storm = [asyncio.ensure_future(credentials.bearer(rejected=1)) for _ in range(1000)]
+        await server.asked(1)
+        storm += [asyncio.ensure_future(credentials.bearer(rejected=1)) for _ in range(1000)]
+        server.release()
+        told = await asyncio.gather(*storm, return_exceptions=True)
+        refused = {answer.retry_after for answer in told if isinstance(answer, Refused)}
+        assert refused <= {1}  # by a server that asks for patience
+        await asyncio.sleep(1 if refused else 0)
+
+        assert (await credentials.bearer(rejected=1)).field == b"Bearer access-2"
+    assert len(server.requests) == requests
 
 
 async def test_a_thousand_late_401s_cause_one_refresh(server: AuthorizationServer, tmp_path: Path) -> None:
@@ -326,6 +357,28 @@ async def test_who_lost_the_lock_leaves_the_intent_of_another_alone(
 
     assert kept is not None
     assert kept.intent == Intent(1.0, "abcdef01", "elsewhere/1")
+
+
+async def test_a_damaged_grant_is_told_of_and_kept_and_who_has_it_in_memory_goes_on(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    await stored(tmp_path, tokens(left=3000))
+    [file] = (tmp_path / "grant").glob("*.json")
+    async with started(settings_for(server, tmp_path), tmp_path) as running:
+        file.write_text("{")
+        await eventually(lambda: running.status().store_error)  # at its next look
+        assert running.current() is not None
+        assert running.status().ready
+        async with started(settings_for(server, tmp_path), tmp_path) as new:
+            with pytest.raises(Refused) as refused:
+                await new.bearer()
+        with pytest.raises(Refused):
+            await running.bearer(rejected=1)  # nothing is spent on a store that cannot be read
+
+    assert refused.value.code == "misconfigured"
+    assert f"{file} is damaged" in refused.value.detail
+    assert file.read_text() == "{"
+    assert server.requests == []
 
 
 async def test_without_a_refresh_token_the_end_is_said_plainly(server: AuthorizationServer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,13 +89,11 @@ class Fleet:
 
     async def everywhere(self, holds: Callable[[int, Any], bool]) -> None:
         """Returns once every member's /readyz is as it should be, by its status and its document."""
-
-        async def waits(member: Member) -> None:
-            while not holds(*await self.get(member, "/readyz")):  # noqa: ASYNC110  it is another process
+        end = time.monotonic() + DEADLINE
+        for member in self.members:
+            while not holds(*(told := await self.get(member, "/readyz"))):
+                assert time.monotonic() < end, f"{member.url} still says {told}"
                 await asyncio.sleep(0.02)
-
-        async with asyncio.timeout(DEADLINE):
-            await asyncio.gather(*(waits(member) for member in self.members))
 
 
 @asynccontextmanager

@@ -150,15 +150,23 @@ async def test_no_call_fails_while_proxies_are_killed_and_the_database_restarts(
     assert done.generations <= done.token_requests <= done.generations + kills
 
 
-async def test_a_setup_and_a_logout_are_seen_by_every_proxy(site: Site, tmp_path: Path) -> None:
-    settings = site.settings(site.place)
-    async with fleet(settings, tmp_path, 3) as proxies:
-        command = tmp_path / "proxy-0"  # where the settings are
+async def test_a_setup_and_a_logout_are_seen_by_every_proxy_and_interrupt_nobody(site: Site, tmp_path: Path) -> None:
+    async with fleet(site.settings(site.place), tmp_path, 3) as proxies:
+        folder = tmp_path / "proxy-0"  # where settings are
         await proxies.everywhere(lambda _, told: told["code"] == "setup_required")
-        async with running("setup", "--no-browser", folder=command) as setup, Visitor() as visitor:
-            link = next(line for line in (await setup.until("Address: ")).splitlines() if "response_type" in line)
-            setup.type(await visitor.consent(link.strip(), "allow"))
-            assert (await setup.finished()).status == 0
-        await proxies.everywhere(lambda status, _: status == 200)
-        assert (await run("logout", folder=command)).status == 0
+        await set_up(folder)
+        await proxies.everywhere(lambda status, told: (status, told["generation"]) == (200, 1))
+        async with proxies.under_load():
+            await set_up(folder)
+            await proxies.everywhere(lambda status, told: (status, told["generation"]) == (200, 2))
+        assert set(proxies.results) == {200}
+        assert (await run("logout", folder=folder)).status == 0
         await proxies.everywhere(lambda _, told: told["code"] == "setup_required")
+
+
+async def set_up(folder: Path) -> None:
+    """A person authorizes with a command of its own."""
+    async with running("setup", "--no-browser", folder=folder) as setup, Visitor() as visitor:
+        link = next(line for line in (await setup.until("Address: ")).splitlines() if "response_type" in line)
+        setup.type(await visitor.consent(link.strip(), "allow"))
+        assert (await setup.finished()).status == 0
