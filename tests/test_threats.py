@@ -61,6 +61,7 @@ THREATS: Final = {
         "Unix sockets are private and safely replaced, localhost is taken on both families or not at all.",
         [
             "web/test_listeners.py::test_a_unix_socket_is_private_and_knows_its_peer",
+            "web/test_listeners.py::test_a_unix_peer_that_the_system_does_not_tell_of_is_refused_where_a_rule_asks_who_it_is",
             "web/test_listeners.py::test_a_file_in_the_place_of_the_socket_is_not_removed",
             "web/test_listeners.py::test_a_folder_that_everybody_may_write_to_is_refused",
             "web/test_listeners.py::test_localhost_is_refused_when_another_program_has_one_of_them",
@@ -73,6 +74,7 @@ THREATS: Final = {
             "core/test_admission.py::test_a_required_field_must_be_there",
             "core/test_admission.py::test_without_a_valid_key_nothing_passes",
             "web/test_door.py::test_keys_let_named_callers_in_and_stay_here",
+            "web/test_door.py::test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more",
         ],
     ),
     8: (
@@ -89,6 +91,7 @@ THREATS: Final = {
         "Setup is open only while needed, and from elsewhere with a one-time key only.",
         [
             "web/test_setup.py::test_from_another_computer_setup_needs_a_key_which_works_once",
+            "web/test_setup.py::test_a_key_that_was_used_stays_used_after_a_restart",
             "web/test_setup.py::test_setup_that_is_done_says_how_to_open_it_again",
             "web/test_setup.py::test_a_new_attempt_ends_the_older_one",
         ],
@@ -131,11 +134,15 @@ THREATS: Final = {
     ),
     14: (
         "Tokens, keys and codes end up in logs.",
-        "Secrets do not print, queries and fields are not logged, nothing breaks out of its line; no core is dumped.",
+        "Secrets do not print, queries and fields are not logged, nothing breaks out of its line; no core is dumped, and "
+        "no program that is started inherits a secret.",
         [
             "core/test_secret.py::test_no_way_to_text_shows_it",
             "test_log.py::test_control_characters_are_escaped",
             "test_secrets_never_leak.py::test_bad_requests",
+            "test_secrets_of_a_process.py::test_nothing_that_anybody_sees_holds_a_secret",
+            "test_secrets_of_a_process.py::test_the_browser_that_setup_opens_inherits_no_secret",
+            "test_secrets_of_a_process.py::test_neither_a_core_nor_other_processes_get_at_the_memory",
             "web/test_door.py::test_the_process_leaves_no_core",
         ],
     ),
@@ -192,15 +199,22 @@ THREATS: Final = {
         "They hold no token, and the Host and Origin rules are theirs too.",
         [
             "web/test_status.py::test_no_page_shows_a_token_or_the_client_secret",
+            "web/test_pages.py::test_what_is_told_to_programs_is_kept_to_itself_too",
             "web/test_door.py::test_what_is_refused_is_told_and_never_reaches_the_upstream",
         ],
     ),
     21: (
-        "Slow or greedy callers use up connections.",
-        "Idle and slow ones make room; one address beyond loopback gets a share.",
+        "Slow or greedy callers use up connections, memory or descriptors.",
+        "Idle and slow ones make room, TLS handshakes too; one place beyond loopback gets a share.",
         [
             "web/test_exhaustion.py::test_slow_heads_by_the_hundred_do_not_keep_others_out",
+            "web/test_exhaustion.py::test_handshakes_that_never_come_by_the_hundred_do_not_keep_others_out",
             "web/test_exhaustion.py::test_one_address_beyond_loopback_gets_half_of_the_connections",
+            "web/test_exhaustion.py::test_the_share_of_one_address_counts_its_handshakes",
+            "web/test_exhaustion.py::test_memory_is_bounded_however_many_callers_are_slow",
+            "web/test_exhaustion.py::test_a_process_has_descriptors_for_all_its_connections_or_says_so",
+            "core/test_rules.py::test_one_place_is_an_ipv4_address_or_an_ipv6_network",
+            "http/test_limits.py::test_many_slow_callers_do_not_keep_others_out",
         ],
     ),
 }

@@ -33,7 +33,8 @@ class Peer:
     """The other end of one connection.
 
     `caller` is who it is while no key says more; `here` whether it is on this computer, by whatever address;
-    `address` its IP address; `local` our address as a Host.
+    `address` its IP address; `site` what counts as one place, with a share of the connections; `local` our address as
+    a Host.
     """
 
     caller: Caller
@@ -44,6 +45,7 @@ class Peer:
     local: bytes = b""
     scheme: bytes = b"http"
     address: str = ""
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Rules:
             local=host.encode(),
             scheme=scheme,
             address=str(remote),
+            site=_site(remote),
         )
 
     def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:
@@ -193,6 +196,12 @@ def _allowance(methods: Sequence[str], paths: Sequence[str], callers: Sequence[s
             problems.append(f"access.allow: {path}: {error}")
     text = f"{' '.join(methods) or 'any method'} on {' '.join(paths) or 'any path'}"
     return Allowance(text, frozenset(callers), frozenset(named), tuple(patterns))
+
+
+def _site(address: IPv4Address | IPv6Address) -> str:
+    """An IPv4 address; of an IPv6 address its network, in which whoever is there has as many as he likes."""
+    # RFC 4291, 2.5.1: "Interface IDs are required to be 64 bits long".
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

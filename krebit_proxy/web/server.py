@@ -100,7 +100,7 @@ class Server(web.Server):
             self._look_around()
         limit = self.settings.limits.connections
         peer = connection.peer
-        if not peer.loopback and sum(other.peer.address == peer.address for other in self._open) > limit // 2:
+        if not peer.loopback and sum(other.peer.site == peer.site for other in self._open) > limit // 2:
             return False
         if len(self._open) <= limit:
             return True

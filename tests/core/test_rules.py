@@ -66,10 +66,17 @@ def test_without_networks_every_tcp_peer_is_let_in() -> None:
         local=b"192.0.2.2",
         scheme=b"https",
         address="192.0.2.1",
+        site="192.0.2.1",
     )
     assert Rules().peer("::1", "::1") == Peer(
-        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1"
+        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="::/64"
     )
+
+
+def test_one_place_is_an_ipv4_address_or_an_ipv6_network() -> None:
+    addresses = ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1")
+    sites = [Rules().peer(address, "::1").site for address in addresses]
+    assert sites == ["192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::/64", "2001:db8::/64", "2001:db8:0:1::/64"]
 
 
 def test_a_peer_that_calls_from_our_own_address_is_on_this_computer() -> None:
