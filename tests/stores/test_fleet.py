@@ -169,4 +169,5 @@ async def set_up(folder: Path) -> None:
     async with running("setup", "--no-browser", folder=folder) as setup, Visitor() as visitor:
         link = next(line for line in (await setup.until("Address: ")).splitlines() if "response_type" in line)
         setup.type(await visitor.consent(link.strip(), "allow"))
-        assert (await setup.finished()).status == 0
+        done = await setup.finished()
+        assert done.status == 0, done.err
