@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from krebit_proxy.cli import COMMANDS
 from krebit_proxy.config import load
+from krebit_proxy.stores.sealing import new_key
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -125,6 +126,17 @@ class TestTheUnit:
         settings = load(None, filled | {"KREBIT_PROXY_ORGANIZATION": "acme", "KREBIT_PROXY_CLIENT_ID": "abc"})
 
         assert settings.store == f"file:{STATE}/grant"
+
+    def test_the_key_that_it_can_pass_is_found(self, tmp_path: Path) -> None:
+        credential = re.search(r"^#LoadCredentialEncrypted=([^:]+):", UNIT, re.MULTILINE)
+        assert credential
+        key = tmp_path / credential[1]
+        key.touch(0o600)
+        key.write_text(new_key())
+        environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "KREBIT_PROXY_CLIENT_SECRET": "s3cret"}
+        settings = load(None, environ | {"KREBIT_PROXY_ORGANIZATION": "acme", "KREBIT_PROXY_CLIENT_ID": "abc"})
+
+        assert settings.encryption_key_file == key
 
     def test_starts_a_command_that_exists(self) -> None:
         started = re.search(r"^ExecStart=/opt/krebit-proxy/bin/krebit-proxy (\w+) ", UNIT, re.MULTILINE)
