@@ -134,7 +134,7 @@ THREATS: Final = {
     ),
     14: (
         "Tokens, keys and codes end up in logs.",
-        "Secrets do not print, queries are not logged, nothing leaves its line; no core is dumped, no child inherits any.",
+        "Secrets do not print, queries are not logged, nothing leaves its line; no core and no child gets any.",
         [
             "core/test_secret.py::test_no_way_to_text_shows_it",
             "test_log.py::test_control_characters_are_escaped",

@@ -256,6 +256,16 @@ async def test_the_browser_that_brought_a_key_may_try_again_and_no_other_may(sit
     assert done.location == "/setup/done"
 
 
+async def test_the_browser_that_brought_a_key_may_not_try_for_longer_than_the_key_is_good(site: Site) -> None:
+    one_time = key(site, age=KEY_LIFETIME - 2)  # a second is left, or two
+    first = await site.start(f"/setup?key={one_time}", fields=FRONT_PROXY)
+    async with asyncio.timeout(10):
+        while (again := await site.start(fields=FRONT_PROXY)).status == 303:  # noqa: ASYNC110 -- by the wall clock
+            await asyncio.sleep(0.05)
+
+    assert (first.status, again.status) == (303, 403)
+
+
 # Coming back
 
 
