@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
 import ssl
 import stat
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -220,6 +222,45 @@ def test_a_socket_that_an_earlier_run_left_is_replaced(tmp_path: Path) -> None:
     listeners = open_listeners(settings(f"unix:{path}"))
     listeners.close()
     assert not path.exists()
+
+
+def test_a_unix_socket_is_not_open_to_others_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: list[int] = []
+    chmod = Path.chmod
+
+    def looking(path: Path, mode: int) -> None:
+        before.append(mode_of(path))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", looking)
+    open_listeners(settings(f"unix:{tmp_path}/s?mode=0660")).close()
+    assert before == [0o600]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_socket_of_another_user_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    os.chown(path, 65534, -1)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        open_listeners(settings(f"unix:{path}"))
+    assert path.exists()
+
+
+def test_one_start_waits_while_another_looks_at_the_folder(tmp_path: Path) -> None:
+    opened: list[Listeners] = []
+    start = threading.Thread(target=lambda: opened.append(open_listeners(settings(f"unix:{tmp_path}/s"))))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        start.start()
+        start.join(0.2)
+        assert not (tmp_path / "s").exists()
+    finally:
+        os.close(folder)
+        start.join()
+    opened[0].close()
 
 
 def test_a_socket_that_another_program_listens_on_is_not(tmp_path: Path) -> None:
