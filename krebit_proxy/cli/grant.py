@@ -12,6 +12,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,12 +38,15 @@ def grant() -> None:
 @common_options
 @pass_invocation
 def export(invocation: Invocation, address: str) -> None:
-    """Print the grant, sealed to ADDRESS, and forget it here: two who hold one grant would spend it twice."""
+    """Print the grant, and forget it here.
+
+    It is sealed to ADDRESS. It is forgotten since two who hold one grant would spend it twice.
+    """
     from krebit_proxy.cli.envelope import seal  # noqa: PLC0415
 
     def pack(found: "Grant") -> str:
         if found.verdict is not None:
-            raise click.ClickException("this grant was refused; authorize anew with krebit-proxy setup")
+            raise ProxyError("this grant was refused", hint="authorize anew with: krebit-proxy setup")
         return seal(found, address)
 
     try:
@@ -58,9 +62,10 @@ def export(invocation: Invocation, address: str) -> None:
 @common_options
 @pass_invocation
 def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
-    """Take a grant in: what `krebit-proxy grant export` prints elsewhere, or a refresh token.
+    """Take a grant in from elsewhere.
 
-    A refresh token is tried at once, and what comes back is stored. From then on the other program must not use it.
+    It asks for what `krebit-proxy grant export` prints there, or takes the refresh token of another program. Such a
+    token is tried at once, and what comes back is stored. From then on the other program must not use it.
     """
     from krebit_proxy.core.secret import Secret  # noqa: PLC0415
 
@@ -134,7 +139,7 @@ async def _require_room(settings: "Settings") -> None:
 
 def _check_room(found: "Grant | None") -> None:
     if found is not None and found.tokens is not None:
-        raise click.ClickException("there is a grant already; forget it first with krebit-proxy logout")
+        raise ProxyError("there is a grant already", hint="forget it first with: krebit-proxy logout")
 
 
 async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
@@ -156,7 +161,7 @@ async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str
     async with _locked(settings) as store:
         found = await store.read()
         if found is None or found.tokens is None:
-            raise click.ClickException("there is no grant here; authorize first with krebit-proxy setup")
+            raise ProxyError("there is no grant here", hint="authorize first with: krebit-proxy setup")
         packed = pack(found)
         forgotten = Grant(
             found.generation + 1, settings.organization, settings.client_id, None, authorized_at=time.time()

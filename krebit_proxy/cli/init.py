@@ -20,7 +20,9 @@ _DEFAULT_LISTEN: Final = "localhost:8321"
 @click.option("--client-id", metavar="ID", help="Of the app at /developer/my-apps.")
 @click.option("--client-secret-file", type=click.Path(path_type=Path), metavar="PATH",
               help="A file that holds the client secret; without it the secret is asked for.")  # fmt: skip
-@click.option("--redirect-uri", metavar="URI", help="As registered with the app.")
+@click.option(
+    "--redirect-uri", metavar="URI", help="As registered with the app.  [default: http://localhost:PORT/setup/callback]"
+)
 @click.option("--listen", metavar="ADDRESS", default=_DEFAULT_LISTEN, show_default=True, help="Where to listen.")
 @common_options
 @pass_invocation

@@ -28,7 +28,9 @@ def key() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @common_options
 def new(file: Path | None) -> None:
-    """Make a key, and print it, or write it to a new FILE that only you can read.
+    """Make a key.
+
+    It is printed, or written to a new FILE that only you can read.
 
     Give a copy of FILE to each machine that shares the grant, and keep one in a safe place: without it nobody can read
     the grant again. Losing it costs no more than a new authorization.
@@ -49,7 +51,9 @@ def new(file: Path | None) -> None:
 @common_options
 @pass_invocation
 def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
-    """Put a new key first into encryption_key_file, and seal the grant with it. The old keys stay below.
+    """Put a new key first, and seal the grant with it.
+
+    The old keys stay below it in encryption_key_file.
 
     Where machines share the grant, all must know the new key before one uses it. So write it as the last line into the
     file of each machine (`krebit-proxy key new >> FILE`, once, then copy that line), then move it to the top in each

@@ -77,9 +77,13 @@ async def _serve(stand_in: Sandbox) -> None:
     except OSError as error:
         raise _explained(error, stand_in.options.port) from error
     try:
-        terminal.say(f"Krebit's stand-in is at {stand_in.url} (what it can do: open it in a browser)")
-        terminal.say(f"client id {stand_in.client_id}, client secret {stand_in.client_secret}")
-        terminal.say(f"redirect URI {stand_in.options.redirect_uri}")
+        terminal.say(f"Krebit's stand-in is at {stand_in.url}; open that in a browser to see what it can do.")
+        terminal.say("The settings of a proxy to it:\n")
+        terminal.say(f"    organization: {stand_in.options.organization}")
+        terminal.say(f"    client_id: {stand_in.client_id}")
+        terminal.say(f"    client_secret: {stand_in.client_secret}")
+        terminal.say(f"    redirect_uri: {stand_in.options.redirect_uri}")
+        terminal.say(f"    upstream: {{url: {stand_in.url}}}\n")
         terminal.say("Ctrl-C stops it.\n")
         await stopped.wait()
     finally:

@@ -34,7 +34,8 @@ def wait(invocation: Invocation, seconds: float) -> int:
             answer = ask(settings, "/readyz")
             if answer.status == 200:
                 return 0
-            why = (str(answer.document.get("detail", "not ready")), str(answer.document.get("hint", "")))
+            detail, hint, link = (str(answer.document.get(name) or "") for name in ("detail", "hint", "setup_url"))
+            why = (detail or "not ready", f"{hint.removesuffix('.')}: {link}" if link else hint)
         except ProxyError as error:
             why = (error.detail, error.hint)
         if time.monotonic() >= end:

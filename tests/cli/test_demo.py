@@ -1,86 +1,26 @@
 import asyncio
-import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from aiohttp import ClientSession
 
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
-from tests.fakes.waiting import DEADLINE
+from tests.fakes.command import Command, Finished, run, running, write_settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 
 
-class Program:
-    """`krebit-proxy` with some arguments, in a process of its own; standard error goes where standard output goes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.printed = ""
-
-    async def until(self, pattern: str) -> re.Match[str]:
-        """Reads what it prints until there is `pattern` in it."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(6 * DEADLINE):
-            while (match := re.search(pattern, self.printed)) is None:
-                line = await self._process.stdout.readline()
-                assert line, f"it ended without {pattern!r}:\n{self.printed}"
-                self.printed += line.decode()
-        return match
-
-    async def exit(self) -> int:
-        """Reads what is left, and gives the exit status."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(6 * DEADLINE):
-            self.printed += (await self._process.stdout.read()).decode()
-            return await self._process.wait()
-
-    async def interrupt(self) -> int:
-        """Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
-        return await self.exit()
-
-    def end(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-
-
-Start = Callable[..., Awaitable[Program]]
-
-
-@pytest.fixture
-async def program(tmp_path: Path) -> AsyncIterator[Start]:
-    running: list[Program] = []
-
-    async def start(*arguments: str) -> Program:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "krebit_proxy", *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
-        )
-        running.append(Program(process))
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.end()
-        await one.exit()
-
-
-async def test_the_demo_walks_through_all_of_it_by_itself(program: Start) -> None:
-    demo = await program("demo", "--once")
-    assert await demo.exit() == 0, demo.printed
-    marks = [line[0] for line in demo.printed.splitlines()]
-    assert marks == ["\N{CHECK MARK}"] * 9, demo.printed
+async def interrupted(command: Command) -> Finished:
+    """Its end after Ctrl-C."""
+    command.process.send_signal(signal.SIGINT)
+    return await command.finished()
 
 
 async def curl(line: str) -> str:
@@ -95,63 +35,89 @@ async def curl(line: str) -> str:
         return await response.text()
 
 
-async def test_a_person_can_do_what_the_demo_says_and_sees_it_told(program: Start) -> None:
-    demo = await program("demo")
-    await demo.until("Ctrl-C stops both")
-    setup_link = (await demo.until(r"http://localhost:\d+/setup"))[0]
-    call, _, revoke = re.findall(r"^ +(curl .*)$", demo.printed, re.MULTILINE)
-    assert "setup_required" in await curl(call)
+async def allow(printed: str) -> int:
+    """Opens the printed link and consents, as a person does in a browser. Gives the status of the last page."""
+    (link,) = re.findall(r"http://localhost:\d+/setup", printed)
     async with Visitor() as visitor:
-        assert (await visitor.open(await visitor.consent(setup_link)))[0] == 200
-    await demo.until("Setup is done")
-    assert "Astrid" in await curl(call)
-    await curl(revoke)
-    assert "Astrid" in await curl(call)
-    await demo.until("You revoked")
-    await demo.until("401 for GET /api/me")
-    await demo.until("renewed its access token")
-    assert await demo.interrupt() == 0
-    assert "Traceback" not in demo.printed
+        return (await visitor.open(await visitor.consent(link)))[0]
 
 
-async def test_a_kept_state_needs_no_second_setup(program: Start, tmp_path: Path) -> None:
-    folder = str(tmp_path / "state")
-    demo = await program("demo", "--state", folder)
-    setup_link = (await demo.until(r"http://localhost:\d+/setup"))[0]
-    await demo.until("Ctrl-C")
-    async with Visitor() as visitor:
-        await visitor.open(await visitor.consent(setup_link))
-    await demo.until("Setup is done")
-    assert await demo.interrupt() == 0
-    again = await program("demo", "--state", folder)
-    await again.until("the grant is still there")
-    await again.until("Ctrl-C")
-    assert "Astrid" in await curl(re.findall(r"^ +(curl .*)$", again.printed, re.MULTILINE)[0])
-    assert await again.interrupt() == 0
+def calls_in(printed: str) -> list[str]:
+    return re.findall(r"^ +(curl .*)$", printed, re.MULTILINE)
 
 
-async def test_the_sandbox_alone_says_where_it_is_and_how_to_use_it(program: Start) -> None:
-    sandbox = await program("sandbox", "--port", "0", "--rotation", "grace", "--token-endpoint", "error")
-    await sandbox.until("Ctrl-C stops it")
-    url = (await sandbox.until(r"http://127\.0\.0\.1:\d+"))[0]
-    async with ClientSession() as http, http.get(f"{url}/sandbox/state") as response:
-        state = await response.json()
+async def test_the_demo_walks_through_all_of_it_by_itself(tmp_path: Path) -> None:
+    demo = await run("demo", "--once", folder=tmp_path)
+
+    assert demo.status == 0, demo.out
+    assert [line[0] for line in demo.out.splitlines()] == ["\N{CHECK MARK}"] * 9, demo.out
+
+
+async def test_a_person_can_do_what_the_demo_says_and_sees_it_told(tmp_path: Path) -> None:
+    async with running("demo", folder=tmp_path, merged=True) as demo:
+        printed = await demo.until("Ctrl-C stops both")
+        call, _, revoke = calls_in(printed)
+        assert "setup_required" in await curl(call)
+        assert await allow(printed) == 200
+        await demo.until("Setup is done")
+        assert "Astrid" in await curl(call)
+        await curl(revoke)
+        assert "Astrid" in await curl(call)
+        await demo.until("You revoked")
+        await demo.until("401 for GET /api/me")
+        await demo.until("renewed its access token")
+        finished = await interrupted(demo)
+
+    assert finished.status == 0
+    assert "Traceback" not in finished.out
+
+
+async def test_a_kept_state_needs_no_second_setup(tmp_path: Path) -> None:
+    async with running("demo", "--state", "state", folder=tmp_path, merged=True) as demo:
+        await allow(await demo.until("Ctrl-C"))
+        await demo.until("Setup is done")
+        assert (await interrupted(demo)).status == 0
+    async with running("demo", "--state", "state", folder=tmp_path, merged=True) as again:
+        await again.until("the grant is still there")
+        assert "Astrid" in await curl(calls_in(await again.until("Ctrl-C"))[0])
+        assert (await interrupted(again)).status == 0
+
+
+async def test_the_sandbox_alone_can_be_told_how_to_behave(tmp_path: Path) -> None:
+    options = ("--port", "0", "--rotation", "grace", "--token-endpoint", "error")
+    async with running("sandbox", *options, folder=tmp_path, merged=True) as sandbox:
+        (url,) = set(re.findall(r"http://127\.0\.0\.1:\d+", await sandbox.until("Ctrl-C stops it")))
+        async with ClientSession() as http, http.get(f"{url}/sandbox/state") as response:
+            state = await response.json()
+        assert (await interrupted(sandbox)).status == 0
+
     assert (state["rotation"], state["faults"]["token_endpoint"]) == ("grace", "error")
-    assert await sandbox.interrupt() == 0
 
 
-async def test_the_sandbox_refuses_to_be_seen_by_others(program: Start) -> None:
-    sandbox = await program("sandbox", "--host", "0.0.0.0")
-    assert await sandbox.exit() == 2
-    assert "this machine only" in sandbox.printed
-    assert "127.0.0.1" in sandbox.printed
+async def test_the_sandbox_prints_the_settings_with_which_a_proxy_finds_it(tmp_path: Path) -> None:
+    async with running("sandbox", "--port", "0", folder=tmp_path, merged=True) as sandbox:
+        printed = await sandbox.until("Ctrl-C stops it")
+        settings = yaml.safe_load("\n".join(re.findall(r"^    .*$", printed, re.MULTILINE)))
+        write_settings(tmp_path, **settings, listen="localhost:0")
+        finished = await run("check", folder=tmp_path)
+
+    assert f"connection: {settings['upstream']['url'].removeprefix('http://')} answers" in finished.out
 
 
-async def test_a_taken_port_is_said_in_two_lines(program: Start) -> None:
+async def test_the_sandbox_refuses_to_be_seen_by_others(tmp_path: Path) -> None:
+    sandbox = await run("sandbox", "--host", "0.0.0.0", folder=tmp_path)
+
+    assert sandbox.status == 2
+    assert "this machine only" in sandbox.err
+    assert "127.0.0.1" in sandbox.err
+
+
+async def test_a_taken_port_is_said_in_two_lines(tmp_path: Path) -> None:
     first = Sandbox(Options())
     await first.start()
-    second = await program("sandbox", "--port", first.url.rpartition(":")[2])
-    assert await second.exit() == 1
+    second = await run("sandbox", "--port", first.url.rpartition(":")[2], folder=tmp_path)
     await first.stop()
-    assert len(second.printed.splitlines()) == 2
-    assert "--port 0" in second.printed
+
+    assert second.status == 1
+    assert len(second.err.splitlines()) == 2
+    assert "--port 0" in second.err
