@@ -94,7 +94,7 @@ class TokenEndpoint:
                 connector=connector, timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
             ) as session,
             session.post(
-                url, data=form, headers=fields, allow_redirects=False, proxy=settings.upstream.proxy
+                url, data=form, headers=fields, allow_redirects=False, proxy=settings.upstream.proxy_to(url)
             ) as response,
         ):
             content = await _read(response)

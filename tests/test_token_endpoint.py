@@ -138,16 +138,19 @@ async def test_a_redirect_is_not_followed_with_the_secret_in_the_content(server:
     assert len(server.requests) == 1
 
 
-async def test_a_corporate_proxy_that_cannot_be_reached_has_spent_nothing(server: AuthorizationServer) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        settings = Settings(
-            organization="acme",
-            client_id="app",
-            client_secret=Secret("s"),
-            upstream=Upstream(url=server.url, proxy=f"http://127.0.0.1:{closed.getsockname()[1]}"),
-        )
-        assert await TokenEndpoint(settings).refresh(Secret("r")) == NotSent("no connection to upstream.proxy")
+def behind_a_dead_proxy(url: str) -> TokenEndpoint:
+    upstream = Upstream(url=url, proxy="http://127.0.0.1:1")
+    return TokenEndpoint(Settings(organization="acme", client_id="app", client_secret=Secret("s"), upstream=upstream))
+
+
+async def test_a_corporate_proxy_that_cannot_be_reached_has_spent_nothing() -> None:
+    outcome = await behind_a_dead_proxy("https://krebit.example").refresh(Secret("r"))
+
+    assert outcome == NotSent("no connection to upstream.proxy")
+
+
+async def test_no_proxy_sees_what_goes_unencrypted_to_this_computer(server: AuthorizationServer) -> None:
+    assert isinstance(await behind_a_dead_proxy(server.url).refresh(Secret("refresh-1")), Issued)
 
 
 async def test_revocation_is_best_effort(server: AuthorizationServer) -> None:

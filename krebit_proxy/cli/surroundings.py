@@ -53,7 +53,8 @@ def _origin(url: str) -> str:
 
 def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
     """Name, connection, TLS and clock of one host. What fails makes the rest pointless."""
-    proxy = urlsplit(settings.upstream.proxy) if settings.upstream.proxy else None
+    through = settings.upstream.proxy_to(url.geturl())
+    proxy = urlsplit(through) if through else None
     first = proxy or url
     try:
         addresses = socket.getaddrinfo(first.hostname, first.port or 443, type=socket.SOCK_STREAM)
@@ -61,7 +62,8 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
         setting = "upstream.proxy" if proxy else "organization, upstream.url and oauth"
         yield Finding(False, f"name: {first.hostname} is not known", f"check {setting}, and the DNS of this computer")
         return
-    yield Finding(True, f"name: {first.hostname} is {addresses[0][4][0]}")
+    if (address := addresses[0][4][0]) != first.hostname:
+        yield Finding(True, f"name: {first.hostname} is {address}")
     place = f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
     try:
         date = _head(settings, url, proxy)
@@ -69,7 +71,7 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
         hint = "a company's own authority? name its certificates in upstream.ca_file"
         yield Finding(False, f"TLS: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
-        way = f" through {proxy.hostname}:{proxy.port}" if proxy else ""
+        way = f" through {proxy.hostname}:{proxy.port or 80}" if proxy else ""
         hint = "is there a firewall, or a corporate proxy that belongs into upstream.proxy?"
         yield Finding(False, f"connection: {place} cannot be reached{way}: {str(error) or type(error).__name__}", hint)
     else:
@@ -81,7 +83,7 @@ def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> st
     """Asks for nothing but an answer, and returns its Date field."""
     place = proxy or url
     timeout = settings.upstream.connect_timeout
-    host, port = place.hostname or "", place.port
+    host, port = place.hostname or "", 80 if proxy and not proxy.port else place.port
     connection = (
         HTTPSConnection(host, port, timeout=timeout, context=client_context(settings.upstream.ca_file))
         if url.scheme == "https"

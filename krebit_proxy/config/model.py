@@ -5,10 +5,12 @@ import shlex
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
+from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import pattern
 from krebit_proxy.core.secret import Secret
 
@@ -72,10 +74,10 @@ def _redirect_uri(value: str) -> str:
     return value
 
 
-def _any_url(value: str) -> str:
+def _forward_proxy(value: str) -> str:
     parts = split_url(value)
-    if parts.scheme not in {"http", "https"} or not is_host(parts.hostname or ""):
-        raise wrong("must be a URL: http:// or https://, and a host name")
+    if parts.scheme != "http" or not is_host(parts.hostname or ""):
+        raise wrong("must start with http://, and a host name; what goes through it is encrypted all the same")
     return value
 
 
@@ -113,7 +115,8 @@ def _host(value: str) -> str:
 
 def _origin(value: str) -> str:
     parts = split_url(value)
-    if value != f"{parts.scheme}://{parts.netloc}" or _any_url(value) != value.lower():
+    known = parts.scheme in {"http", "https"} and is_host(parts.hostname or "")
+    if not known or value != f"{parts.scheme}://{parts.netloc}".lower():
         raise wrong("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
     return value
 
@@ -178,7 +181,7 @@ class Upstream(Section):
     """Where requests go: https, or http on loopback only."""
     ca_file: Path | None = None
     """Certificates (PEM) to trust besides the system's, e.g. of a company's own authority."""
-    proxy: Annotated[str, AfterValidator(_any_url)] | None = Field(default=None, repr=False)
+    proxy: Annotated[str, AfterValidator(_forward_proxy)] | None = Field(default=None, repr=False)
     """A corporate HTTP proxy to go through, for the token endpoint and notify.webhook too."""
     connect_timeout: Seconds = 10
     """For address, connection and TLS together."""
@@ -188,6 +191,10 @@ class Upstream(Section):
     """A transfer in which no byte moves for so long is ended."""
     keepalive: Seconds = 55
     """How long an idle connection is kept; less than the upstream keeps it."""
+
+    def proxy_to(self, url: str) -> str | None:
+        """The forward proxy on the way to `url`. There is none on the way to this computer, also for plain http."""
+        return None if is_loopback(urlsplit(url).hostname or "") else self.proxy
 
 
 class OAuth(Section):

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -19,7 +18,6 @@ import structlog
 from krebit_proxy.config import Settings
 from krebit_proxy.core.alarm import Alarm, Message
 from krebit_proxy.core.authorization import own_origin
-from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES
 from krebit_proxy.tasks import spawn
@@ -107,7 +105,7 @@ class Notifier:
     async def _post(self, message: Message) -> str:
         """One POST to the webhook. Returns why it did not arrive, or nothing."""
         url = str(self._settings.notify.webhook)
-        proxy = None if is_loopback(urlsplit(url).hostname or "") else self._settings.upstream.proxy
+        proxy = self._settings.upstream.proxy_to(url)
         fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
