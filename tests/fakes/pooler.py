@@ -44,6 +44,7 @@ class Pooler:
             listen_port = {self.port}
             unix_socket_dir =
             pool_mode = transaction
+            default_pool_size = 3
             auth_type = scram-sha-256
             auth_file = {users}
             client_tls_sslmode = require
