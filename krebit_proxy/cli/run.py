@@ -68,7 +68,7 @@ def _have_descriptors_for(connections: int) -> None:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
         return
-    wanted = 2 * connections + _OTHER_FILES  # a caller's and the upstream's for each
+    wanted = 3 * connections + _OTHER_FILES  # a caller's and the upstream's for each, and those that are closing
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         hint = "raise the limit of open files (ulimit -n), or lower limits.connections"

@@ -104,6 +104,10 @@ class Server(web.Server):
             return False
         if len(self._open) <= limit:
             return True
+        if len(self._open) > 2 * limit:
+            # Those that are closing do not count, but wait for their callers, who may let them wait.
+            closing = next((other for other in self._open if other.closing), connection)
+            closing.cut(silent=True)
         others = [other for other in self._open if not other.closing and other is not connection]
         # Slow heads hold a connection as idle ones do; by the hundred, they must not keep others out.
         idle = [other for other in others if other.is_idle] or [other for other in others if other.is_slow]

@@ -1,5 +1,6 @@
 """Callers that use up what there is, slowly or greedily: others still get through, and memory stays bounded."""
 
+import gc
 import re
 import resource
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from krebit_proxy.web.server import Server
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
 from tests.fakes.proxy import StartProxy, proxy_process
 from tests.fakes.upstream import Upstream
@@ -37,6 +39,17 @@ async def test_slow_heads_by_the_hundred_do_not_keep_others_out(start: StartProx
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-A: ")
     for _ in range(3):
         assert (await ask(proxy, "GET", "/api/x")).status == 200
+
+
+async def test_callers_that_let_their_connections_close_slowly_do_not_pile_up(start: StartProxy) -> None:
+    proxy = await start(limits={"connections": 5})
+    gc.unfreeze()
+    (server,) = [thing for thing in gc.get_objects() if isinstance(thing, Server) and not thing.draining]
+    for _ in range(40):
+        client = await proxy.connect()
+        await client.send(b"garbage\r\n\r\n")
+        assert (await client.response()).status == 400  # and now it waits for our end of the connection
+    assert len(server._open) <= 11
 
 
 async def test_a_burst_of_callers_finds_room_to_wait(start: StartProxy) -> None:
@@ -112,7 +125,7 @@ async def test_memory_is_bounded_however_many_callers_are_slow(
         assert proxy.memory() - before < 100 * each
 
 
-@pytest.mark.parametrize(("hard", "soft", "told"), [(4096, 2 * 1000 + 128, False), (512, 512, True)])
+@pytest.mark.parametrize(("hard", "soft", "told"), [(4096, 3 * 1000 + 128, False), (512, 512, True)])
 async def test_a_process_has_descriptors_for_all_its_connections_or_says_so(
     upstream: Upstream, tmp_path: Path, hard: int, soft: int, told: bool
 ) -> None:
