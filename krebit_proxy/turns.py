@@ -13,9 +13,10 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 # The steps, in the order in which they are taken.
-ANSWER: Final = 0  # a request is admitted and made ready to be sent; a response is relayed
+ANSWER: Final = 0  # requests are admitted and made ready to be sent, responses to be relayed
 SEND: Final = 1  # requests go upstream
-RECORD: Final = 2  # what is over is logged and counted
+REPLY: Final = 2  # responses go to their callers
+RECORD: Final = 3  # what is over is logged and counted
 
 
 class Turn:
@@ -24,7 +25,7 @@ class Turn:
     __slots__ = ("_due", "_steps")
 
     def __init__(self) -> None:
-        self._steps: list[list[tuple[Callable[[Any], None], Any]]] = [[], [], []]
+        self._steps: list[list[tuple[Callable[[Any], None], Any]]] = [[], [], [], []]
         self._due = False
 
     def do(self, step: int, function: Callable[[T], None], argument: T) -> None:

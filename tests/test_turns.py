@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from krebit_proxy.turns import ANSWER, RECORD, SEND, Turn
+from krebit_proxy.turns import ANSWER, RECORD, REPLY, SEND, Turn
 
 
 async def test_a_turn_takes_one_step_for_all_before_the_next_one() -> None:
@@ -11,11 +11,12 @@ async def test_a_turn_takes_one_step_for_all_before_the_next_one() -> None:
 
     for name in ("a", "b"):
         turn.do(RECORD, taken.append, f"record {name}")
+        turn.do(REPLY, taken.append, f"reply {name}")
         turn.do(ANSWER, taken.append, f"answer {name}")
         turn.do(SEND, taken.append, f"send {name}")
     await asyncio.sleep(0)
 
-    assert taken == ["answer a", "answer b", "send a", "send b", "record a", "record b"]
+    assert taken == [f"{step} {name}" for step in ("answer", "send", "reply", "record") for name in ("a", "b")]
 
 
 async def test_what_work_adds_is_done_too_a_later_step_in_the_same_turn() -> None:

@@ -133,7 +133,7 @@ class Api:
         content = exchange.read_nowait() or b""
         if chunked:
             content = _chunk(content) + _LAST_CHUNK if content else _LAST_CHUNK
-        call.write(self._response_head(call, response, chunked=chunked) + content, status=response.status)
+        call.reply(self._response_head(call, response, chunked=chunked) + content, status=response.status)
         exchange.release()
         return True
 

@@ -31,6 +31,9 @@ class Connection(Protocol):
     def write(self, data: bytes) -> None:
         """Sends to the caller, or keeps what cannot be sent yet."""
 
+    def reply(self, data: bytes) -> None:
+        """Sends a whole response, together with others that are ready by now."""
+
     async def drain(self) -> None:
         """Waits until the caller has taken enough. A caller that takes nothing ends the call."""
 
@@ -228,6 +231,12 @@ class Call(admission.Call):
             self.status = status
         self.sent += len(data)
         self.connection.write(data)
+
+    def reply(self, data: bytes, *, status: int) -> None:
+        """Sends the whole response."""
+        self.status = status
+        self.sent = len(data)
+        self.connection.reply(data)
 
     async def drain(self) -> None:
         """Waits until the caller has taken enough of what was written."""

@@ -18,7 +18,7 @@ import structlog
 from aiohttp.web_protocol import RequestHandler
 
 from krebit_proxy.errors import ProxyError, Refused
-from krebit_proxy.turns import ANSWER, RECORD
+from krebit_proxy.turns import ANSWER, RECORD, REPLY
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.call import HIGH_WATER, LOW_WATER, Call, Content
 from krebit_proxy.web.reading import Requests
@@ -133,6 +133,11 @@ class Connection(RequestHandler):
         if self.transport is not None:
             self.transport.write(data)
 
+    def reply(self, data: bytes) -> None:
+        """Sends a whole response, together with others that are ready by now."""
+        if self.transport is not None:
+            self._turn.do(REPLY, self.transport.write, data)
+
     async def drain(self) -> None:
         """Waits until the caller has taken enough. Raises ConnectionError when it left."""
         if self._paused:
@@ -206,7 +211,7 @@ class Connection(RequestHandler):
             self._wait()
             self._proceed()
         else:
-            self._end()
+            self._turn.do(RECORD, Connection._end, self)
 
     def _hand_over(self, ready: "asyncio.Future[Call]", call: Call) -> None:
         self._ready = None
