@@ -8,8 +8,8 @@ masked by its type, a path loses its query, an exception is named by its type an
 hold what somebody sent), and what other libraries log is cut down in the same way. Control characters, which could
 take over a terminal or forge a line, are escaped.
 
-It is cheap, since one event is written for each request: one processor makes the line, and lines are written together
-once the event loop has a moment, errors at once.
+It is cheap, since one event is written for each request: one processor makes the line, and the lines of a hundredth of
+a second are written together, errors at once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from json import JSONEncoder
@@ -36,6 +36,7 @@ Event = MutableMapping[str, Any]
 
 _COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
+_MOMENT: Final = 0.01  # seconds that a line may wait for others
 
 
 class LogSettings(Protocol):
@@ -81,11 +82,11 @@ def request_done(
     received: int,
     caller: str,
     seconds: float,
-    **more: object,
+    more: Mapping[str, object] | None = None,
 ) -> None:
-    """The one event that each request writes: `log.info("request.done", ...)`, for a small part of its cost."""
+    """The one event that each request writes: `log.info("request.done", ..., **more)`, for a small part of its cost."""
     # What is out of the ordinary goes the ordinary way.
-    if _quick[0] and _processors[0] is _json and not more and "?" not in path and "\x7f" not in path + caller:
+    if _quick[0] and _processors[0] is _json and more is None and "?" not in path and "\x7f" not in path + caller:
         _writer.info(
             f'{{"timestamp":"{_timestamp()}","level":"info","event":"request.done","request_id":{_quoted(request_id)},'
             f'"method":{_quoted(method)},"path":{_quoted(path)},"status":{status},"sent":{sent},"received":{received},'
@@ -102,7 +103,7 @@ def request_done(
         received=received,
         caller=caller,
         seconds=seconds,
-        **more,
+        **(more or {}),
     )
 
 
@@ -219,7 +220,7 @@ def _places(trace: TracebackType | None) -> str:
 
 
 class _Writer:
-    """Collects lines and writes them together: one call to the system for each turn of the event loop."""
+    """Collects lines and writes them together: one call to the system for many of them."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -231,12 +232,12 @@ class _Writer:
         self._stream = stream
 
     def info(self, line: str) -> None:
-        """Takes a line; it is written in a moment."""
+        """Takes a line; it is written in a moment, or at the end of the process."""
         lines = self._lines
         lines.append(line)
         if len(lines) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self.flush)
+                asyncio.get_running_loop().call_later(_MOMENT, self.flush)
             except RuntimeError:
                 self.flush()
 

@@ -38,17 +38,17 @@ class Metrics:
         self._refreshes: Counter[str] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
-    def request(self, method: str, status: int, seconds: float, sent: int, received: int) -> None:
-        """A request is over: its duration, octets of content sent to the caller and received from it."""
+    def request(self, *, caller: str, method: str, status: int, seconds: float, sent: int, received: int) -> None:
+        """A request is over: who sent it, its duration, octets of content sent to the caller and received from it.
+
+        `caller` is the name that the access rules give to whoever sent it.
+        """
+        self._callers[caller] += 1
         self._requests[method if method in METHODS else "other", status] += 1
         self._durations[bisect_left(BUCKETS, seconds)] += 1
         self._seconds += seconds
         self._sent += sent
         self._received += received
-
-    def called(self, caller: str) -> None:
-        """A request is over; `caller` is the name that the access rules give to whoever sent it."""
-        self._callers[caller] += 1
 
     def refused(self, code: str) -> None:
         """A request got one of our own errors; `code` is one of `errors.CODES`."""

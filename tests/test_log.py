@@ -137,18 +137,21 @@ def test_what_others_log_loses_its_text_and_keeps_its_place() -> None:
 def test_the_quick_way_writes_the_same(settings: dict[str, str]) -> None:
     plain: dict[str, Any] = {"request_id": "a-1", "method": "GET", "path": "/api/x", "status": 200, "sent": 1,
              "received": 0, "caller": 'a "b"', "seconds": 0.25}  # fmt: skip
-    odd = {**plain, "path": "/api/x?token=1", "caller": "\x1b[1m\x7f", "replayed": True}
+    odd = {**plain, "path": "/api/x?token=1", "caller": "\x1b[1m\x7f"}
+    more = {"replayed": True}
     stream = configured(**settings)
     for event in (plain, odd, {**plain, "caller": "\x7f"}, {**plain, "path": "/api/?"}):
         structlog.get_logger().info("request.done", **event)
         log.request_done(**event)
+    structlog.get_logger().info("request.done", **plain, **more)
+    log.request_done(**plain, more=more)
     log.flush()
     lines = [line[line.find("info") :] for line in stream.getvalue().splitlines()]
-    assert len(lines) == (0 if settings.get("level") else 8)
+    assert len(lines) == (0 if settings.get("level") else 10)
     assert lines[::2] == lines[1::2]
     with capture_logs() as events:
         log.request_done(**odd)
-    assert len(events) == len(lines) / 8
+    assert len(events) == len(lines) / 10
 
 
 def test_the_level_is_a_lower_bound() -> None:

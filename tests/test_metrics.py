@@ -37,23 +37,28 @@ def scraped(metrics: Metrics, status: GrantStatus = READY) -> dict[tuple[str, ..
     }
 
 
+def count(metrics: Metrics, method: str, status: int, *, seconds: float = 0, sent: int = 0, received: int = 0) -> None:
+    metrics.request(caller="me", method=method, status=status, seconds=seconds, sent=sent, received=received)
+
+
 def test_requests_are_counted_by_method_and_status() -> None:
     metrics = Metrics()
     for _ in range(3):
-        metrics.request("GET", 200, 0.002, sent=10, received=0)
-    metrics.request("POST", 502, 2.0, sent=1, received=5)
-    metrics.request("X" * 1000, 400, 0.0, sent=0, received=0)
+        count(metrics, "GET", 200, sent=10)
+    count(metrics, "POST", 502, sent=1, received=5)
+    count(metrics, "X" * 1000, 400)
     samples = scraped(metrics)
     assert samples["requests_total", "GET", "200"] == 3
     assert samples["requests_total", "POST", "502"] == 1
     assert samples["requests_total", "other", "400"] == 1
+    assert samples["caller_requests_total", "me"] == 5
     assert (samples["sent_bytes_total",], samples["received_bytes_total",]) == (31, 5)
 
 
 def test_durations_fall_into_buckets() -> None:
     metrics = Metrics()
     for seconds in (0.0005, BUCKETS[0], 0.3, 1000.0):
-        metrics.request("GET", 200, seconds, sent=0, received=0)
+        count(metrics, "GET", 200, seconds=seconds)
     samples = scraped(metrics)
     assert samples["request_duration_seconds_bucket", "0.001"] == 2
     assert samples["request_duration_seconds_bucket", "0.5"] == 3

@@ -103,8 +103,8 @@ async def scene(
         await scene.look_at_pages()
         scene.seen += texts_of_objects()
     out, err = capfd.readouterr()
-    scene.seen += [proxy.output.getvalue(), caplog.text, out, err]
-    assert proxy.output.getvalue(), "nothing was logged, so nothing is proven"
+    scene.seen += [proxy.written(), caplog.text, out, err]
+    assert proxy.written(), "nothing was logged, so nothing is proven"
     for text in scene.seen:
         assert MARK not in text, text[max(0, text.index(MARK) - 200) :][:400]
 

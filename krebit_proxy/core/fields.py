@@ -6,14 +6,13 @@ case; everything after it works with those names, so that no field is folded twi
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import compress
 from typing import Final
 
 from krebit_proxy.errors import Refused
 
 Fields = Sequence[tuple[bytes, bytes]]
-Names = tuple[bytes, ...]
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110, 5.6.2
 _CONTROLS: Final = bytes(octet for octet in (*range(0x20), 0x7F) if octet != ord("\t"))
@@ -69,6 +68,21 @@ _NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 
+class Names(tuple[bytes, ...]):  # noqa: SLOT001 -- what follows from the names is kept with them
+    """The names of a message's fields in lower case, in their order."""
+
+    @cached_property
+    def at(self) -> dict[bytes, list[int]]:
+        """Where each name stands."""
+        places: dict[bytes, list[int]] = {}
+        for place, name in enumerate(self):
+            places.setdefault(name, []).append(place)
+        return places
+
+
+NO_NAMES: Final = Names()
+
+
 def checked(fields: Fields) -> Names:
     """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
     names = names_of(fields)
@@ -80,7 +94,7 @@ def checked(fields: Fields) -> Names:
 def names_of(fields: Fields) -> Names | None:
     """The names in lower case, or None if one is not a token or a value holds a control character other than HTAB."""
     if not fields:
-        return ()
+        return NO_NAMES
     sent, values = zip(*fields, strict=True)
     names = _folded(b"\n".join(sent))
     content = b"".join(values)
@@ -92,9 +106,9 @@ def names_of(fields: Fields) -> Names | None:
 # Callers, and the upstream, send the same few sets of names again and again: what follows from the names alone is kept.
 @lru_cache(maxsize=256)
 def _folded(names: bytes) -> Names:
-    """The names, one a line, in lower case; () if one of them is not a token."""
-    lines = tuple(names.lower().split(b"\n"))
-    return () if b"" in lines or names.translate(None, _TOKEN + b"\n") else lines
+    """The names, one a line, in lower case; none if one of them is not a token."""
+    lines = Names(names.lower().split(b"\n"))
+    return NO_NAMES if b"" in lines or names.translate(None, _TOKEN + b"\n") else lines
 
 
 def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropped: re.Pattern[bytes]) -> list[bool]:
@@ -116,12 +130,12 @@ def _returned(names: Names, connection: bytes, cookies: bool) -> list[bool]:
 
 def _connection(names: Names, fields: Fields) -> bytes:
     """The value of all `Connection` fields as one list (RFC 9110, 5.3)."""
-    lines = names.count(b"connection")
-    if not lines:
+    places = names.at.get(b"connection")
+    if places is None:
         return b""
-    if lines == 1:
-        return fields[names.index(b"connection")][1]
-    return b",".join([value for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"])
+    if len(places) == 1:
+        return fields[places[0]][1]
+    return b",".join([fields[place][1] for place in places])
 
 
 @lru_cache(maxsize=256)
@@ -249,7 +263,7 @@ def response_fields(
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)
             for lower, (name, value) in zip(names, fields, strict=True)
         ]
-    lines = [b": ".join(field) for field in compress(fields, kept)]
+    lines = list(map(b": ".join, compress(fields, kept)))
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
     lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))

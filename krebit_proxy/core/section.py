@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from krebit_proxy.core.fields import Fields, Names, checked, forwarded, framing, one_forward_less
+from krebit_proxy.core.fields import NO_NAMES, Fields, Names, checked, forwarded, framing, one_forward_less
 from krebit_proxy.errors import Refused
 
 
@@ -57,4 +57,4 @@ class Section:
         return self.lines
 
 
-NO_FIELDS: Final = Section((), (), http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")
+NO_FIELDS: Final = Section((), NO_NAMES, http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")

@@ -14,7 +14,7 @@ HEAD_LIMIT: Final = 128 << 10
 # RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )"; the parser lets every octet pass.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _H: Final = ord("H")
-_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_MOST_DIGITS: Final = 18
 
 Octets = bytes | bytearray | memoryview
 
@@ -226,25 +226,23 @@ class Response:
 
 def _framing(names: Names, fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
     """Content-Length, whether chunked, whether the connection persists. Raises InvalidResponse."""
-    persistent = version == "1.1" and not (
-        b"connection" in names and b"close" in connection_options(names, fields)  # RFC 9112, 9.3
-    )
-    lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
-    if codings:
-        if lengths:
+    persistent = version == "1.1" and b"close" not in connection_options(names, fields)  # RFC 9112, 9.3
+    lengths, codings = names.at.get(b"content-length"), names.at.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None:
             raise InvalidResponse("it has both Content-Length and Transfer-Encoding")
         # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat the
         # message as if the framing is faulty". And we asked for no other coding than chunked.
-        coding = fields[names.index(b"transfer-encoding")][1]
-        if codings > 1 or version != "1.1" or coding.strip(b" \t").lower() != b"chunked":
+        coding = fields[codings[0]][1]
+        if len(codings) > 1 or version != "1.1" or coding.strip(b" \t").lower() != b"chunked":
             raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
         return None, True, persistent
-    if not lengths:
+    if lengths is None:
         return None, False, persistent
     # The parser refuses all but digits, and a second one; what it lets pass is checked all the same, for the whole
     # framing hangs on it.
-    length = fields[names.index(b"content-length")][1].strip(b" \t")
-    if lengths > 1 or not _DIGITS.fullmatch(length):
+    length = fields[lengths[0]][1].strip(b" \t")
+    if len(lengths) > 1 or not length.isdigit() or len(length) > _MOST_DIGITS:
         raise InvalidResponse("its Content-Length is not one number")
     return int(length), False, persistent
 

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Final, cast
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.fields import request_head, response_fields
+from krebit_proxy.core.fields import NO_NAMES, request_head, response_fields
 from krebit_proxy.core.replay import Allowance, Breaker, Kept, Verdict, decide
 from krebit_proxy.core.target import upstream_target
 from krebit_proxy.credentials import Bearer, Credentials
@@ -377,4 +377,4 @@ async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -
     return None
 
 
-_NO_HEAD: Final = ResponseHead("1.1", 0, b"", (), [], None, False, False, False)
+_NO_HEAD: Final = ResponseHead("1.1", 0, b"", NO_NAMES, [], None, False, False, False)

@@ -5,9 +5,10 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from krebit_proxy.core import admission
+from krebit_proxy.core.fields import NO_NAMES
 from krebit_proxy.core.rules import Caller, Peer
 from krebit_proxy.core.section import NO_FIELDS
 from krebit_proxy.errors import ProxyError, Refused
@@ -181,7 +182,7 @@ class Call(admission.Call):
         self.peer = connection.peer
         self.method = method
         self.target = target  # as it was sent
-        self.names = ()  # of the fields, in lower case, once they are checked
+        self.names = NO_NAMES  # of the fields, in lower case, once they are checked
         self.fields = fields
         self.http10 = http10
         self.page = False
@@ -210,7 +211,7 @@ class Call(admission.Call):
 
     def connection_field(self) -> bytes:
         """Decides, with the head of the response, whether the connection stays open, and says so in a line."""
-        if self.persistent and (self.connection.draining or not self._content_ends_soon()):
+        if self.persistent and (self.connection.draining or not (self.content.complete or self._content_ends_soon())):
             self.persistent = False
         if not self.persistent:
             return b"Connection: close\r\n"
@@ -218,8 +219,6 @@ class Call(admission.Call):
 
     def _content_ends_soon(self) -> bool:
         content = self.content
-        if content.complete:
-            return True
         # A caller that still waits for 100 (Continue) may send its content or not: nobody can tell what comes next.
         if self.expects or content.error is not None or self.length is None:
             return False
@@ -259,9 +258,11 @@ class Call(admission.Call):
         path = self.target.partition(b"?")[0]
         if not path.startswith(b"/"):
             path = _AUTHORITY.sub(b"", path)
-        more: dict[str, Any] = {"code": self.code, "peer": self.peer.address} if self.code else {}
-        if self.replayed:
-            more["replayed"] = True
+        more: dict[str, object] | None = None
+        if self.code or self.replayed:
+            more = {"code": self.code, "peer": self.peer.address} if self.code else {}
+            if self.replayed:
+                more["replayed"] = True
         request_done(
             request_id=self.id,
             method=self.method.decode("ascii", "replace"),
@@ -271,5 +272,5 @@ class Call(admission.Call):
             received=self.content.received,
             caller=self.caller_name,
             seconds=int(seconds * 10_000) / 10_000,
-            **more,
+            more=more,
         )

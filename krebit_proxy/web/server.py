@@ -212,10 +212,16 @@ class Server(web.Server):
         call.status = call.status or _CALLER_LEFT
         if self._logged:
             call.log(seconds)
-        self._metrics.called(call.caller_name)
         if self._observe is not None:
             self._observe(call)
-        self._metrics.request(call.method.decode("ascii"), call.status, seconds, call.sent, call.content.received)
+        self._metrics.request(
+            caller=call.caller_name,
+            method=call.method.decode("ascii"),
+            status=call.status,
+            seconds=seconds,
+            sent=call.sent,
+            received=call.content.received,
+        )
 
     # The end
 

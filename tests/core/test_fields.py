@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from krebit_proxy.core.fields import (
     Fields,
+    Names,
     checked,
     connection_options,
     forwarded,
@@ -192,7 +193,7 @@ def test_a_bad_field_is_a_bad_request_and_a_bad_answer(field: tuple[bytes, bytes
 def test_connection_options_are_those_of_all_lines() -> None:
     fields = [(b"Connection", b"Close, X"), HOST, (b"connection", b"keep-alive")]
     assert connection_options(checked(fields), fields) == {b"close", b"x", b"keep-alive"}
-    assert connection_options((b"host",), [HOST]) == {b""}
+    assert connection_options(Names([b"host"]), [HOST]) == {b""}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_set_cookie_comes_back_line_by_line_when_told() -> None:
 
 def test_an_allowed_origin_may_read_the_answer() -> None:
     lines = response_fields(
-        (b"access-control-allow-origin",),
+        Names([b"access-control-allow-origin"]),
         [(b"Access-Control-Allow-Origin", b"*")],
         length=None,
         upstream_origin=b"https://yourcompany.krebit.se",

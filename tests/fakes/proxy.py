@@ -82,9 +82,14 @@ class RunningProxy:
         self._clients.append(client)
         return client
 
+    def written(self) -> str:
+        """The log so far."""
+        log.flush()
+        return self.output.getvalue()
+
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """The events in the log, those called `name` if given."""
-        events = [json.loads(line) for line in self.output.getvalue().splitlines()]
+        events = [json.loads(line) for line in self.written().splitlines()]
         return [event for event in events if not name or event["event"] == name]
 
     async def stop(self) -> None:

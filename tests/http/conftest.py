@@ -71,7 +71,7 @@ async def start_proxy(upstream: Upstream, tmp_path: Path, authority: Authority) 
 
         yield start
     for proxy in started:
-        written = proxy.output.getvalue()
+        written = proxy.written()
         assert "Traceback" not in written, written
         for secret in ("token-1", "token-2", "refresh-1", "refresh-2", CLIENT_SECRET):
             assert secret not in written, f"{secret} is in the log"
@@ -96,5 +96,5 @@ async def shooting_range(start_proxy: StartProxy, upstream: Upstream) -> AsyncIt
     metrics = await client.ask("GET", "/metrics")
     assert metrics.status == 200
     assert b"marker" not in metrics.content
-    assert "marker" not in proxy.output.getvalue()
-    assert "Traceback" not in proxy.output.getvalue()
+    assert "marker" not in proxy.written()
+    assert "Traceback" not in proxy.written()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from krebit_proxy.tasks import spawn
 from tests.fakes.client import Client, Ended
 from tests.fakes.proxy import RunningProxy, StartProxy, proxy_process
 from tests.fakes.upstream import Call, Step, Upstream, answer, raw, response
@@ -327,15 +328,14 @@ async def test_a_head_that_trickles_is_a_timeout(start_proxy: StartProxy, upstre
     proxy = await start_proxy(limits={"header_timeout": 0.5})
     client = await proxy.connect()
     await client.send(b"GET /api/x HTTP/1.1\r\nHost: " + client.authority + b"\r\nX: ")
-    with contextlib.suppress(OSError):
-        while b"408" not in client._buffer:
+    answer = spawn(client.response(), name="answer")
+    while not answer.done():
+        with contextlib.suppress(OSError):  # once it has answered, it reads no more
             await client.send(b"a")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await client.fill()
-            assert client.sent < 500
-    client.close()
+        assert client.sent < 500
+        await asyncio.wait({answer}, timeout=0.05)
 
+    assert answer.result().status == 408
     assert not upstream.calls
 
 

@@ -147,7 +147,7 @@ async def test_keys_let_named_callers_in_and_stay_here(start: StartProxy, upstre
     for call in upstream.calls:
         assert call.token == b"token-1"
         assert not call.values(b"x-api-key")
-    assert "marker-key" not in proxy.output.getvalue()
+    assert "marker-key" not in proxy.written()
     assert [event["caller"] for event in proxy.events("request.done")] == ["loopback", *["billing"] * 4]
     metrics = await ask(proxy, "GET", "/metrics")
     assert b'krebit_proxy_caller_requests_total{caller="billing"} 4.0' in metrics.content

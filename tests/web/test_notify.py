@@ -141,7 +141,7 @@ async def test_the_proxy_tells_a_webhook_and_a_command_of_a_verdict(
     assert json.loads((tmp_path / "told").read_text()).items() > message.items()
     assert sorted(event["way"] for event in sent) == ["command", "webhook"]
     assert {(event["message"], event["code"]) for event in sent} == {("problem", "reauthorization_required")}
-    assert "secret-path" not in proxy.output.getvalue()
+    assert "secret-path" not in proxy.written()
     assert webhook.requests[0].content_type == "application/json"
 
 

@@ -34,6 +34,12 @@ class Caller:
     async def drain(self) -> None:
         raise AssertionError
 
+    def reply(self, data: bytes) -> None:
+        raise AssertionError
+
+    def relay(self) -> None:
+        raise AssertionError
+
     def resume_content(self) -> None:
         """Content was taken."""
 

@@ -45,6 +45,7 @@ class Site:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         log.flush()
+        log.flush()
         events = [json.loads(line) for line in self.output.getvalue().splitlines()]
         return [event for event in events if event["event"] == name]
 
