@@ -98,11 +98,21 @@ class Database:
         """What a failover looks like to a connection that is still open to the old server."""
         self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         self.execute("SELECT pg_reload_conf()")
+        self._wait_until_read_only()
         try:
             yield
         finally:
             self.execute("ALTER SYSTEM RESET default_transaction_read_only")
             self.execute("SELECT pg_reload_conf()")
+
+    def _wait_until_read_only(self) -> None:
+        """For a new connection; who is connected already was told just before."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                if connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",):
+                    return
+            assert time.monotonic() < end, "PostgreSQL did not read its settings"
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """Runs a statement as the administrator. Gives its rows."""
