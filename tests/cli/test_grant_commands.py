@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from krebit_proxy.cli.demo import free_port
 from krebit_proxy.config import load
@@ -182,6 +182,22 @@ async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> N
         checked = await run("check", folder=folder)
         assert (checked.status, "\N{BALLOT X}" in checked.out) == (0, False)
         assert "grant: there is one, number 1" in checked.out
+
+
+async def test_a_link_opens_setup_again_once_and_not_after_a_restart(folder: Path) -> None:
+    await set_up_by_pasting(folder)
+    async with proxy(folder):
+        link = link_in((await run("setup", folder=folder)).out)
+        assert [await opened(link), await opened(link)] == [303, 410]
+    async with proxy(folder):
+        assert await opened(link) == 410
+        assert await opened(link_in((await run("setup", folder=folder)).out)) == 303
+
+
+async def opened(link: str) -> int:
+    """The status that a browser gets which has not been there before."""
+    async with ClientSession() as session, session.get(link, allow_redirects=False) as answer:
+        return answer.status
 
 
 async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder: Path, port: int) -> None:
