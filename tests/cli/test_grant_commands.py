@@ -145,7 +145,7 @@ async def test_status_tells_who_is_at_a_refresh_or_has_broken_one_off(folder: Pa
     store = open_store(settings)
     held = await store.read()
     assert held is not None
-    began = datetime.now(UTC) - timedelta(seconds=200)
+    began = datetime.now(UTC) - timedelta(seconds=170)
     await store.write(1, replace(held, intent=Intent(began.timestamp(), "abcdef01", "elsewhere/7")))
     await store.close()
     alone = json.loads((await run("status", "--json", folder=folder)).out)
