@@ -1,7 +1,7 @@
 """The rules for header fields, in both directions (RFC 9110, 7.6).
 
-Fields are pairs of bytes in the order of arrival. `checked` looks at all of them once and gives their names in lower
-case; everything after it works with those names, so that no field is folded twice.
+Fields are pairs of bytes in the order of arrival. `folded` looks at their names once and gives them in lower case;
+everything after it works with those names, so that no field is folded twice.
 """
 
 import re
@@ -85,22 +85,17 @@ NO_NAMES: Final = Names()
 
 def checked(fields: Fields) -> Names:
     """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
-    names = names_of(fields)
-    if names is None:
+    names = folded([name for name, _ in fields])
+    content = b"".join([value for _, value in fields])
+    if names is None or len(content.translate(None, _CONTROLS)) != len(content):
         raise Refused("bad_request", "A header field has a bad name, or a control character in its value.")
     return names
 
 
-def names_of(fields: Fields) -> Names | None:
-    """The names in lower case, or None if one is not a token or a value holds a control character other than HTAB."""
-    if not fields:
-        return NO_NAMES
-    sent, values = zip(*fields, strict=True)
-    names = _folded(b"\n".join(sent))
-    content = b"".join(values)
-    if len(names) != len(fields) or len(content.translate(None, _CONTROLS)) != len(content):
-        return None
-    return names
+def folded(names: Sequence[bytes]) -> Names | None:
+    """The names in lower case, or None if one is not a token."""
+    known = _folded(b"\n".join(names)) if names else NO_NAMES
+    return known if len(known) == len(names) else None
 
 
 # Callers, and the upstream, send the same few sets of names again and again: what follows from the names alone is kept.
@@ -249,8 +244,8 @@ def response_fields(
     """The field lines of the caller's response, each with its line end, without the blank line.
 
     Args:
-        names: From `names_of`.
-        fields: The upstream's.
+        names: From `folded`.
+        fields: The upstream's, without control characters.
         length: For `Content-Length`; None when there is none to state.
         upstream_origin: Where a `Location` must lead to be brought back to the caller's origin.
         caller_origin: As the caller named us, e.g. http://localhost:8321; empty if it did not.

@@ -6,7 +6,7 @@ from typing import Final
 
 import httptools
 
-from krebit_proxy.core.fields import Names, connection_options, names_of
+from krebit_proxy.core.fields import Names, connection_options, folded
 
 # What a head may take, 1xx answers before it included. Krebit's are small; 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
@@ -46,12 +46,13 @@ class Response:
     after its end.
     """
 
-    __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_upgrade", "buffered", "chunks", "continued",
-                 "done", "fields", "head", "surplus")  # fmt: skip
+    __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values", "buffered",
+                 "chunks", "continued", "done", "head", "surplus")  # fmt: skip
 
     def __init__(self, method: str, *, upgrade: bool = False) -> None:
         self.head: ResponseHead | None = None
-        self.fields: list[tuple[bytes, bytes]] = []
+        self._sent: list[bytes] = []  # the names of the fields, and
+        self._values: list[bytes] = []
         self.chunks: list[bytes] = []
         self.buffered = 0
         self.continued = False
@@ -148,7 +149,7 @@ class Response:
         if self.done:
             self.surplus = True
         else:
-            self.fields, self._reason = [], b""
+            self._sent, self._values, self._reason = [], [], b""
 
     def on_status(self, reason: bytes) -> None:
         """A part of the reason phrase."""
@@ -157,7 +158,8 @@ class Response:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head. RFC 9110, 6.5.1: trailers are not merged into it; they are dropped."""
         if self.head is None:
-            self.fields.append((name, value))
+            self._sent.append(name)
+            self._values.append(value)
 
     def on_headers_complete(self) -> None:
         """A head is complete, an interim or the final one."""
@@ -180,13 +182,15 @@ class Response:
             self.continued = True
 
     def _names(self) -> Names:
-        names = names_of(self.fields)
+        # The parser refuses control characters in values.
+        names = folded(self._sent)
         if names is None:
             raise InvalidResponse("it has a bad header field")
         return names
 
     def _final(self, version: str, status: int, names: Names) -> None:
-        length, chunked, persistent = _framing(names, self.fields, version)
+        fields = list(zip(self._sent, self._values, strict=True))
+        length, chunked, persistent = _framing(names, fields, version)
         if self._bodiless or status in {204, 304}:
             # RFC 9112, 6.3: "is always terminated by the first empty line after the header fields, regardless of the
             # header fields present in the message".
@@ -196,9 +200,7 @@ class Response:
             has_content = True
             self._left = None if chunked else length
             persistent = persistent and (chunked or length is not None)
-        self.head = ResponseHead(
-            version, status, self._reason, names, self.fields, length, chunked, has_content, persistent
-        )
+        self.head = ResponseHead(version, status, self._reason, names, fields, length, chunked, has_content, persistent)
 
     def _switch(self, version: str, names: Names) -> None:
         # RFC 9110, 15.2.2: the server "is willing to comply with the client's request, via the Upgrade header field,
@@ -206,7 +208,8 @@ class Response:
         if not self._upgrade:
             raise InvalidResponse("it switches protocols unasked")
         self._left = None
-        self.head = ResponseHead(version, 101, self._reason, names, self.fields, None, False, False, False)
+        fields = list(zip(self._sent, self._values, strict=True))
+        self.head = ResponseHead(version, 101, self._reason, names, fields, None, False, False, False)
 
     def on_body(self, data: bytes) -> None:
         """Content, without its framing."""

@@ -11,9 +11,9 @@ from krebit_proxy.core.fields import (
     Names,
     checked,
     connection_options,
+    folded,
     forwarded,
     framing,
-    names_of,
     one_forward_less,
     origin,
     request_head,
@@ -48,7 +48,7 @@ def returned(*fields: tuple[bytes, bytes], **options: Any) -> list[bytes]:
         "upstream_origin": b"https://yourcompany.krebit.se",
         "caller_origin": b"http://localhost:8321",
     } | options
-    names = names_of(fields)
+    names = folded([name for name, _ in fields])
     assert names is not None
     lines = response_fields(names, fields, **options)
     guards = b"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n"
@@ -182,12 +182,16 @@ def test_expect_and_upgrade_are_sent_only_when_we_ask() -> None:
         (b"X", b"a\x7fb"),
     ],
 )
-def test_a_bad_field_is_a_bad_request_and_a_bad_answer(field: tuple[bytes, bytes]) -> None:
+def test_a_bad_field_is_a_bad_request(field: tuple[bytes, bytes]) -> None:
     for fields in ([field], [HOST, field]):
         with pytest.raises(Refused) as refusal:
             checked(fields)
         assert refusal.value.code == "bad_request"
-        assert names_of(fields) is None
+
+
+@pytest.mark.parametrize("names", [[b""], [b"X Y"], [b"A", b"B\nC"], [b"X:"], [b"X\xe5"]])
+def test_a_bad_name_is_a_bad_answer(names: list[bytes]) -> None:
+    assert folded(names) is None
 
 
 def test_connection_options_are_those_of_all_lines() -> None:

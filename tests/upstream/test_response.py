@@ -31,6 +31,7 @@ INVALID = {
     "bare LF in head": OK + b"A: b\nB: c\r\n\r\n",
     "bare CR": OK + b"A: b\rc\r\n\r\n",
     "NUL": OK + b"A: b\x00c\r\n\r\n",
+    **{f"control {octet}": OK + b"A: b%cc\r\n\r\n" % octet for octet in (*range(1, 9), *range(11, 32), 127)},
     "escape": OK + b"A: \x1b[2J\r\n\r\n",
     "DEL": OK + b"A: \x7f\r\n\r\n",
     "folded": OK + b"A: b\r\n c\r\n\r\n",
