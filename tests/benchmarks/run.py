@@ -11,6 +11,7 @@ machine disturbs the figures: only ratios mean anything, and only from a quiet m
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -34,7 +35,9 @@ ROWS = {
     "p99": ("p99 ms, 1 connection", "{:.3f}"),
     **{f"cost {step}": (f"CPU µs/request, {step:,} connection{'s' * (step > 1)}", "{:.0f}") for step in STEPS},
     "download": ("MB/s, download of 256 MiB", "{:,.0f}"),
+    "cost down": ("CPU s for this download", "{:.2f}"),
     "upload": ("MB/s, upload of 256 MiB", "{:,.0f}"),
+    "cost up": ("CPU s for this upload", "{:.2f}"),
     "memory": ("peak memory, MB", "{:,.0f}"),
     "memory 1000": ("peak memory, MB, 1,000 connections", "{:,.0f}"),
     "listening": ("s until it listens", "{:.2f}"),
@@ -56,8 +59,7 @@ def measure(name: str, place: Place, seconds: int, cores: tuple[int, int], log: 
         figures = {"listening": load.wait_for(place.port, process)}
         for step in STEPS:
             if step == 256:  # what few callers need at most, before there are many
-                figures["download"] = load.download(place.port)
-                figures["upload"] = load.upload(place.port, place.folder / "www/api/big")
+                figures |= large(process.pid, place)
                 figures["memory"] = load.peak_memory(process.pid)
             load.wrk(place.port, step, WARM_UP, cores[1])  # connections are made, and kept, before anything counts
             before = load.cpu_seconds(process.pid)
@@ -71,6 +73,16 @@ def measure(name: str, place: Place, seconds: int, cores: tuple[int, int], log: 
     finally:
         process.terminate()
         process.wait(30)
+
+
+def large(pid: int, place: Place) -> Figures:
+    """One large response and one large request: their rates, and the processor time that the proxy takes for each."""
+    start = load.cpu_seconds(pid)
+    download = load.download(place.port)
+    between = load.cpu_seconds(pid)
+    upload = load.upload(place.port, place.folder / "www/api/big")
+    cost_down, cost_up = between - start, load.cpu_seconds(pid) - between
+    return {"download": download, "cost down": cost_down, "upload": upload, "cost up": cost_up}
 
 
 def table(names: list[str], medians: dict[str, Figures]) -> str:
@@ -101,6 +113,7 @@ def main() -> int:
         return 2
     names = [name for name in CONTENDERS if not options.only or name in options.only.split(",")]
     proxy_core, load_core = map(int, options.cores.split(","))
+    os.sched_setaffinity(0, {load_core})  # large transfers come from this process
     rounds: dict[str, list[Figures]] = defaultdict(list)
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as temporary:
