@@ -10,6 +10,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Ended
 from tests.fakes.messages import read_requests
 from tests.fakes.upstream import Call, Upstream, answer, raw, response
+from tests.fakes.waiting import DEADLINE
 
 
 async def test_a_request_and_its_answer_arrive_byte_for_byte() -> None:
@@ -64,7 +65,7 @@ async def test_the_upstream_tells_when_the_other_side_is_gone() -> None:
             await client.send(client.request("GET", "/"))
             call = await upstream.called(len(seen) + 1)
             leave(client)
-            await asyncio.wait_for(call.connection.ended.wait(), 5)
+            await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
     assert seen == ["end", "reset"]
 

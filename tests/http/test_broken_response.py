@@ -10,6 +10,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Ended
 from tests.fakes.proxy import StartProxy
 from tests.fakes.upstream import Call, Step, Upstream, raw, response
+from tests.fakes.waiting import DEADLINE
 from tests.http.responses import CHUNKS, assert_ours, relayed
 
 
@@ -31,7 +32,7 @@ async def test_case_067_a_caller_that_leaves_ends_the_exchange(
     assert callable(leave)
     leave(client)
 
-    await asyncio.wait_for(call.connection.ended.wait(), 5)
+    await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
@@ -140,7 +141,7 @@ async def test_case_071_bytes_after_a_response_end_the_connection(
     got = await client.ask("GET", "/api/x")
     answered.set()
     if not together:
-        await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.connections[0].ended.wait(), DEADLINE)
     following = await client.ask("GET", "/api/y")
 
     assert got.content in {b"good", b"abc0123456789", b""}
@@ -200,7 +201,7 @@ async def test_case_073_a_silent_upstream_is_a_timeout(start_proxy: StartProxy, 
     client = await (await start_proxy(upstream={"response_timeout": 0.3})).connect()
 
     assert_ours(await client.ask("GET", "/api/x?query=marker"), 504, "upstream_timeout")
-    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), 5)
+    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), DEADLINE)
     await client.still_open()
 
 
@@ -232,7 +233,7 @@ async def test_case_073_a_caller_that_takes_nothing_is_ended(start_proxy: StartP
     await client.send(client.request("GET", "/api/x"))
     call = await upstream.called()
 
-    await asyncio.wait_for(call.connection.ended.wait(), 10)
+    await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"

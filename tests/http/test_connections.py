@@ -11,7 +11,7 @@ from krebit_proxy.tasks import spawn
 from tests.fakes.client import Client, Ended
 from tests.fakes.proxy import RunningProxy, StartProxy, proxy_process
 from tests.fakes.upstream import Call, Step, Upstream, answer, raw, response
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 
 
 async def test_case_080_one_connection_each_for_a_hundred_requests(client: Client, upstream: Upstream) -> None:
@@ -62,7 +62,7 @@ async def test_case_081_connection_that_was_closed_while_idle_is_not_used(
 ) -> None:
     upstream.script = [raw(response(), close=True)]
     await client.ask("GET", "/api/first")
-    await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+    await asyncio.wait_for(upstream.connections[0].ended.wait(), DEADLINE)
     got = await client.ask(method, "/api/second", content=b"hello" if method == "POST" else b"")
 
     assert got.status in ({200} if method == "GET" else {200, 502})
@@ -279,7 +279,7 @@ async def test_case_087_a_stopped_proxy_in_this_process_ends_idle_connections(
     await proxy.proxy.stop()
 
     await idle.closed()
-    await asyncio.wait_for(upstream.connections[0].ended.wait(), 5)
+    await asyncio.wait_for(upstream.connections[0].ended.wait(), DEADLINE)
 
 
 async def test_case_088_an_expired_token_is_renewed_once(start_proxy: StartProxy, upstream: Upstream) -> None:

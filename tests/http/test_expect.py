@@ -7,6 +7,7 @@ import pytest
 from tests.fakes.client import Client
 from tests.fakes.proxy import StartProxy
 from tests.fakes.upstream import Call, Upstream, response
+from tests.fakes.waiting import DEADLINE
 
 EXPECT = b"Expect: 100-continue"
 
@@ -54,7 +55,7 @@ async def test_case_050_a_refused_expectation_sends_no_content(client: Client, u
 
     assert (got.status, got.content, got.interim) == (status, b"no", [])
     client.close()
-    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), 5)
+    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), DEADLINE)
     assert upstream.calls[0].connection.received.endswith(b"\r\n\r\n")
 
 

@@ -14,7 +14,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Ended
 from tests.fakes.proxy import StartProxy, proxy_process
 from tests.fakes.upstream import Call, Gone, Upstream, answer, response
-from tests.fakes.waiting import settled
+from tests.fakes.waiting import DEADLINE, settled
 
 CHUNKED = b"Transfer-Encoding: chunked"
 
@@ -96,7 +96,7 @@ async def test_case_040_content_arrives_before_its_end(client: Client, upstream:
     await client.send(client.request("POST", "/api/x", framing))
     for letter in b"hello":
         await client.send(b"1\r\n%c\r\n" % letter if chunked else b"%c" % letter)
-        assert await asyncio.wait_for(arrived.get(), 5) == b"%c" % letter
+        assert await asyncio.wait_for(arrived.get(), DEADLINE) == b"%c" % letter
     await client.send(b"0\r\n\r\n" if chunked else b"")
 
     assert (await client.response()).status == 200
@@ -169,7 +169,7 @@ async def test_case_043_a_caller_that_leaves_ends_the_upload(
     call = await upstream.called()
     assert callable(leave)
     leave(client)
-    await asyncio.wait_for(call.connection.ended.wait(), 5)
+    await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
     assert call.broken
     assert not call.complete
@@ -235,7 +235,7 @@ async def test_case_047_a_malformed_chunk_ends_both_sides(client: Client, upstre
     call = await upstream.called()
     await client.send(bad)
     ended = await client.rest()
-    await asyncio.wait_for(call.connection.ended.wait(), 5)
+    await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
     assert ended.got == b"" or ended.got.startswith(b"HTTP/1.1 400 ")
     assert call.broken
@@ -252,7 +252,7 @@ async def test_case_048_content_that_does_not_come_is_a_timeout(
     await client.send(client.request("POST", "/api/x", framing) + b"5\r\nhello\r\n")
     call = await upstream.called()
     ended = await client.rest()
-    await asyncio.wait_for(call.connection.ended.wait(), 5)
+    await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
 
     assert ended.got == b"" or ended.got.startswith(b"HTTP/1.1 408 ")
     assert call.broken

@@ -13,7 +13,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.client import Client
 from tests.fakes.proxy import StartProxy, proxy_process
 from tests.fakes.upstream import Call, Upstream, answer, raw, response
-from tests.fakes.waiting import settled
+from tests.fakes.waiting import DEADLINE, settled
 from tests.http.responses import CHUNKS, assert_ours, relayed
 
 # What the proxy itself may add to a response that has none of it.
@@ -259,7 +259,7 @@ async def test_case_065_events_pass_one_by_one(client: Client, upstream: Upstrea
         await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream;charset=utf-8\r\n%s\r\n" % framing)
         for event in (b"data: 1\n\n", b"data: 2\n\n"):
             await call.send(b"9\r\n%s\r\n" % event if chunked else event)
-            await asyncio.wait_for(seen.wait(), 5)
+            await asyncio.wait_for(seen.wait(), DEADLINE)
             seen.clear()
         await call.send(b"0\r\n\r\n" if chunked else b"")
         call.connection.close()

@@ -7,6 +7,7 @@ import pytest
 from krebit_proxy.tasks import spawn
 from tests.fakes.client import Client
 from tests.fakes.upstream import Call, Upstream, answer, raw
+from tests.fakes.waiting import DEADLINE
 from tests.http.responses import assert_ours, relayed
 
 
@@ -46,7 +47,7 @@ async def test_case_077_an_upgrade_that_is_granted_is_a_tunnel(client: Client, u
         assert await client.exactly(len(piece)) == piece
         await pump
     client.close()
-    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), 5)
+    await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), DEADLINE)
 
 
 async def test_case_077_a_tunnel_ends_with_the_upstream(client: Client, upstream: Upstream) -> None:
@@ -72,7 +73,7 @@ async def test_case_077_bytes_sent_with_the_request_reach_the_tunnel(client: Cli
     await client.send(client.request("GET", "/api/x", *WEBSOCKET) + b"early")
 
     assert (await client.head()).status == 101
-    assert await asyncio.wait_for(early.get(), 5) == b"early"
+    assert await asyncio.wait_for(early.get(), DEADLINE) == b"early"
     client.close()
 
 

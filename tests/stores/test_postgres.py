@@ -14,7 +14,7 @@ from krebit_proxy.stores.postgres import PostgresStore
 from krebit_proxy.stores.sealing import new_key
 from tests.fakes.database import Database
 from tests.fakes.relay import Relay
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 from tests.stores.conftest import Place
 
 
@@ -309,7 +309,7 @@ async def test_after_a_write_whose_answer_was_lost_a_read_tells_whether_it_was_d
 
 async def eventually_works(attempt: Callable[[], Awaitable[object]]) -> None:
     """Returns once `attempt` raises no StoreError."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while True:
             try:
                 await attempt()

@@ -16,6 +16,7 @@ from krebit_proxy.upstream import Exchange, Upstream, UpstreamBroken
 from krebit_proxy.upstream.link import SocketLink
 from krebit_proxy.upstream.transport import TransportLink
 from tests.fakes.certificates import Authority
+from tests.fakes.waiting import DEADLINE
 from tests.upstream.conftest import Open, Serve
 from tests.upstream.scripted import GET, Peer, Server, content_of, get, request, settings_for
 
@@ -81,7 +82,7 @@ async def test_a_server_that_never_shakes_hands(serve: Serve, authority: Authori
     url = f"https://localhost:{server.port}"
     pool = Upstream(settings_for(url, ca_file=authority.ca_file, connect_timeout=0.1))
     assert "within 0.1 seconds" in (await refusal(pool)).detail
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
 
 
 def test_a_ca_file_that_is_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from krebit_proxy.errors import Refused
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.upstream.exchange import HIGH_WATER
-from tests.fakes.waiting import eventually, settled
+from tests.fakes.waiting import DEADLINE, eventually, settled
 from tests.upstream.conftest import Open, Serve
 from tests.upstream.scripted import GET, Peer, content_of, get, request
 
@@ -65,7 +65,7 @@ async def test_the_head_leaves_when_content_is_slow_to_come(serve: Serve, upstre
         await peer.answer()
 
     exchange = await upstream(await serve(script)).open(**request("POST", 5))
-    await asyncio.wait_for(seen.wait(), 10)
+    await asyncio.wait_for(seen.wait(), DEADLINE)
     exchange.send(b"hello")
     exchange.finish()
     await exchange.response()
@@ -104,7 +104,7 @@ async def test_content_that_does_not_match_its_length_ends_the_connection(
         send()
     with pytest.raises(UpstreamBroken):
         await exchange.response()
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
 
 
 @both
@@ -244,7 +244,7 @@ async def test_an_early_answer_comes_while_content_is_still_sent(serve: Serve, u
     with pytest.raises(UpstreamBroken):
         await exchange.drain()
     exchange.release()
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
     assert repr(pool).endswith("0 active, 0 idle>")
 
 
@@ -332,7 +332,7 @@ async def test_giving_up_ends_the_connection_at_once(serve: Serve, upstream: Ope
     exchange = await upstream(server).open(**request("POST", 100))
     exchange.send(b"some")
     exchange.abort()
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
     with pytest.raises(UpstreamBroken):
         await exchange.read()
 
@@ -346,7 +346,7 @@ async def test_a_caller_that_is_cancelled_may_abort(serve: Serve, upstream: Open
     with pytest.raises(asyncio.CancelledError):
         await waiting
     exchange.abort()
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
 
 
 @both

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from krebit_proxy.errors import Refused
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 from tests.upstream.conftest import Open, Serve
 from tests.upstream.scripted import GET, Peer, content_of, get, request
 
@@ -155,7 +155,7 @@ async def test_giving_up_during_the_retry_leaves_nothing_open(serve: Serve, upst
     exchange.abort()
     await eventually(lambda: len(server.peers) == 2)
     for _ in range(2):
-        await asyncio.wait_for(server.finished.acquire(), 10)
+        await asyncio.wait_for(server.finished.acquire(), DEADLINE)
     assert repr(pool).endswith("0 active, 0 idle>")
 
 
@@ -238,7 +238,7 @@ async def test_the_connection_used_last_is_used_first_and_old_ones_end(serve: Se
     assert await get(pool) == b"1"
     await eventually(lambda: repr(pool).endswith("0 idle>"))
     for _ in range(2):
-        await asyncio.wait_for(server.finished.acquire(), 10)
+        await asyncio.wait_for(server.finished.acquire(), DEADLINE)
 
 
 async def test_an_expired_connection_is_not_used_even_if_nobody_looked(serve: Serve, upstream: Open) -> None:
@@ -267,4 +267,4 @@ async def test_a_closed_pool_keeps_nothing(serve: Serve, upstream: Open) -> None
     await content_of(exchange)
     pool._closed = True
     exchange.release()
-    await asyncio.wait_for(server.finished.acquire(), 10)
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.client import Client
 from tests.fakes.proxy import RunningProxy, running_proxy
 from tests.fakes.upstream import Call, Upstream, answer, response
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 
 CHUNKED = b"Transfer-Encoding: chunked"
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -102,7 +102,7 @@ async def test_a_connection_that_was_promoted_to_a_tunnel_is_reset_when_the_upst
 ) -> None:
     async def breaks(call: Call) -> None:
         await call.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
-        await asyncio.wait_for(call.connection.until(b"bye"), 5)
+        await asyncio.wait_for(call.connection.until(b"bye"), DEADLINE)
         call.connection.reset()
 
     upstream.script = [breaks]

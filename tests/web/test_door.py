@@ -266,6 +266,7 @@ async def test_what_callers_do_is_observed_and_nothing_is_refused_meanwhile(upst
         '[\n["/api/invoices", "POST", "loopback", 2],\n["/api/invoices/{id}", "GET", "loopback", 4]\n]\n'
     )
     assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "observed.json", "second"]
 
 
 async def test_a_file_of_something_else_is_not_overwritten_by_observing(upstream: Upstream, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from krebit_proxy.web.handshake import Accepting, Handshake
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.tls import server_context
 from tests.fakes.certificates import Authority
+from tests.fakes.waiting import DEADLINE
 
 IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 needs_ipv6 = pytest.mark.skipif(not IPV6, reason="this machine has no ::1")
@@ -83,7 +84,7 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
 async def greeting(connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> str:
     reader, writer = await connecting
     try:
-        return (await asyncio.wait_for(reader.read(), 10)).decode()
+        return (await asyncio.wait_for(reader.read(), DEADLINE)).decode()
     finally:
         writer.close()
 

@@ -14,6 +14,7 @@ from krebit_proxy.core.authorization import KEY_LIFETIME, mint_key
 from krebit_proxy.core.secret import Secret
 from tests.fakes.authorization_server import HANG, AuthorizationServer
 from tests.fakes.setup_site import CLIENT_SECRET, Answer, Site, setup_site
+from tests.fakes.waiting import DEADLINE
 
 FRONT_PROXY = {"X-Forwarded-For": "203.0.113.7"}
 
@@ -259,7 +260,7 @@ async def test_the_browser_that_brought_a_key_may_try_again_and_no_other_may(sit
 async def test_the_browser_that_brought_a_key_may_not_try_for_longer_than_the_key_is_good(site: Site) -> None:
     one_time = key(site, age=KEY_LIFETIME - 2)  # a second is left, or two
     first = await site.start(f"/setup?key={one_time}", fields=FRONT_PROXY)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while (again := await site.start(fields=FRONT_PROXY)).status == 303:  # noqa: ASYNC110 -- by the wall clock
             await asyncio.sleep(0.05)
 
