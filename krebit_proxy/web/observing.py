@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,12 @@ class Observer:
     def _write(self) -> None:
         """Replaces the file at once, so that a reader never sees half of it. It is small: the kinds are bounded."""
         self._later = None
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(self._observations.to_json())
-        new.replace(self._path)
+        # A new name, so that nobody who may write to the folder can lead us to another file.
+        descriptor, new = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(self._observations.to_json())
+            Path(new).replace(self._path)
+        except BaseException:
+            Path(new).unlink(missing_ok=True)
+            raise
