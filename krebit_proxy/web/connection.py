@@ -109,6 +109,11 @@ class Connection(RequestHandler):
         if len(self._calls) > 1 or self._requests.content.size or self._requests.held or self._tunnel:
             self._bound_what_waits()
 
+    def resume_writing(self) -> None:
+        """The caller has taken what was written."""
+        super().resume_writing()
+        self._turn.do(ANSWER, Connection._proceed, self)
+
     def _bound_what_waits(self) -> None:
         if not self._buffer_paused and self._waiting_bytes() >= HIGH_WATER:
             self._pause_reading_for_buffer()
@@ -183,6 +188,9 @@ class Connection(RequestHandler):
         if not self._calls:
             if self._requests.reading_head and self._expired != self._requests.time_out:
                 self._wait_for_head()
+            return
+        if self._paused:  # it gets no further answers before it has taken those that it got
+            self._wait_for_taking(self._idle_timeout)
             return
         self._deadline = inf
         self._fresh = False

@@ -6,8 +6,8 @@ from contextlib import suppress
 import pytest
 
 from tests.fakes.proxy import RunningProxy, StartProxy
-from tests.fakes.upstream import Call, Upstream
-from tests.fakes.waiting import eventually
+from tests.fakes.upstream import Call, Upstream, answer
+from tests.fakes.waiting import eventually, settled
 from tests.http.shooting_range import LIMITS, echo
 
 
@@ -32,6 +32,22 @@ async def test_many_slow_callers_do_not_keep_others_out(
         ended = await client.rest()
         assert ended.got == b"" or ended.got.startswith(b"HTTP/1.1 408 ")
     assert "marker" not in proxy.written()
+
+
+async def test_a_caller_that_takes_no_answers_gets_no_more_of_them_and_is_ended(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
+    """It asks 2,000 times, one after the other, for 60 kB each, and reads nothing: 120 MB must not pile up here."""
+    upstream.default = answer(content=bytes(60_000))
+    proxy = await start_proxy(limits=LIMITS, upstream={"idle_timeout": 0.5})
+    caller = await proxy.connect()
+    with suppress(OSError):
+        await caller.send(caller.request("GET", "/api/x") * 2_000)
+
+    answered = await settled(lambda: len(upstream.calls), quiet=1)
+    assert answered < 500
+    ended = await caller.rest()
+    assert ended.got.count(b"HTTP/1.1 200 OK") < 500
 
 
 def refusals(proxy: RunningProxy) -> list[dict[str, object]]:
