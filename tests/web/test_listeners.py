@@ -401,6 +401,23 @@ async def test_a_client_certificate_is_asked_for_by_its_authority(authority: Aut
         assert "allowed=True" in told
 
 
+async def test_an_authority_that_was_replaced_lets_nobody_in_any_more(authority: Authority, tmp_path: Path) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(authority.ca_file.read_bytes())
+    given = settings("127.0.0.1:0", tls_cert_file=file, tls_client_ca_file=trusted)
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    old, new = issued(authority, tmp_path, "old.example"), issued(other, tmp_path / "other", "new.example")
+    async with serving(given, access_rules(given)) as listeners:
+        connect = caller(listeners, "localhost")
+        assert "Caller(name='old.example'" in await connect(trusting(authority, old))
+        trusted.write_bytes(other.ca_file.read_bytes())
+        assert "Caller(name='new.example'" in await connect(trusting(authority, new))
+        with suppress(ssl.SSLError, ConnectionError):
+            assert not await connect(trusting(authority, old))
+
+
 @pytest.mark.parametrize("problem", ["no key", "writable", "missing"])
 def test_a_certificate_that_cannot_be_used_is_told(authority: Authority, tmp_path: Path, problem: str) -> None:
     file = issued(authority, tmp_path, "localhost")
