@@ -24,7 +24,7 @@ from krebit_proxy.web.observing import Observer
 from krebit_proxy.web.server import Server
 from krebit_proxy.web.setup import Setup
 from krebit_proxy.web.status import StatusPages
-from krebit_proxy.web.tls import server_context
+from krebit_proxy.web.tls import server_certificate
 
 
 class Proxy:
@@ -48,7 +48,7 @@ class Proxy:
     async def _start(self) -> None:
         settings, running = self._settings, self._running
         keys = KeyFile(settings.access.client_keys_file) if settings.access.client_keys_file else None
-        rules, tls = access_rules(settings), server_context(settings)
+        rules, certificate = access_rules(settings), server_certificate(settings)
         observer = None
         if self._observe is not None:
             rules, observer = replace(rules, read_only=False, allow=()), Observer(self._observe)
@@ -73,7 +73,10 @@ class Proxy:
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, turn=turn, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
-        encrypted = partial(Accepting, door=server, tls=tls, patience=settings.limits.header_timeout) if tls else None
+        encrypted = None
+        if certificate is not None:
+            patience = settings.limits.header_timeout
+            encrypted = partial(Accepting, door=server, context=certificate.context, patience=patience)
         for accepting in await self._listeners.serve(server, encrypted):
             running.callback(accepting.close)
         if keys is not None:

@@ -7,6 +7,7 @@ hold a connection that nobody counts, and nothing but a minute's timeout ends.
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -38,11 +39,11 @@ class Door(Protocol):
 class Accepting:
     """Takes callers from a listening socket from now on, and has each begin with a handshake."""
 
-    def __init__(self, sock: socket.socket, door: Door, tls: ssl.SSLContext, patience: float) -> None:
-        """`patience`: seconds that a handshake may take."""
+    def __init__(self, sock: socket.socket, door: Door, context: Callable[[], ssl.SSLContext], patience: float) -> None:
+        """`context` gives that of the next handshake; `patience`: seconds that one may take."""
         self._sock = sock
         self._door = door
-        self._tls = tls
+        self._context = context
         self._patience = patience
         self._task = spawn(self._accept(), name="accept")
 
@@ -58,7 +59,7 @@ class Accepting:
                 _log.warning("connection.not_accepted", reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
             else:
-                Handshake(caller, self._door).begin(self._tls, self._patience)
+                Handshake(caller, self._door).begin(self._context(), self._patience)
 
 
 class Handshake(asyncio.Protocol):

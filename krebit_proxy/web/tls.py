@@ -13,8 +13,8 @@ from krebit_proxy.errors import SettingsError
 _log: Final = structlog.get_logger()
 
 
-def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context for all TCP listeners, None where callers speak plain HTTP.
+def server_certificate(settings: Settings) -> "Certificate | None":
+    """What callers are shown on all TCP listeners, None where they speak plain HTTP.
 
     Raises SettingsError for a certificate or key that can not be used.
     """
@@ -25,23 +25,37 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
         raise SettingsError([f"tls_key_file: {problem}"])
     files = [settings.tls_cert_file, key_file, *([settings.tls_client_ca_file] if settings.tls_client_ca_file else [])]
     try:
-        return _Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file, files).context
+        return Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file, files)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "cannot be read"
         named = ", ".join(map(str, files))
         raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
 
 
-class _Certificate:
-    """Keeps a context for the files as they are now, and hands it to each handshake."""
+class Certificate:
+    """Keeps a context for the files as they are now."""
 
     def __init__(self, cert_file: Path, key_file: Path, ca_file: Path | None, files: list[Path]) -> None:
         self._files = (cert_file, key_file, ca_file)
         self._watched = files
         self._seen = self._stamp()
-        self.context = self._current = self._read()
-        # Called for each handshake, whether the caller names a server or not.
-        self.context.sni_callback = self._choose
+        self._context = self._read()
+
+    def context(self) -> ssl.SSLContext:
+        """The context for the next handshake.
+
+        It is a new one when a file has changed: no session of the old one, with whom it let in, can be resumed in it.
+        """
+        try:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._context = self._read()
+                self._seen = stamp
+                _log.info("tls.certificate_read")
+        except (OSError, ValueError):
+            # It is being replaced: one file is new and the other is not. The next handshake looks again.
+            _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+        return self._context
 
     def _stamp(self) -> list[tuple[int, int, int]]:
         return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._watched)]
@@ -56,15 +70,3 @@ class _Certificate:
             # Who has none is refused by admission, with words; a program on this computer may still ask for our health.
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
-
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        try:
-            stamp = self._stamp()
-            if stamp != self._seen:
-                self._current = self._read()
-                self._seen = stamp
-                _log.info("tls.certificate_read")
-        except (OSError, ValueError):
-            # It is being replaced: one file is new and the other is not. The next handshake looks again.
-            _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
-        connection.context = self._current

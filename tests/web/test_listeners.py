@@ -23,7 +23,7 @@ from krebit_proxy.errors import SettingsError
 from krebit_proxy.web.admission import access_rules, peer_of
 from krebit_proxy.web.handshake import Accepting, Handshake
 from krebit_proxy.web.listeners import Listeners, open_listeners
-from krebit_proxy.web.tls import server_context
+from krebit_proxy.web.tls import server_certificate
 from tests.fakes.certificates import Authority
 from tests.fakes.waiting import DEADLINE
 
@@ -69,11 +69,10 @@ class Greeters:
 @asynccontextmanager
 async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterator[Listeners]:
     listeners = open_listeners(settings)
-    greeters, tls = Greeters(rules or Rules()), server_context(settings)
+    greeters, certificate = Greeters(rules or Rules()), server_certificate(settings)
+    encrypted = partial(Accepting, door=greeters, context=certificate.context, patience=30) if certificate else None
     try:
-        servers = await listeners.serve(
-            greeters, partial(Accepting, door=greeters, tls=tls, patience=30) if tls else None
-        )
+        servers = await listeners.serve(greeters, encrypted)
         yield listeners
         for server in servers:
             server.close()
@@ -418,6 +417,34 @@ async def test_an_authority_that_was_replaced_lets_nobody_in_any_more(authority:
             assert not await connect(trusting(authority, old))
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_no_session_outlives_the_authority_that_let_it_in(
+    authority: Authority, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    file = issued(authority, tmp_path, "localhost")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(authority.ca_file.read_bytes())
+    given = settings("127.0.0.1:0", tls_cert_file=file, tls_client_ca_file=trusted)
+    (tmp_path / "other").mkdir()
+    context = trusting(authority, issued(authority, tmp_path, "old.example"))
+    context.maximum_version = version
+
+    def greeted(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        with (
+            socket.create_connection(("127.0.0.1", port_of(listeners)), timeout=10) as sock,
+            context.wrap_socket(sock, server_hostname="localhost", session=session) as encrypted,
+        ):
+            return encrypted.recv(1000), encrypted.session
+
+    async with serving(given, access_rules(given)) as listeners:
+        told, session = await asyncio.to_thread(greeted, None)
+        assert b"Caller(name='old.example'" in told
+        trusted.write_bytes(Authority(tmp_path / "other").ca_file.read_bytes())
+        with suppress(ssl.SSLError, ConnectionError):
+            told, _ = await asyncio.to_thread(greeted, session)
+            assert b"old.example" not in told
+
+
 @pytest.mark.parametrize("problem", ["no key", "writable", "missing"])
 def test_a_certificate_that_cannot_be_used_is_told(authority: Authority, tmp_path: Path, problem: str) -> None:
     file = issued(authority, tmp_path, "localhost")
@@ -429,11 +456,11 @@ def test_a_certificate_that_cannot_be_used_is_told(authority: Authority, tmp_pat
     else:
         file.unlink()
     with pytest.raises(SettingsError, match="tls_"):
-        server_context(settings("127.0.0.1:0", tls_cert_file=file))
+        server_certificate(settings("127.0.0.1:0", tls_cert_file=file))
 
 
 def test_without_a_certificate_there_is_no_tls() -> None:
-    assert server_context(settings("127.0.0.1:0")) is None
+    assert server_certificate(settings("127.0.0.1:0")) is None
 
 
 def test_a_caller_that_is_already_gone_is_nobody() -> None:
