@@ -54,6 +54,8 @@ THREATS: Final = {
         [
             "web/test_listeners.py::test_beyond_loopback_the_two_lines_to_add_are_told",
             "web/test_listeners.py::test_a_passed_socket_beyond_loopback_needs_leave_too",
+            "web/test_listeners.py::test_a_client_certificate_is_asked_for_by_its_authority",
+            "web/test_listeners.py::test_no_session_outlives_the_authority_that_let_it_in",
         ],
     ),
     6: (
