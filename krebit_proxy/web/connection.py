@@ -57,8 +57,8 @@ class Connection(RequestHandler):
             arrived=calls.append,
         )
         self._calls = calls  # read, and not begun yet
-        self._call: Call | None = None  # sent without the task
-        self._ready: asyncio.Future[Call] | None = None  # while the task waits for a call
+        self._call: Call | None = None  # begun, and not taken by the task
+        self._ready: asyncio.Future[None] | None = None  # while the task waits for a call
         self._tunnel: Content | None = None
         self.closing = False
         self._fresh = True  # it has not brought a request yet
@@ -194,13 +194,11 @@ class Connection(RequestHandler):
             return
         self._deadline = inf
         self._fresh = False
-        call = self._calls.popleft()
+        self._call = call = self._calls.popleft()
         if self._buffer_paused:
             self.resume_content()
-        if self._server.begin(call):
-            self._call = call
-        else:
-            self._hand_over(ready, call)
+        if not self._server.begin(call):
+            self._hand_over(ready)
 
     def relay(self) -> None:
         """There is news of the response to the call that was sent without the task."""
@@ -210,10 +208,10 @@ class Connection(RequestHandler):
         call, ready = self._call, self._ready
         if call is None or ready is None:
             return
-        self._call = None
         if not self._server.complete(call):
-            self._hand_over(ready, call)
+            self._hand_over(ready)
             return
+        self._call = None
         self._turn.do(RECORD, self._server.done, call)
         if call.persistent:
             self._wait()
@@ -221,10 +219,10 @@ class Connection(RequestHandler):
         else:
             self._turn.do(RECORD, Connection._end, self)
 
-    def _hand_over(self, ready: "asyncio.Future[Call]", call: Call) -> None:
+    def _hand_over(self, ready: "asyncio.Future[None]") -> None:
         self._ready = None
         if not ready.done():
-            ready.set_result(call)
+            ready.set_result(None)
 
     # Those that wait for more are answered in the one task of this connection.
 
@@ -232,7 +230,8 @@ class Connection(RequestHandler):
         """Answers what cannot be answered without a task, in order."""
         persistent = True
         while persistent and not (self._server.draining and not self._calls):
-            call = await self._next()
+            await self._next()
+            call, self._call = cast("Call", self._call), None
             await self._answer(call)
             if call.persistent and not call.content.complete:
                 await self._skip_content(call)
@@ -245,7 +244,7 @@ class Connection(RequestHandler):
         else:
             self._linger()
 
-    def _next(self) -> "asyncio.Future[Call]":
+    def _next(self) -> "asyncio.Future[None]":
         """What is done once a call needs the task."""
         self._ready = ready = self._loop.create_future()
         self._wait()

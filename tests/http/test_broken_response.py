@@ -8,16 +8,16 @@ import pytest
 
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client, Ended
-from tests.fakes.proxy import StartProxy
+from tests.fakes.proxy import RunningProxy, StartProxy
 from tests.fakes.upstream import Call, Step, Upstream, raw, response
-from tests.fakes.waiting import DEADLINE
+from tests.fakes.waiting import DEADLINE, eventually
 from tests.http.responses import CHUNKS, assert_ours, relayed
 
 
 @pytest.mark.parametrize("leave", [Client.close, Client.reset])
 @pytest.mark.parametrize("answered", [False, True])
 async def test_case_067_a_caller_that_leaves_ends_the_exchange(
-    client: Client, upstream: Upstream, leave: object, answered: bool
+    proxy: RunningProxy, client: Client, upstream: Upstream, leave: object, answered: bool
 ) -> None:
     async def hold(call: Call) -> None:
         if answered:
@@ -33,6 +33,9 @@ async def test_case_067_a_caller_that_leaves_ends_the_exchange(
     leave(client)
 
     await asyncio.wait_for(call.connection.ended.wait(), DEADLINE)
+    await eventually(lambda: proxy.events("request.done"))
+    (event,) = proxy.events("request.done")
+    assert (event["code"], event["status"]) == ("caller_left", 200 if answered else 499)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -33,7 +33,8 @@ class Stage:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.clients: list[Client] = []
-        self.cancelled = 0
+        self.ended: list[Call] = []
+        self.cancelled = self.aborted = 0
         self.go = asyncio.Event()
 
     def begin(self, call: Call) -> bool:
@@ -42,7 +43,13 @@ class Stage:
         if call.target == b"/api/fault-complete":
             call.connection.relay()
             return True
+        if call.target == b"/api/leave":
+            call.attempt = self
+            cast("Connection", call.connection).cut(silent=True)
         return False
+
+    def abort(self) -> None:
+        self.aborted += 1
 
     def complete(self, _call: Call) -> bool:
         raise ZeroDivisionError
@@ -95,7 +102,14 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
             raise web.HTTPConflict(text="no")
         return web.Response(text=f"{request.method} {request.path_qs} {await request.text()}")
 
-    server = Server(settings, rules=Rules(), api=stage, pages={"/page": page, "/healthz": page}, metrics=Metrics())
+    server = Server(
+        settings,
+        rules=Rules(),
+        api=stage,
+        pages={"/page": page, "/healthz": page},
+        metrics=Metrics(),
+        observe=stage.ended.append,
+    )
     accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     stage.server, stage.port = server, accepting.sockets[0].getsockname()[1]
     yield stage
@@ -144,6 +158,15 @@ async def test_requests_are_answered_in_order_on_one_connection(stage: Stage) ->
 
     assert [answer.content for answer in answers] == [b"ok"] * 40
     assert len(stage.calls) == 40
+
+
+async def test_a_caller_that_leaves_before_the_task_takes_its_call_leaves_nothing_behind(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/leave"))
+    await eventually(lambda: stage.ended)
+
+    assert [call.code for call in stage.ended] == ["caller_left"]
+    assert (stage.aborted, stage.calls) == (1, [])
 
 
 async def test_a_caller_that_leaves_cancels_what_is_done_for_it(stage: Stage) -> None:
