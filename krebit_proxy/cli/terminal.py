@@ -1,7 +1,8 @@
 """What is printed, and how.
 
 Results go to standard output, everything else to standard error. A complaint is one line of what is wrong and one of
-what to do. Nothing here is coloured: ticks and crosses say enough, and survive a pipe.
+what to do. Nothing here is coloured: ticks and crosses say enough, and survive a pipe. Control characters, which could
+take over the terminal, are not printed: part of a line may come from elsewhere.
 """
 
 import sys
@@ -11,31 +12,31 @@ import click
 
 def say(line: str = "") -> None:
     """A line of the result."""
-    click.echo(line)
+    click.echo(_plain(line))
 
 
 def note(line: str) -> None:
     """A line beside the result, e.g. what is waited for."""
-    click.echo(line, err=True)
+    click.echo(_plain(line), err=True)
 
 
 def complain(*problems: str, hint: str = "") -> None:
     """What is wrong, and what to do."""
     if len(problems) == 1:
-        note(f"krebit-proxy: {_plain(problems[0])}")
+        note(f"krebit-proxy: {problems[0]}")
     else:
         note("krebit-proxy: these settings cannot work:")
         for problem in problems:
-            note(f"  {_plain(problem)}")
+            note(f"  {problem}")
     if hint:
-        note(f"what to do: {_plain(hint)}")
+        note(f"what to do: {hint}")
 
 
 def tick(text: str, *, held: bool = True, hint: str = "") -> None:
     """A line with a tick, or with a cross and what to do."""
-    say(f"{_mark(held=held)} {_plain(text)}")
+    say(f"{_mark(held=held)} {text}")
     if hint:
-        say(f"    {_plain(hint)}")
+        say(f"    {hint}")
 
 
 def _mark(*, held: bool) -> str:
@@ -48,5 +49,4 @@ def _mark(*, held: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without control characters, which could take over the terminal; part of it may come from elsewhere."""
     return "".join(char if char == "\n" or char.isprintable() else "?" for char in text)

@@ -311,3 +311,20 @@ async def test_another_program_on_the_port_is_not_taken_for_the_proxy(folder: Pa
         f"krebit-proxy: something else than this proxy answers at localhost:{port}",
         "what to do: stop it, or change the setting `listen`",
     ]
+
+
+async def test_what_is_said_on_the_port_does_not_take_over_the_terminal(folder: Path, port: int) -> None:
+    names = ("code", "detail", "hint", "organization", "client_id", "redirect_uri")
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        document = dict.fromkeys(names, "\x1b[2J\x9b1m\x07 it")
+        return web.json_response(document, headers={"Server": "krebit-proxy"})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    finished = await run("status", folder=folder)
+    await runner.cleanup()
+
+    assert "organization ?[2J?1m? it" in finished.out
+    assert finished.out.replace("\n", "").isprintable()
