@@ -59,7 +59,14 @@ class Accepting:
                 _log.warning("connection.not_accepted", reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
             else:
-                Handshake(caller, self._door).begin(self._context(), self._patience)
+                self._take(caller)
+
+    def _take(self, caller: socket.socket) -> None:
+        try:
+            Handshake(caller, self._door).begin(self._context(), self._patience)
+        except Exception as error:  # noqa: BLE001 -- whatever one caller leads to, the next one must get in
+            _log.exception("connection.failed", error=type(error).__name__)
+            caller.close()
 
 
 class Handshake(asyncio.Protocol):
@@ -95,8 +102,11 @@ class Handshake(asyncio.Protocol):
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
             )
         except OSError as error:
-            if not self._over:
-                self._end("it made room" if self.closing else f"no TLS: {type(error).__name__}")
+            reason = "it made room" if self.closing else f"no TLS: {type(error).__name__}"
+        else:
+            reason = "no TLS: it was broken off"
+        if not self._over:
+            self._end(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is encrypted, and goes on with a protocol of the server."""

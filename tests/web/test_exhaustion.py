@@ -83,6 +83,18 @@ async def test_a_handshake_that_never_comes_is_ended_and_told_of(start: StartPro
     assert all(event["reason"].startswith("no TLS: ") for event in proxy.events("connection.refused"))
 
 
+async def test_a_fault_at_one_caller_does_not_keep_out_the_next(
+    start: StartProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(**tls)
+    with monkeypatch.context() as broken:
+        broken.delattr(Server, "opened")
+        assert (await (await proxy.connect()).rest()).got == b""
+    assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+    assert proxy.events("connection.failed")[0]["error"] == "AttributeError"
+
+
 async def test_the_share_of_one_address_counts_its_handshakes(start: StartProxy, tmp_path: Path) -> None:
     beyond = own_address()
     tls, context = speaking_tls(tmp_path)
