@@ -9,6 +9,7 @@ administrator. So it is confirmed right before a token is spent, and every write
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -27,7 +28,9 @@ _GRANT_TABLE: Final = """
         written_at timestamptz NOT NULL DEFAULT now()
     )"""
 _LOCK_TABLE: Final = "CREATE TABLE IF NOT EXISTS krebit_proxy_lock (id text PRIMARY KEY)"
-_SLICE: Final = 1.0  # seconds that the server lets us wait in its queue for the lock, before we look at the clock
+# Seconds between two tries for the lock. Who waited in the server's queue would keep one of the few connections of a
+# pooler from the holder, who needs it to get done.
+_POLL: Final = 0.1
 # For the transaction that holds the lock, against whatever the database has as its defaults. A holder whose machine is
 # gone without a word is let go after two minutes, which is longer than the longest token request.
 _HOLDING: Final = {
@@ -82,13 +85,14 @@ class PostgresStore:
         with explained(self._place):
             holding = await Session.open(self._address, self.patience)
             try:
-                while not await self._locked(holding, min(_SLICE, max(0.001, end - clock()))):
+                while not await self._locked(holding):
                     if clock() > end:
                         raise StoreBusyError(
                             f"Another process holds the lock in {self._place} for more than {timeout:.0f} seconds.",
                             hint="Look for a krebit-proxy that hangs, on any machine, and stop it.",
                             code="token_unavailable",
                         )
+                    await asyncio.sleep(_POLL * (0.5 + random.random()))
             except BaseException:
                 await holding.close()
                 raise
@@ -147,20 +151,19 @@ class PostgresStore:
         await self.unlock()
         await self._drop()
 
-    async def _locked(self, holding: Session, wait: float) -> bool:
-        """Waits a moment for the row. It is then held until the connection ends."""
+    async def _locked(self, holding: Session) -> bool:
+        """Whether the row could be had at once. It is then held until the connection ends."""
         await holding.run("BEGIN")
+        statement = "SELECT 1 FROM krebit_proxy_lock WHERE id = %s FOR UPDATE SKIP LOCKED"
+        if not await holding.run(statement, self._identity):
+            await holding.run("ROLLBACK")
+            return False
         statement = (
             "SELECT set_config(name, value, true)"
             " FROM json_each_text(%s::json) AS wanted (name, value) JOIN pg_settings USING (name)"
         )
-        await holding.run(statement, json.dumps(_HOLDING | {"lock_timeout": f"{wait * 1000:.0f}ms"}))
-        try:
-            statement = "SELECT 1 FROM krebit_proxy_lock WHERE id = %s FOR UPDATE"
-            return bool(await holding.run(statement, self._identity, wait=wait))
-        except errors.LockNotAvailable:
-            await holding.run("ROLLBACK")
-            return False
+        await holding.run(statement, json.dumps(_HOLDING))
+        return True
 
     async def _keep_lock(self) -> bool:
         """Whether the lock is still held. Asking also keeps it from being let go as idle."""

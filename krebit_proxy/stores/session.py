@@ -50,21 +50,21 @@ class Session:
         await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
         return cls(connection, patience)
 
-    async def run(self, statement: str, *values: object, wait: float = 0) -> list[tuple[Any, ...]]:
-        """The rows that `statement` gives; the server may take `wait` seconds more than the usual patience."""
-        async with self._bounded(wait):
+    async def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows that `statement` gives."""
+        async with self._bounded(self._patience):
             cursor = await self._connection.execute(statement.encode(), values)
             return await cursor.fetchall() if cursor.description else []
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, keep: bool = True) -> AsyncIterator[None]:
         """Begins, and commits at the end if `keep`; rolls back otherwise, and after an error."""
-        async with self._bounded(self._patience), self._connection.transaction(force_rollback=not keep):
+        async with self._bounded(2 * self._patience), self._connection.transaction(force_rollback=not keep):
             yield
 
     @contextlib.asynccontextmanager
-    async def _bounded(self, wait: float) -> AsyncIterator[None]:
-        timer = asyncio.get_running_loop().call_later(self._patience + wait, self._give_up)
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
         try:
             yield
         except Error:

@@ -131,8 +131,8 @@ def _step_after_updates(steps: Steps) -> None:
 
     real = Session.run
 
-    async def run(session: Session, statement: str, *values: object, wait: float = 0) -> list[tuple[Any, ...]]:
-        rows = await real(session, statement, *values, wait=wait)
+    async def run(session: Session, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        rows = await real(session, statement, *values)
         if statement.startswith("UPDATE"):
             steps.inside("update")
         return rows

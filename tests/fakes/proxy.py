@@ -38,7 +38,7 @@ def settings_of(upstream_url: str, folder: Path, **overrides: Any) -> Settings:
         "store": f"file:{folder / 'grant'}",
         **overrides,
     }
-    given["upstream"] = {"url": upstream_url, "connect_timeout": 2, **overrides.get("upstream", {})}
+    given["upstream"] = {"url": upstream_url, "connect_timeout": 30, **overrides.get("upstream", {})}
     return Settings.model_validate(given)
 
 
@@ -195,10 +195,9 @@ async def running_command(
 
 async def _announced_port(process: asyncio.subprocess.Process, log_file: Path) -> int:
     """The port that the process says it listens on."""
-    async with asyncio.timeout(30):
-        while True:
-            text = log_file.read_text()
-            if match := re.search(r"https?://127\.0\.0\.1:(\d+)", text):
-                return int(match[1])
-            assert process.returncode is None, text
-            await asyncio.sleep(0.02)
+    end = time.monotonic() + 30
+    while not (match := re.search(r"https?://127\.0\.0\.1:(\d+)", text := log_file.read_text())):
+        assert process.returncode is None, text
+        assert time.monotonic() < end, f"it does not say where it listens: {text}"
+        await asyncio.sleep(0.02)
+    return int(match[1])

@@ -51,7 +51,7 @@ class Load:
     """What came of a time of load."""
 
     proxies: Fleet
-    seconds: float
+    seconds: float  # with the start of the proxies
     generations: int  # how many came since the start
     token_requests: int
 
@@ -94,16 +94,12 @@ async def load(
 ) -> Load:
     """Four proxies under load, with tokens of three seconds, `harm` being done all the time."""
     site.sandbox.faults.token_lifetime = 3
-    place = await site.grant("acme", left=3)
-    async with fleet(site.settings(place), folder, 4) as proxies:
-        start = time.monotonic()
-        async with proxies.under_load():
-            if harm is None:
-                await asyncio.sleep(seconds)
-            else:
-                while time.monotonic() < start + seconds:
-                    await harm(proxies)
-        took = time.monotonic() - start
+    place, start = await site.grant("acme", left=3), time.monotonic()
+    async with fleet(site.settings(place), folder, 4) as proxies, proxies.under_load():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            await (harm(proxies) if harm else asyncio.sleep(seconds))
+    took = time.monotonic() - start
     store = place.open()
     grant = await store.read()
     await store.close()

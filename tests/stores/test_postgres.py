@@ -272,7 +272,8 @@ async def test_who_waits_for_the_lock_of_a_frozen_server_can_be_stopped(place: P
     two.patience = 0.3
     await one.lock(5)
     waiting = asyncio.ensure_future(two.lock(60))
-    await eventually(lambda: postgres.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+    both = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'krebit-proxy' HAVING count(*) = 4"
+    await eventually(lambda: postgres.execute(both))
     with postgres.frozen():
         waiting.cancel()
         with pytest.raises((asyncio.CancelledError, StoreError)):
