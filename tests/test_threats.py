@@ -32,6 +32,7 @@ THREATS: Final = {
             "web/test_door_browser.py::test_a_hostile_page_reads_nothing_and_reaches_nothing",
             "web/test_door_browser.py::test_a_page_of_another_port_of_this_host_fares_no_better",
             "web/test_door_browser.py::test_a_link_to_the_api_is_refused_and_one_to_the_status_page_is_not",
+            "web/test_door_browser.py::test_a_page_that_somebody_has_uploaded_cannot_act",
         ],
     ),
     3: (

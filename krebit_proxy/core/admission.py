@@ -25,6 +25,8 @@ _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::\d{0
 
 # What only browsers send, and what makes a request theirs to judge.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
+# What it makes of an answer that it shows (Fetch, 2.2.5, destinations).
+_DOCUMENTS: Final = frozenset((b"document", b"iframe", b"frame", b"object", b"embed"))
 # TRACE would echo our Authorization to the caller; CONNECT would open a tunnel.
 _NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
 _READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
@@ -130,6 +132,8 @@ def _from_browser(call: Call, rules: Rules) -> Caller:
     asked, site = call.only(b"origin"), call.only(b"sec-fetch-site")
     preflight = call.method == b"OPTIONS" and b"access-control-request-method" in call.names
     caller = call.peer.caller
+    if call.only(b"sec-fetch-dest") in _DOCUMENTS:
+        caller = replace(caller, shows=True)
     if asked is None:
         own = site in {None, b"same-origin", b"none"} or (call.page and _is_link(call))
         if own and not preflight:

@@ -65,6 +65,10 @@ _NEVER_RETURNED: Final = _HOP_BY_HOP | {
 _NOT_RETURNED: Final = {True: _NEVER_RETURNED, False: _NEVER_RETURNED | {b"set-cookie", b"set-cookie2"}}
 _URL: Final = re.compile(rb"(https?:)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
+# A document that somebody has uploaded must not act as the company: without this its scripts are on our origin. A type
+# that is not named is not guessed (nosniff).
+_ACTIVE: Final = re.compile(rb"text/html|[a-z]+/(?:[^;,\s]*\+)?xml", re.IGNORECASE)
+_SANDBOX: Final = b"Content-Security-Policy: sandbox"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 
@@ -240,6 +244,7 @@ def response_fields(
     caller_origin: bytes,
     cookies: bool = False,
     allowed_origin: bytes | None = None,
+    shown: bool = False,
 ) -> bytes:
     """The field lines of the caller's response, each with its line end, without the blank line.
 
@@ -251,6 +256,7 @@ def response_fields(
         caller_origin: As the caller named us, e.g. http://localhost:8321; empty if it did not.
         cookies: Whether `Set-Cookie` is forwarded.
         allowed_origin: The web origin that may read the answer, from `Caller.origin`.
+        shown: Whether a browser shows it as a page, from `Caller.shows`.
     """
     kept = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
@@ -261,6 +267,8 @@ def response_fields(
     lines = list(map(b": ".join, compress(fields, kept)))
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
+    if shown and any(_ACTIVE.match(fields[place][1]) for place in names.at.get(b"content-type", ())):
+        lines.append(_SANDBOX)
     lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))
     return b"\r\n".join(lines)
 

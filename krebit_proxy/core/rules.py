@@ -21,11 +21,13 @@ class Caller:
     """Who called. `origin` is the allowed web origin that may read the answer, or None.
 
     `preflight`: the field lines of the 204 that answers a CORS preflight; when not empty, nothing is forwarded.
+    `shows`: it is a browser that will show the answer to a person as a page.
     """
 
     name: str
     origin: bytes | None = None
     preflight: bytes = b""
+    shows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

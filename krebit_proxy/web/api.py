@@ -321,6 +321,7 @@ class Api:
             caller_origin=call.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
+            shown=caller is not None and caller.shows,
         )
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (

@@ -191,6 +191,14 @@ def test_our_own_pages_and_the_persons_own_requests_pass(fields: list[tuple[byte
     assert call(HOST, *fields) is LOCAL.caller
 
 
+@pytest.mark.parametrize("destination", [b"document", b"iframe", b"frame", b"object", b"embed"])
+def test_it_is_known_whether_a_browser_shows_the_answer(destination: bytes) -> None:
+    fields = (HOST, (b"Sec-Fetch-Site", b"none"), (b"Sec-Fetch-Dest", destination))
+    assert call(*fields).shows
+    assert not call(HOST, (b"Sec-Fetch-Site", b"same-origin"), (b"Sec-Fetch-Dest", b"empty")).shows
+    assert not call(HOST).shows
+
+
 def test_our_origin_has_the_scheme_of_the_listener_and_no_default_port() -> None:
     tls = DEFAULT.peer("127.0.0.1", "127.0.0.1", scheme=b"https")
     assert call((b"Host", b"localhost:443"), (b"Origin", b"https://localhost"), peer=tls) is tls.caller
@@ -204,7 +212,7 @@ def test_without_a_host_no_origin_is_ours() -> None:
 def test_a_link_may_lead_to_our_pages_but_nothing_embeds_or_posts_to_them() -> None:
     site, mode = (b"Sec-Fetch-Site", b"cross-site"), (b"Sec-Fetch-Mode", b"navigate")
     link = (HOST, site, mode, (b"Sec-Fetch-Dest", b"document"))
-    assert call(*link, page=True) is LOCAL.caller
+    assert call(*link, page=True).name == "loopback"
     assert refusal(*link).code == "cross_site"
     assert refusal(*link, page=True, method=b"POST").code == "cross_site"
     assert refusal(*link, (b"Origin", b"null"), page=True).code == "cross_site"

@@ -291,6 +291,27 @@ def test_set_cookie_comes_back_line_by_line_when_told() -> None:
     assert returned(*cookies, cookies=True) == [b"Set-Cookie: a=1; Path=/", b"Set-Cookie: b=2"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "confined"),
+    [
+        (b"text/html; charset=utf-8", True),
+        (b"Text/HTML", True),
+        (b"application/xhtml+xml", True),
+        (b"image/svg+xml", True),
+        (b"text/xml", True),
+        (b"application/json", False),
+        (b"application/pdf", False),
+        (b"text/plain", False),
+    ],
+)
+def test_a_document_that_a_browser_shows_has_no_rights(kind: bytes, confined: bool) -> None:
+    field = (b"Content-Type", kind)
+    line = b"Content-Security-Policy: sandbox"
+    assert returned(field, shown=True) == [b"Content-Type: " + kind, *[line] * confined]
+    assert returned(field) == [b"Content-Type: " + kind]
+    assert returned(shown=True) == []
+
+
 def test_an_allowed_origin_may_read_the_answer() -> None:
     lines = response_fields(
         Names([b"access-control-allow-origin"]),

@@ -185,6 +185,17 @@ async def test_a_link_to_the_api_is_refused_and_one_to_the_status_page_is_not(st
     assert upstream.calls == []
 
 
+async def test_a_page_that_somebody_has_uploaded_cannot_act(stage: Stage, upstream: Upstream) -> None:
+    page = b"<title>invoice</title><p>Pay!</p><script>document.title = 'ran'; fetch('/api/accounts')</script>"
+    upstream.default = answer(200, b"Content-Type: text/html", content=page)
+    tab = await stage.browser.tab()
+    await tab.goto(f"http://localhost:{stage.proxy.port}/api/files/7")
+    await tab.until("document.readyState === 'complete'")
+    assert "Pay!" in await tab.text()
+    assert await tab.run("document.title") == "invoice"
+    assert [call.target for call in upstream.calls if b"favicon" not in call.target] == [b"/api/files/7"]
+
+
 async def test_a_page_of_an_allowed_origin_works(stage: Stage, upstream: Upstream) -> None:
     upstream.default = answer(200, b"X-Total: 7", content=b"the accounts")
     tab = await stage.page("app.localhost")
