@@ -188,7 +188,8 @@ class World:
 
     def _sent(self, process: Process, token: int) -> None:
         for other in self.processes.values():
-            if other is not process and self._has_sent(other, token):
+            # A server that never rotates knows one token only, which the next generation has, too.
+            if other is not process and self._has_sent(other, token) and self.server.mode != "off":
                 patient = self.losable and self.now >= other.sent_at + INTENT_GRACE
                 self.require(patient, f"{process.name} spends r{token} while the request of {other.name} is under way")
                 self.excused.append("the lock was lost while a slow request was under way")
