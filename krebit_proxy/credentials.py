@@ -57,6 +57,7 @@ _log = structlog.get_logger()
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 1))
 _read_clock = getattr(time, "clock_gettime", lambda _: time.monotonic())
 _UNUSABLE: Final = float("-inf")
+_ALIKE: Final = 0.1  # seconds within which callers that ask for the same are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Credentials:
         self._bearer = Bearer(0, b"")
         self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
         self._callers: dict[int, asyncio.Future[Denial | None]] = {}
+        self._asking: dict[tuple[int | None, float, int], asyncio.Task[Denial | None]] = {}
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
@@ -130,8 +132,15 @@ class Credentials:
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
         """
-        caller = next(self._ids)
-        denial = await self._told(caller, Demanded(caller, rejected, lifetime))
+        # A storm of callers is a few to the machine, which looks at each of them in each step.
+        alike = rejected, lifetime, int(time.monotonic() / _ALIKE)
+        asking = self._asking.get(alike)
+        if asking is None:
+            caller = next(self._ids)
+            asking = spawn(self._told(caller, Demanded(caller, rejected, lifetime)), name="a token for callers")
+            self._asking[alike] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(alike))
+        denial = await asyncio.shield(asking)
         if denial is not None:
             raise Refused(denial.code, denial.detail, hint=denial.hint, retry_after=denial.retry_after)
         return self._bearer
