@@ -46,8 +46,12 @@ class Session:
                 autocommit=True,
                 prepare_threshold=None,  # behind a pooler, the next statement may meet another server process
             )
-        # Whatever the database's default is: conflicts are found by the generation.
-        await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        try:
+            # Whatever the database's default is: conflicts are found by the generation.
+            await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        except BaseException:
+            await connection.close()
+            raise
         return cls(connection, patience)
 
     async def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -269,7 +269,7 @@ async def test_a_frozen_server_stops_nobody(place: Place, postgres: Database) ->
 async def test_who_waits_for_the_lock_of_a_frozen_server_can_be_stopped(place: Place, postgres: Database) -> None:
     one, two = place.open(), place.open()
     assert isinstance(two, PostgresStore)
-    two.patience = 0.3
+    two.patience = 1
     await one.lock(5)
     waiting = asyncio.ensure_future(two.lock(60))
     both = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'krebit-proxy' HAVING count(*) = 4"
