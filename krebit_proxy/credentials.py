@@ -71,6 +71,14 @@ class Bearer:
         return f"Bearer(generation={self.generation})"
 
 
+@dataclass(slots=True)
+class _Asking:
+    """What callers who want the same wait for, and how many they are."""
+
+    told: asyncio.Task[Denial | None]
+    callers: int = 0
+
+
 class Credentials:
     """Hands out the current token, and keeps it current."""
 
@@ -90,7 +98,7 @@ class Credentials:
         self._bearer = Bearer(0, b"")
         self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
         self._callers: dict[int, asyncio.Future[Denial | None]] = {}
-        self._asking: dict[tuple[int | None, float, int], asyncio.Task[Denial | None]] = {}
+        self._asking: dict[tuple[int | None, float, int], _Asking] = {}
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
@@ -137,10 +145,16 @@ class Credentials:
         asking = self._asking.get(alike)
         if asking is None:
             caller = next(self._ids)
-            asking = spawn(self._told(caller, Demanded(caller, rejected, lifetime)), name="a token for callers")
-            self._asking[alike] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(alike))
-        denial = await asyncio.shield(asking)
+            told = spawn(self._told(caller, Demanded(caller, rejected, lifetime)), name="a token for callers")
+            asking = self._asking[alike] = _Asking(told)
+        asking.callers += 1
+        try:
+            denial = await asyncio.shield(asking.told)
+        finally:
+            asking.callers -= 1
+            if not asking.callers:  # whoever leaves last takes the question along
+                del self._asking[alike]
+                asking.told.cancel()
         if denial is not None:
             raise Refused(denial.code, denial.detail, hint=denial.hint, retry_after=denial.retry_after)
         return self._bearer

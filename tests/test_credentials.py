@@ -167,6 +167,22 @@ async def test_a_caller_that_leaves_does_not_cancel_the_refresh(server: Authoriz
     assert len(server.requests) == 1
 
 
+async def test_when_all_callers_have_left_the_next_one_is_answered(server: AuthorizationServer, tmp_path: Path) -> None:
+    await stored(tmp_path, tokens(left=-5))
+    server.script.append(HANG)
+    async with started(settings_for(server, tmp_path), tmp_path) as credentials:
+        leaving = [asyncio.ensure_future(credentials.bearer()) for _ in range(2)]
+        await server.asked(1)
+        for caller in leaving:
+            caller.cancel()
+        await asyncio.wait(leaving)
+        next_one = asyncio.ensure_future(credentials.bearer())
+        server.release()
+
+        assert (await next_one).field == b"Bearer access-2"
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "<html>", {}), (403, "blocked", {})])
 async def test_an_unclear_outcome_presents_the_same_token_again(
     server: AuthorizationServer, tmp_path: Path, fault: object
