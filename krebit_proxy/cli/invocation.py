@@ -26,12 +26,11 @@ class Invocation:
 
         Those in the environment are taken out of it, so that no program that is started from here inherits a secret.
         """
-        from krebit_proxy.config import find, load  # noqa: PLC0415  --help needs no settings
+        from krebit_proxy.config import find, is_setting, load  # noqa: PLC0415  --help needs no settings
 
         environ = dict(os.environ)
-        for name in environ:
-            if name.startswith("KREBIT_PROXY_") and name != "KREBIT_PROXY_CONFIG":
-                del os.environ[name]
+        for name in filter(is_setting, environ):
+            del os.environ[name]
         return load(self.config or find(environ, Path()), environ)
 
 

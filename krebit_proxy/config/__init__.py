@@ -1,5 +1,6 @@
 """The settings, read from a file and the environment, every problem reported at once."""
 
+from krebit_proxy.config.document import is_setting
 from krebit_proxy.config.loading import find, load
 from krebit_proxy.config.model import Access, Limits, Log, Notify, OAuth, Refresh, Replay, Rule, Settings, Upstream
 
@@ -15,5 +16,6 @@ __all__ = [
     "Settings",
     "Upstream",
     "find",
+    "is_setting",
     "load",
 ]

@@ -16,6 +16,11 @@ PREFIX: Final = "KREBIT_PROXY_"
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
 
+def is_setting(variable: str) -> bool:
+    """Whether a variable of the environment may hold a setting, and so a secret; one names no more than the file."""
+    return variable.startswith(PREFIX) and variable != f"{PREFIX}CONFIG"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where it stands, which setting, and what to say about it."""

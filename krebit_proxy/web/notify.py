@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from krebit_proxy.config import Settings
+from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.credentials import Credentials
@@ -152,11 +152,7 @@ class Notifier:
 
 def _environment(message: Message) -> dict[str, str]:
     """Ours, without settings, some of which are secrets; a `krebit-proxy` that is called still finds its file."""
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if name == "KREBIT_PROXY_CONFIG" or not name.startswith("KREBIT_PROXY_")
-    }
+    ours = {name: value for name, value in os.environ.items() if not is_setting(name)}
     return ours | {"KREBIT_PROXY_EVENT": message.event}
 
 
