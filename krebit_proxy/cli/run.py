@@ -10,13 +10,13 @@ import click
 
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
 
-_PR_SET_DUMPABLE: Final = 4  # of prctl(2)
-_OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token endpoint
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from krebit_proxy.config import Settings
+
+_PR_SET_DUMPABLE: Final = 4  # of prctl(2)
+_OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token endpoint
 
 
 @click.command

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.errors import SETUP_CODES
 
 STEADY: Final = 60.0  # seconds that all must have been well, at most, before a trouble counts as over
-_MUST_ACT: Final = frozenset({"setup_required", "reauthorization_required", "misconfigured"})
+_MUST_ACT: Final = SETUP_CODES | {"misconfigured"}
 
 
 @dataclass(frozen=True, slots=True)

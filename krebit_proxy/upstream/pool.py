@@ -55,19 +55,20 @@ class Upstream:
             Refused: upstream_unreachable.
         """
         link = self._take() or await self.connect()
-        exchange = Exchange(self, link, head, method, content, upgrade=upgrade, retry=retry)
-        self._exchanges.add(exchange)
-        if self._look is None:
-            self._look = self.loop.call_later(self._interval, self._look_around)
-        return exchange
+        return self._begin(link, head, method, content, upgrade=upgrade, retry=retry)
 
     def open_nowait(self, head: bytes, *, method: str) -> Exchange | None:
         """The same for a request without content, on an idle connection. None when there is none: await `open`."""
         link = self._take()
-        if link is None:
-            return None
-        exchange = Exchange(self, link, head, method, 0, upgrade=False, retry=True)
+        return self._begin(link, head, method, 0, upgrade=False, retry=True) if link is not None else None
+
+    def _begin(
+        self, link: Link, head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
+    ) -> Exchange:
+        exchange = Exchange(self, link, head, method, content, upgrade=upgrade, retry=retry)
         self._exchanges.add(exchange)
+        if self._look is None:
+            self._look = self.loop.call_later(self._interval, self._look_around)
         return exchange
 
     def _take(self) -> Link | None:

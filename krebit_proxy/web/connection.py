@@ -37,14 +37,13 @@ _log = structlog.get_logger()
 class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
-    __slots__ = ("_call", "_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_patience",
-                 "_ready", "_requests", "_server", "_tunnel", "_turn", "_unsent", "closing", "idle_since",
+    __slots__ = ("_call", "_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_ready",
+                 "_requests", "_server", "_tunnel", "_turn", "_unsent", "closing", "idle_since",
                  "peer")  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=0, access_log=cast("Any", None))
         self._limits = limits = server.settings.limits
-        self._patience = min(limits.keepalive, limits.header_timeout)  # for the first request
         self._idle_timeout = server.settings.upstream.idle_timeout
         self._server = server
         self._turn = server.turn
@@ -257,7 +256,9 @@ class Connection(RequestHandler):
         if self._requests.reading_head:
             self._wait_for_head()
         else:
-            self._deadline = now + (self._patience if self._fresh else self._limits.keepalive)
+            limits = self._limits
+            patience = min(limits.keepalive, limits.header_timeout) if self._fresh else limits.keepalive
+            self._deadline = now + patience
             self._expired = self._idle_too_long
 
     async def _answer(self, call: Call) -> None:
