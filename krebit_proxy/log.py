@@ -228,6 +228,7 @@ class _Writer:
         self._stream: TextIO | None = None
 
     def open(self, stream: TextIO) -> None:
+        """Writes to `stream` from now on; what waits still goes to the stream before."""
         self.flush()
         self._stream = stream
 

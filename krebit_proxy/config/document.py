@@ -80,6 +80,7 @@ def read_file(path: Path) -> Document:
 
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """The next node. Raises MarkedYAMLError for an alias, by which a small file could become a large one."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(None, None, "a * begins an alias; put the value in quotes", mark)
@@ -96,6 +97,7 @@ class _Reading:
         self._loader = loader
 
     def read(self) -> None:
+        """Fills the document, and reports what in the file cannot be read."""
         try:
             root = self._loader.get_single_node()
         except yaml.MarkedYAMLError as error:

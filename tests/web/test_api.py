@@ -16,12 +16,6 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
 async def proxy(upstream: Upstream, tmp_path: Path) -> AsyncIterator[RunningProxy]:
     async with running_proxy(upstream, tmp_path) as proxy:
         yield proxy
