@@ -2,9 +2,10 @@
 
 import asyncio
 import errno
+import secrets
 import socket
 import tempfile
-from contextlib import AsyncExitStack, ExitStack, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -143,9 +144,9 @@ def free_port(preferred: int) -> int:
 
 
 def _any_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    # Port 0 would give one of those that systems hand out to every program's connections, and it may be taken again
+    # before it is used. The range below them is left alone (they begin at 32768 on Linux, at 49152 elsewhere).
+    return secrets.choice(range(20_000, 32_768))
 
 
 def _is_free(family: socket.AddressFamily, host: str, port: int) -> bool:

@@ -35,15 +35,6 @@ def wrk(port: int, connections: int, seconds: int, core: int) -> dict[str, float
     return {"rate": float(requests[1]), "p50": latency["50"], "p99": latency["99"], "count": float(count[1])}
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 def _connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=60)
 

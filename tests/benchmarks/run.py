@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from krebit_proxy.cli.demo import free_port
 from tests.benchmarks import load
 from tests.benchmarks.contenders import CONTENDERS, Place, start, start_upstream
 
@@ -118,7 +119,7 @@ def main() -> int:
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as temporary:
         folder = Path(temporary)
-        port, upstream_port = load.free_ports(2)
+        port, upstream_port = free_port(0), free_port(0)
         upstream = start_upstream(folder, upstream_port, load_core)
         try:
             load.wait_for(upstream_port, upstream)

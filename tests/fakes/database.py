@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+
+from krebit_proxy.cli.demo import free_port
 
 DEADLINE: Final = 20.0
 # Nobody pulls the plug of the machine in a test, so the disk need not be waited for.
@@ -36,7 +37,7 @@ class Database:
         self._user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if is_root() else {}
         self._log = (folder / "log").open("ab")
         self._server: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.port = free_port(0)
         if self._user:
             shutil.chown(folder, "nobody")
         self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", str(self._data))
@@ -162,12 +163,6 @@ def _programs(folder: Path) -> Path:
         shutil.copytree(found, folder / "postgresql")
         found = folder / "postgresql"
     return found / "bin"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_root() -> bool:

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import pytest
 
+from krebit_proxy.cli.demo import free_port
 from tests.fakes.certificates import Authority
-from tests.fakes.database import DEADLINE, Database, free_port, is_root
+from tests.fakes.database import DEADLINE, Database, is_root
 
 PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 PASSWORD: Final = "marker-database-password"
@@ -28,7 +29,7 @@ class Pooler:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._folder = folder
-        self.port = free_port()
+        self.port = free_port(0)
         authority = Authority(folder)
         authority.server("127.0.0.1")
         self.ca_file = authority.ca_file
