@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import Awaitable
@@ -14,7 +15,7 @@ import structlog
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Tokens, Unclear
+from krebit_proxy.core.grant import Tokens, Unclear, word_for
 from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.outlook import GrantStatus, status
 from krebit_proxy.core.protocol import (
@@ -48,6 +49,7 @@ from krebit_proxy.core.protocol import (
     Written,
 )
 from krebit_proxy.errors import Refused, StoreConflictError, StoreError
+from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
@@ -82,14 +84,18 @@ class _Asking:
 class Credentials:
     """Hands out the current token, and keeps it current."""
 
-    def __init__(self, settings: Settings, store: Store, token_endpoint: TokenEndpoint) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, token_endpoint: TokenEndpoint, metrics: Metrics | None = None
+    ) -> None:
         self._store = store
         self._token_endpoint = token_endpoint
+        self._metrics = metrics or Metrics()
         self._state = State(
             Policy(
                 organization=settings.organization,
                 client_id=settings.client_id,
-                holder=f"{socket.gethostname()}/{os.getpid()}",
+                # Containers may share a host name, and in each of them the process has number 1.
+                holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}",
                 ahead=settings.refresh.ahead,
                 jitter=random.uniform(-0.1, 0.1),
                 intent_grace=store.intent_grace,
@@ -270,7 +276,9 @@ class Credentials:
                 return Written()
             case Spend(refresh_token):
                 await self._store.confirm_lock()
-                return Answered(await self._token_endpoint.refresh(refresh_token))
+                outcome = await self._token_endpoint.refresh(refresh_token)
+                self._metrics.refreshed(word_for(outcome))
+                return Answered(outcome)
             case Revoke(token):
                 return Revoked(await self._token_endpoint.revoke(token))
             case _:

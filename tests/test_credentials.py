@@ -1,6 +1,7 @@
 """The holder of the grant, against a real file store and a real token endpoint that misbehaves."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ from krebit_proxy.core.protocol import Phase
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused, StoreError
+from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HALF, HANG, RESET, AuthorizationServer
@@ -51,8 +53,8 @@ async def stored(folder: Path, held: Tokens | None) -> None:
 
 
 @asynccontextmanager
-async def started(settings: Settings, folder: Path) -> AsyncIterator[Credentials]:
-    credentials = Credentials(settings, store_for(folder), TokenEndpoint(settings))
+async def started(settings: Settings, folder: Path, metrics: Metrics | None = None) -> AsyncIterator[Credentials]:
+    credentials = Credentials(settings, store_for(folder), TokenEndpoint(settings), metrics)
     await credentials.start()
     try:
         yield credentials
@@ -100,6 +102,38 @@ async def test_an_expired_token_is_renewed_once_for_a_thousand_callers(
         "client_id": "app",
         "client_secret": "s3cret",
     }
+
+
+async def test_each_token_request_of_a_refresh_is_counted_by_its_outcome(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    await stored(tmp_path, tokens(left=-5))
+    server.script.append((500, "oops", {}))
+    metrics = Metrics()
+    async with started(settings_for(server, tmp_path), tmp_path, metrics) as credentials:
+        await credentials.bearer()
+        counted = metrics.render(credentials.status()).decode()
+
+    assert 'krebit_proxy_refreshes_total{outcome="unclear"} 1.0' in counted
+    assert 'krebit_proxy_refreshes_total{outcome="ok"} 1.0' in counted
+
+
+async def test_two_holders_are_never_taken_for_one_even_with_the_same_host_and_process_number(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    async def holder(folder: Path) -> str:
+        folder.mkdir()
+        await stored(folder, tokens(left=-5))
+        server.script.append((500, "oops", {}))
+        async with started(settings_for(server, folder), folder) as credentials:
+            await eventually(lambda: credentials.status().refreshing)
+            return str(credentials.status().lock_holder)
+
+    one, two = await holder(tmp_path / "one"), await holder(tmp_path / "two")
+
+    assert one != two
+    assert f"/{os.getpid()}/" in one
+    assert f"/{os.getpid()}/" in two
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -43,7 +44,7 @@ class Intent:
 
     at: float
     fingerprint: str  # of the refresh token
-    holder: str  # host and process
+    holder: str  # host, process, and what no other process has
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,19 @@ class Unclear:
 Outcome = Issued | Refusal | NotSent | Unclear
 
 
+def word_for(outcome: Outcome) -> str:
+    """One word for `outcome`, of a few that never get more: for a counter."""
+    match outcome:
+        case Issued():
+            return "ok"
+        case Refusal(error):
+            return error if error in _ERROR_CODES else "refused"
+        case NotSent():
+            return "not_sent"
+        case Unclear():  # pragma: no branch -- there is no other kind
+            return "unclear"
+
+
 # HTTP statuses that carry an error response. RFC 6749 5.2: "The authorization server responds with an HTTP 400 (Bad
 # Request) status code (unless specified otherwise)"; 401 for invalid_client; 403 is seen in the wild.
 _ERROR_STATUSES: Final = (400, 401, 403)
@@ -127,6 +141,8 @@ _ERROR_CODES: Final = frozenset(
         "invalid_scope",
     ]
 )
+# RFC 9110 5.6.7: "A sender MUST generate HTTP-date in the IMF-fixdate format", as Sun, 06 Nov 1994 08:49:37 GMT.
+_DATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 _LONGEST_PATIENCE: Final = 600.0  # seconds; a longer Retry-After is not obeyed
 
 
@@ -161,8 +177,8 @@ def read_answer(
         return Refusal(code, displayable(document.get("error_description"), sent))
     reason = f"HTTP status {status}"
     if status in _NOT_PROCESSED:
-        return NotSent(reason, _patience(retry_after))
-    return Unclear(reason, _patience(retry_after))
+        return NotSent(reason, _patience(retry_after, sent_at))
+    return Unclear(reason, _patience(retry_after, sent_at))
 
 
 def displayable(text: object, secrets: Collection[str] = ()) -> str:
@@ -222,11 +238,22 @@ def _lifetime(value: object) -> float | None:
     return min(seconds, LONGEST_LIFETIME)
 
 
-def _patience(retry_after: str | None) -> float | None:
-    """Seconds from a Retry-After field; dates (RFC 9110, 10.2.3) are rare here and read as no wish at all."""
-    if retry_after is None or not re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+def _patience(retry_after: str | None, now: float) -> float | None:
+    """Seconds from a Retry-After field. RFC 9110 10.2.3: "either an HTTP-date or a number of seconds to delay".
+
+    One at least, or a server that says zero again and again would be asked without end.
+    """
+    wish = (retry_after or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", wish):
+        seconds = float(wish)
+    elif _DATE.fullmatch(wish):
+        try:
+            seconds = parsedate_to_datetime(wish).timestamp() - now
+        except ValueError:
+            return None
+    else:
         return None
-    return min(float(retry_after), _LONGEST_PATIENCE)
+    return min(max(seconds, 1.0), _LONGEST_PATIENCE)
 
 
 # The stored form of a grant: one JSON object, the same in every store.

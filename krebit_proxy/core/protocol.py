@@ -218,7 +218,7 @@ class Policy:
 
     organization: str
     client_id: str
-    holder: str  # host and process, for intents
+    holder: str  # host, process, and what no other process has; for intents
     ahead: float = 300  # the setting refresh.ahead, seconds
     jitter: float = 0  # -0.1 to 0.1, drawn once per process
     intent_grace: float = 0  # stores.Store.intent_grace, seconds

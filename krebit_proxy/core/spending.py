@@ -75,6 +75,8 @@ def answered(state: State, event: Answered, now: Moment) -> Step:
     """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
     match event.outcome:
         case Issued(tokens, warnings):
+            # RFC 6749 6: a scope that is omitted "is treated as equal to the scope originally granted".
+            tokens = replace(tokens, scope=tokens.scope or given(state.tokens).scope)
             state, effects = write(pend(replace(state, refreshed="ok"), tokens, given(state.grant).authorized_at))
             return state, (*(report("grant.warning", "warning", text=text) for text in warnings), *effects)
         case Refusal("invalid_grant", description):
@@ -97,8 +99,10 @@ def answered(state: State, event: Answered, now: Moment) -> Step:
 def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) -> Step:
     """Perhaps spent. The intent stays in the store until the outcome is known."""
     trouble, tried = unavailable(reason), state.run.attempt
+    # At once only when this is the first doubt: who doubted before goes on with growing pauses.
+    at_once = len(AT_ONCE) if tried > 1 or state.run.suspect is None else 0
     state = replace(state, run=replace(state.run, suspect=given(state.grant).intent))
-    if tried > len(AT_ONCE) or retry_after is not None:
+    if tried > at_once or retry_after is not None:
         return give_up(state, trouble, now, pause=retry_after)
     run = replace(state.run, until=now.boot + AT_ONCE[tried - 1])
     state = replace(state, phase=Phase.PAUSING, trouble=trouble, refreshed=reason, run=run)

@@ -58,7 +58,7 @@ class Proxy:
 
         metrics = Metrics()
         token_endpoint = TokenEndpoint(settings)
-        credentials = Credentials(settings, open_store(settings), token_endpoint)
+        credentials = Credentials(settings, open_store(settings), token_endpoint, metrics)
         # Last of all: a refresh that is under way ends, and its answer is stored.
         running.push_async_callback(credentials.close)
         await credentials.start()

@@ -24,6 +24,7 @@ from krebit_proxy.core.grant import (
     from_json,
     read_answer,
     to_json,
+    word_for,
 )
 from krebit_proxy.core.secret import Secret
 
@@ -142,11 +143,29 @@ def test_where_nobody_was_there_to_spend_it_the_token_is_not_spent(status: int) 
 
 @pytest.mark.parametrize(
     ("field", "seconds"),
-    [("7", 7), (" 7 ", 7), ("99999", 600), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)],
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 1),
+        ("99999", 600),
+        ("-1", None),
+        ("Thu, 01 Jan 1970 00:20:00 GMT", 200),  # 1200 seconds after the epoch; the request was sent after 1000
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 1),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 600),
+        ("Wed, 99 Oct 2026 07:28:00 GMT", None),
+        ("tomorrow", None),
+        (None, None),
+    ],
 )
 def test_patience_is_read_from_retry_after_and_capped(field: str | None, seconds: float | None) -> None:
     assert answer({}, 503, field) == Unclear("HTTP status 503", seconds)
     assert answer({}, 429, field) == NotSent("HTTP status 429", seconds)
+
+
+def test_each_outcome_has_a_word_and_no_server_can_add_another() -> None:
+    outcomes = [answer(GOOD), NotSent("a b"), Unclear("c d"), Refusal("invalid_grant", "gone"), Refusal("made up")]
+
+    assert [word_for(outcome) for outcome in outcomes] == ["ok", "not_sent", "unclear", "invalid_grant", "refused"]
 
 
 def test_error_texts_are_cut_to_what_may_be_shown() -> None:

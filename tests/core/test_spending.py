@@ -1,8 +1,10 @@
 """One refresh: what each outcome of a token request leads to."""
 
+from dataclasses import replace
+
 import pytest
 
-from krebit_proxy.core.grant import Grant, Intent, NotSent, Refusal, Unclear
+from krebit_proxy.core.grant import Grant, Intent, Issued, NotSent, Refusal, Unclear
 from krebit_proxy.core.protocol import (
     Answer,
     Answered,
@@ -51,6 +53,14 @@ def test_an_unclear_outcome_presents_the_same_token_twice_at_once_with_the_lock_
     assert play.on(Answered(Unclear("reset"))) == [FreeLock()]
     assert play.state.grant is not None
     assert play.state.grant.intent is not None  # it stays: nobody knows
+    assert play.later(1) == [ReadStore()]
+
+
+def test_what_was_unclear_before_is_presented_once_at_a_time() -> None:
+    suspect = grant(1, tokens(left=-1), intent=Intent(5.0, "x", "host/1"))
+    play = Play().spending(suspect)
+
+    assert play.on(Answered(Unclear("reset"))) == [FreeLock()]
     assert play.later(1) == [ReadStore()]
 
 
@@ -210,9 +220,23 @@ def test_our_own_unfinished_intent_is_not_waited_for() -> None:
 
 
 def test_warnings_of_a_token_response_are_reported() -> None:
-    from krebit_proxy.core.grant import Issued
-
     play = Play().spending(EXPIRED)
     play.on(Answered(Issued(tokens(2), ("odd",))))
 
     assert play.reports == ["grant.warning"]
+
+
+def test_an_answer_without_a_scope_leaves_the_scope_as_it_was() -> None:
+    play = Play().spending(grant(1, replace(tokens(left=-1), scope="read write")))
+    [write] = play.on(Answered(Issued(tokens(2))))
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.tokens == replace(tokens(2), scope="read write")
+
+
+def test_an_answer_with_a_scope_is_believed() -> None:
+    play = Play().spending(grant(1, replace(tokens(left=-1), scope="read write")))
+    [write] = play.on(Answered(Issued(replace(tokens(2), scope="read"))))
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.tokens == replace(tokens(2), scope="read")
