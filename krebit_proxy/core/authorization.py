@@ -88,6 +88,7 @@ class AuthorizationResponse:
 
     state: Secret
     outcome: Secret | Refusal
+    names_issuer: bool  # by RFC 9207; with one authorization server, whose endpoints are settings, nothing hangs on it
 
 
 def pasted_query(text: str) -> str:
@@ -111,14 +112,15 @@ def read_response(query: str) -> AuthorizationResponse:
         raise _unreadable("The answer has a parameter twice.")
     values = dict(pairs)
     state, code, error = (values.get(name, "") for name in ("state", "code", "error"))
+    names_issuer = "iss" in values
     if code and error:
         raise _unreadable("The answer has both a code and an error.")
     if error:
         description = displayable(values.get("error_description"))
-        return AuthorizationResponse(Secret(state), Refusal(displayable(error) or "error", description))
+        return AuthorizationResponse(Secret(state), Refusal(displayable(error) or "error", description), names_issuer)
     if not _CODE.fullmatch(code):
         raise _unreadable("The answer has no code that can be used." if code else "The answer has no code.")
-    return AuthorizationResponse(Secret(state), Secret(code))
+    return AuthorizationResponse(Secret(state), Secret(code), names_issuer)
 
 
 def verdict(

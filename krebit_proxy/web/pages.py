@@ -30,7 +30,9 @@ _PROTECTION: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 # For what is no page: redirects, and answers for programs.
-BARE: Final = _PROTECTION | {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+BARE: Final = _PROTECTION | {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+}
 _AUTHORITY: Final = re.compile(r"[A-Za-z0-9.:\[\]-]+")
 
 

@@ -5,6 +5,7 @@ import re
 from typing import Final
 
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused
+from krebit_proxy.web.pages import BARE, error_page
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MEDIA_TYPE: Final = re.compile(r"(text/html|application/xhtml\+xml)|(application/(?:[a-z.+-]*\+)?json)", re.IGNORECASE)
@@ -22,7 +23,7 @@ def problem(
         html: whether a page is wanted, as by `prefers_html`.
     """
     setup_url = setup_url if error.code in SETUP_CODES else None
-    fields, content = (_page if html else _details)(error, request_id, setup_url)
+    fields, content = (error_page if html else _details)(error, request_id, setup_url)
     fields["X-Krebit-Proxy-Error"] = error.code
     retry_after = error.retry_after if isinstance(error, Refused) else None
     if retry_after is not None:
@@ -54,16 +55,4 @@ def _details(error: ProxyError, request_id: str, setup_url: str | None) -> tuple
     }
     if setup_url is not None:
         document["setup_url"] = setup_url
-    fields = {
-        "Content-Type": "application/problem+json",
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Cross-Origin-Resource-Policy": "same-origin",
-    }
-    return fields, json.dumps(document).encode() + b"\n"
-
-
-def _page(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:
-    from krebit_proxy.web.pages import error_page  # noqa: PLC0415 -- templates load when a page is first shown
-
-    return error_page(error, request_id, setup_url)
+    return BARE | {"Content-Type": "application/problem+json"}, json.dumps(document).encode() + b"\n"

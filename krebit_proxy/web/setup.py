@@ -240,6 +240,8 @@ class Setup:
         if settled is None or not self._answers(settled.attempt, request, response):
             outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
             attempt, self._attempt = self._attempt, ENDED  # used up, before anything is awaited
+            if response.names_issuer:
+                _log.info("setup.issuer_ignored", reason="there is only one authorization server")
             exchange = self._exchange(outcome, attempt.verifier, _peer(request))
             settled = self._settled = Settled(attempt, spawn(exchange, name="setup.exchange"))
         # A reload or a second click meets the same exchange, and a browser that leaves does not end it.
@@ -271,6 +273,8 @@ class Setup:
         self._admitted = ("", 0)
         generation = self._credentials.status().generation
         _log.info("setup.completed", peer=peer, organization=self._settings.organization, generation=generation)
+        for caution in cautions(answer, scope=self._settings.oauth.scope):
+            _log.warning("setup.caution", text=caution)
         return None
 
     async def _done(self, request: web.BaseRequest) -> web.Response:

@@ -199,7 +199,8 @@ def test_what_no_server_may_send_is_refused(query: str) -> None:
 def test_a_parameter_without_a_value_counts_as_absent_and_unknown_ones_are_ignored() -> None:
     response = read_response("code=&code=a&error=&state=s&x=1&x=2&iss=https://as")
 
-    assert (response.outcome, response.state) == (Secret("a"), Secret("s"))
+    assert (response.outcome, response.state, response.names_issuer) == (Secret("a"), Secret("s"), True)
+    assert not read_response("error=access_denied&state=s&iss=").names_issuer
 
 
 @given(st.text(), st.text())

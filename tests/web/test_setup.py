@@ -284,6 +284,24 @@ async def test_the_code_is_exchanged_with_the_verifier_and_the_tokens_are_stored
     assert (event["organization"], event["generation"], event["peer"]) == ("acme", 1, "127.0.0.1")
 
 
+async def test_what_is_odd_about_the_tokens_is_in_the_log_too(site: Site, server: AuthorizationServer) -> None:
+    server.script.append((200, '{"access_token": "access-1"}', {}))
+    await site.set_up()
+    texts = [event["text"] for event in site.events("setup.caution") if event["level"] == "warning"]
+
+    assert len(texts) == 3
+    for missing in ("token_type", "expires_in", "refresh token"):
+        assert any(missing in text for text in texts)
+
+
+async def test_an_issuer_that_nothing_hangs_on_is_ignored_and_that_is_said_once(site: Site) -> None:
+    state = (await site.start()).query["state"]
+    for _ in range(2):
+        assert (await site.come_back(state, iss="https://another.example")).location == "/setup/done"
+
+    assert len(site.events("setup.issuer_ignored")) == 1
+
+
 async def test_an_answer_without_the_cookie_is_refused_and_spends_no_code(
     site: Site, server: AuthorizationServer
 ) -> None:
