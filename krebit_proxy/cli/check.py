@@ -13,8 +13,9 @@ def check(invocation: Invocation) -> int:
     """Look whether everything is in place, and say what is not.
 
     First every setting, then the surroundings: name resolution, connection and TLS to Krebit, the clock, the address
-    to listen on, the redirect URI, and whether the store can be read, written and locked. Nothing is changed, and no
-    token is spent. Exit status 0 if all is well, 1 if something is not, 2 if the settings are wrong.
+    to listen on, the redirect URI, and whether the store can be read, written and locked. Nothing is changed, but
+    that a new database gets its tables, and no token is spent. Exit status 0 if all is well, 1 if something is not, 2
+    if the settings are wrong.
     """
     from krebit_proxy.cli.surroundings import findings  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ import random
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from krebit_proxy.core.grant import Grant
@@ -74,7 +75,17 @@ class FileStore:
                 await self.unlock()
 
     async def probe(self) -> None:
-        """See `Store.probe`."""
+        """See `Store.probe`. Where nothing is yet, a folder is tried out that is gone again: a look leaves no trace."""
+        if self._lock_path.exists() or self._path.exists():
+            await self._probe_locked()
+            return
+        with _explained(self._folder):
+            self._check_folder(create=False)
+            place = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+            with TemporaryDirectory(prefix=".krebit-proxy-", dir=place) as trial:
+                await FileStore(Path(trial), self._path.stem, self._sealing)._probe_locked()  # noqa: SLF001 - ours
+
+    async def _probe_locked(self) -> None:
         await self.lock(timeout=5)
         try:
             await asyncio.to_thread(self._probe)

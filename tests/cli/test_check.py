@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from krebit_proxy.core.grant import Grant, Tokens, Verdict, to_json
+from krebit_proxy.config import load
+from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.stores import open_store
 from tests.fakes.certificates import Authority
 from tests.fakes.command import Finished, run, write_settings
 
@@ -73,6 +75,18 @@ async def test_all_is_well(tmp_path: Path) -> None:
         f"{TICK} grant: none yet",
         "    with the proxy running: krebit-proxy setup",
     ]
+
+
+async def test_a_look_leaves_no_trace(tmp_path: Path) -> None:
+    await check(tmp_path, "http://127.0.0.1:1", store="file:deep/down/grant")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    finished = await check(tmp_path, "http://127.0.0.1:1", store="file:/proc/krebit/grant")
+
+    assert crosses(finished)[-1].startswith("store: Cannot use /proc/krebit/grant: ")
 
 
 async def test_a_name_that_is_not_known(tmp_path: Path) -> None:
@@ -191,12 +205,9 @@ async def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
 
 async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
     async with krebit() as port:
-        await check(tmp_path, f"http://localhost:{port}")  # makes the folder, and with it the name of the file
-        (lock,) = (tmp_path / "grant").glob("*.lock")
-        record = lock.with_suffix(".json")
         tokens = Tokens(Secret("access"), Secret("refresh"), time.time(), time.time() + 3600)
-        record.write_text(to_json(Grant(3, "acme", "app", tokens, verdict=Verdict(1.0, "It was taken back."))))
-        record.chmod(0o600)
+        taken_back = Grant(3, "acme", "app", tokens, verdict=Verdict(1.0, "It was taken back."))
+        await open_store(load(write_settings(tmp_path), {})).write(0, taken_back)
         finished = await check(tmp_path, f"http://localhost:{port}")
 
     assert finished.status == 1
