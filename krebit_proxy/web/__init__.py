@@ -4,7 +4,6 @@ import asyncio
 import gc
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from krebit_proxy.config import Settings
@@ -15,9 +14,10 @@ from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.turns import Turn
 from krebit_proxy.upstream import Upstream
+from krebit_proxy.web.accepting import connecting
 from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
-from krebit_proxy.web.handshake import Accepting
+from krebit_proxy.web.handshake import handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.notify import Notifier
 from krebit_proxy.web.observing import Observer
@@ -76,8 +76,8 @@ class Proxy:
         encrypted = None
         if certificate is not None:
             patience = settings.limits.header_timeout
-            encrypted = partial(Accepting, door=server, context=certificate.context, patience=patience)
-        for accepting in await self._listeners.serve(server, encrypted):
+            encrypted = handshaking(server, certificate.context, patience)
+        for accepting in self._listeners.serve(connecting(server), encrypted):
             running.callback(accepting.close)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)

@@ -15,8 +15,8 @@ import structlog
 
 from krebit_proxy.core.rules import Rules
 from krebit_proxy.tasks import spawn
+from krebit_proxy.web.accepting import Take
 
-_PAUSE: Final = 1.0  # seconds after the system had no descriptor or memory left for a connection
 _log: Final = structlog.get_logger()
 
 
@@ -36,37 +36,13 @@ class Door(Protocol):
         """It is gone, or goes on as a connection of its own."""
 
 
-class Accepting:
-    """Takes callers from a listening socket from now on, and has each begin with a handshake."""
+def handshaking(door: Door, context: Callable[[], ssl.SSLContext], patience: float) -> Take:
+    """Begins a handshake on each socket, with what `context` gives by then; `patience`: seconds that it may take."""
 
-    def __init__(self, sock: socket.socket, door: Door, context: Callable[[], ssl.SSLContext], patience: float) -> None:
-        """`context` gives that of the next handshake; `patience`: seconds that one may take."""
-        self._sock = sock
-        self._door = door
-        self._context = context
-        self._patience = patience
-        self._task = spawn(self._accept(), name="accept")
+    def take(caller: socket.socket) -> None:
+        Handshake(caller, door).begin(context(), patience)
 
-    def close(self) -> None:
-        """Takes no more."""
-        self._task.cancel()
-
-    async def _accept(self) -> None:
-        while True:
-            try:
-                caller, _ = await asyncio.get_running_loop().sock_accept(self._sock)
-            except OSError as error:
-                _log.warning("connection.not_accepted", reason=error.strerror)
-                await asyncio.sleep(_PAUSE)
-            else:
-                self._take(caller)
-
-    def _take(self, caller: socket.socket) -> None:
-        try:
-            Handshake(caller, self._door).begin(self._context(), self._patience)
-        except Exception as error:  # noqa: BLE001 -- whatever one caller leads to, the next one must get in
-            _log.exception("connection.failed", error=type(error).__name__)
-            caller.close()
+    return take
 
 
 class Handshake(asyncio.Protocol):

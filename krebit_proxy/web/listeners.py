@@ -5,7 +5,6 @@ the other one would receive authorization codes meant for us. What is not loopba
 say who may call; that is checked on the open socket, so that no spelling and no inherited socket gets around it.
 """
 
-import asyncio
 import errno
 import os
 import re
@@ -16,24 +15,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import parse_qsl
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen
 from krebit_proxy.config.rules import EXPOSE, says_who
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.web.accepting import Accepting, Take
 
 _BACKLOG: Final = 1024
 _TRIES: Final = 20  # to find a port that is free on both families
 _NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
-
-
-class Closable(Protocol):
-    """What accepts connections until it is closed."""
-
-    def close(self) -> None:
-        """Accepts no more."""
 
 
 @dataclass
@@ -49,23 +42,9 @@ class Listeners:
         url = next((url for url in self.urls if url.startswith("http")), None)
         return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
-    async def serve(
-        self,
-        protocol: Callable[[], asyncio.BaseProtocol],
-        encrypted: Callable[[socket.socket], Closable] | None = None,
-    ) -> list[Closable]:
-        """Accepts connections from now on, each with a protocol of its own, until what it returns is closed.
-
-        `encrypted` is what accepts on TCP instead, where callers speak TLS.
-        """
-        loop = asyncio.get_running_loop()
-        # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
-        return [
-            encrypted(sock)
-            if encrypted and not _is_unix(sock)
-            else await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
-            for sock in self.sockets
-        ]
+    def serve(self, plain: Take, encrypted: Take | None = None) -> list[Accepting]:
+        """Accepts callers until what it returns is closed: `plain`, or `encrypted` where they speak TLS (TCP only)."""
+        return [Accepting(sock, encrypted if encrypted and not _is_unix(sock) else plain) for sock in self.sockets]
 
     def close(self) -> None:
         """Closes the sockets, and removes the files of unix sockets that are still ours."""

@@ -10,18 +10,19 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.web.accepting import connecting
 from krebit_proxy.web.admission import access_rules, peer_of
-from krebit_proxy.web.handshake import Accepting, Handshake
+from krebit_proxy.web.handshake import Handshake, handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.tls import server_certificate
 from tests.fakes.certificates import Authority
@@ -70,9 +71,9 @@ class Greeters:
 async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterator[Listeners]:
     listeners = open_listeners(settings)
     greeters, certificate = Greeters(rules or Rules()), server_certificate(settings)
-    encrypted = partial(Accepting, door=greeters, context=certificate.context, patience=30) if certificate else None
+    encrypted = handshaking(greeters, certificate.context, patience=30) if certificate else None
     try:
-        servers = await listeners.serve(greeters, encrypted)
+        servers = listeners.serve(connecting(greeters), encrypted)
         yield listeners
         for server in servers:
             server.close()
@@ -90,6 +91,36 @@ async def greeting(connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.Str
 
 def port_of(listeners: Listeners) -> int:
     return int(listeners.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_callers_that_come_together_get_in_together(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """And not one in each turn of the loop, which may have a thousand others to serve."""
+
+    async def turns_to_let_in(count: int) -> int:
+        made: list[asyncio.BaseTransport] = []
+        turns = 0
+
+        class Arrival(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.append(transport)
+
+        listeners = open_listeners(settings("127.0.0.1:0"))
+        (accepting,) = listeners.serve(connecting(Arrival))
+        # The kernel takes them, for the loop stands still meanwhile.
+        callers = [socket.create_connection(("127.0.0.1", port_of(listeners))) for _ in range(count)]
+        while len(made) < count:
+            await asyncio.sleep(0)
+            turns += 1
+        accepting.close()
+        listeners.close()
+        for transport, caller in zip(made, callers, strict=True):
+            transport.close()
+            caller.close()
+        return turns
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(turns_to_let_in(200)) < 50
 
 
 @needs_ipv6
