@@ -43,7 +43,7 @@ class Section:
         # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that
         # expectation." And one that receives another member "MAY respond with a 417 (Expectation Failed) status code".
         expects = b"expect" in names and not http10
-        if expects and fields[names.index(b"expect")][1].lower() != b"100-continue":
+        if expects and any(fields[place][1].lower() != b"100-continue" for place in names.at[b"expect"]):
             raise Refused("expectation_failed", "The only expectation that is met here is 100-continue.")
         length = framing(names, fields, http10=http10)
         # RFC 9110, 10.1.1: a client expects it only of a request that "will contain content".

@@ -33,6 +33,7 @@ def test_its_text_shows_no_value() -> None:
         ([HOST, HOST], True, "host_not_allowed"),
         ([HOST, (b"Bad Name", b"")], False, "bad_request"),
         ([HOST, (b"Expect", b"a-pony")], False, "expectation_failed"),
+        ([HOST, (b"Expect", b"100-continue"), (b"Expect", b"a-pony")], False, "expectation_failed"),
         ([HOST, (b"Expect", b"a-pony")], True, ""),
         ([HOST, (b"Transfer-Encoding", b"chunked")], True, "bad_request"),
     ],
