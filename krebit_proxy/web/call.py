@@ -243,10 +243,11 @@ class Call(admission.Call):
 
     def go_on(self) -> None:
         """Asks for the content of a caller that waits for that."""
-        # RFC 9110, 10.1.1: the 100 is only sent "if the request ... contains content", and never to HTTP/1.0.
-        if self.expects:
-            self.expects = False
+        # RFC 9110, 10.1.1: a server "MAY omit sending a 100 (Continue) response if it has already received some or all
+        # of the content for the corresponding request". It is never sent to HTTP/1.0.
+        if self.expects and not self.content.received:
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.expects = False
 
     @property
     def caller_name(self) -> str:
