@@ -6,13 +6,15 @@ from typing import Final
 
 import httptools
 
+from krebit_proxy.core.admission import check_method
 from krebit_proxy.core.section import NO_FIELDS, Section
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Connection, Content
 
-# A request line whose method is the only thing wrong with it.
+# A request line whose method is the only thing wrong with it; before it, another request may have come.
 _UNKNOWN_METHOD: Final = re.compile(
-    rb"(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [^ \r\n]+ HTTP/"
+    rb"(?:\A|\r\n\r\n)(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) [^ \r\n]+ HTTP/"
 )
 _ON_LINE: Final = 4  # ": " and CRLF
 _MEMORABLE: Final = 4096  # bytes; the fields of a larger head are not kept for the next request
@@ -248,6 +250,8 @@ class Requests:
             return
         if call.length != 0:
             call.content.end()
+        if call.length is None and http is not None and not http.should_keep_alive():
+            call.persistent = False  # a trailer `Connection: close`, after which the parser takes nothing more
         self.content = NO_CONTENT
         self.finished = not call.persistent
 
@@ -261,7 +265,11 @@ def _offer(value: bytes | None) -> bytes | None:
 
 def _diagnosis(error: httptools.HttpParserError, data: bytes) -> Refused:
     """The parser's finding in our words. What was sent is not repeated: it may hold a secret."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and _UNKNOWN_METHOD.match(data):
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and (unknown := _UNKNOWN_METHOD.search(data)):
+        try:
+            check_method(unknown[1])  # the parser knows nothing of TRACK
+        except Refused as never:
+            return never
         return Refused("not_implemented", "This method is not known here.")
     if str(error) in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
         return Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")

@@ -107,6 +107,7 @@ def test_requests_are_the_same_however_the_bytes_are_cut(requests: list[bytes], 
         (b"GET /api/x HTTP/1.1\r\n\r\n", "host_not_allowed"),
         (b"GET /api/x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "host_not_allowed"),
         (b"BREW /api/x HTTP/1.1\r\nHost: a\r\n\r\n", "not_implemented"),
+        (b"TRACK /api/x HTTP/1.1\r\nHost: a\r\n\r\n", "method_not_allowed"),
         (b"\x16\x03\x01\x02\x00", "bad_request"),
         (b"GET /api/x HTTP/1.1\r\nHost: a\r\nExpect: marker\r\n\r\n", "expectation_failed"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "not_implemented"),
@@ -145,6 +146,17 @@ def test_fields_that_come_again_are_examined_once_and_others_anew() -> None:
     assert larger.section is not last.section
     with pytest.raises(AttributeError):
         first.section.lines = b""  # type: ignore[misc]
+
+
+def test_a_method_that_nobody_knows_is_told_of_behind_another_request_too() -> None:
+    assert [code(call) for call in read(GET + b"BREW /api/x HTTP/1.1\r\n\r\n")] == [None, "not_implemented"]
+
+
+def test_a_trailer_that_asks_for_the_end_of_the_connection_gets_it() -> None:
+    chunked = b"POST /api/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    (call,) = read(chunked + b"Connection: close\r\n\r\n", GET)
+
+    assert (call.refusal, call.persistent, call.content.complete) == (None, False, True)
 
 
 def test_a_request_before_a_bad_one_is_good() -> None:
