@@ -143,8 +143,9 @@ def behind_a_dead_proxy(url: str) -> TokenEndpoint:
     return TokenEndpoint(Settings(organization="acme", client_id="app", client_secret=Secret("s"), upstream=upstream))
 
 
-async def test_a_corporate_proxy_that_cannot_be_reached_has_spent_nothing() -> None:
-    outcome = await behind_a_dead_proxy("https://krebit.example").refresh(Secret("r"))
+@pytest.mark.parametrize("url", ["https://krebit.example", "https://localhost:1"])
+async def test_a_corporate_proxy_that_cannot_be_reached_has_spent_nothing(url: str) -> None:
+    outcome = await behind_a_dead_proxy(url).refresh(Secret("r"))
 
     assert outcome == NotSent("no connection to upstream.proxy")
 

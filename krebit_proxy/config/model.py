@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
-from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import pattern
 from krebit_proxy.core.secret import Secret
 
@@ -193,8 +192,8 @@ class Upstream(Section):
     """How long an idle connection is kept; less than the upstream keeps it."""
 
     def proxy_to(self, url: str) -> str | None:
-        """The forward proxy on the way to `url`. There is none on the way to this computer, also for plain http."""
-        return None if is_loopback(urlsplit(url).hostname or "") else self.proxy
+        """The forward proxy on the way to `url`. Plain http, which stays on this computer, is not for it to see."""
+        return self.proxy if urlsplit(url).scheme == "https" else None
 
 
 class OAuth(Section):

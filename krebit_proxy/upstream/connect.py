@@ -28,7 +28,8 @@ class Connector:
         origin = urlsplit(settings.upstream_origin)
         self._host, self._port = _address(origin)
         self._timeout = settings.upstream.connect_timeout
-        self._proxy = urlsplit(settings.upstream.proxy) if settings.upstream.proxy else None
+        proxy = settings.upstream.proxy_to(settings.upstream_origin)
+        self._proxy = urlsplit(proxy) if proxy else None
         self._tls = client_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
         self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}
@@ -63,8 +64,7 @@ class Connector:
             raise
 
     async def _reach(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
-        # A plain http upstream is on loopback (the settings see to it), where a forward proxy has no business.
-        if self._proxy is None or self._tls is None:
+        if self._proxy is None:
             return await self._dial(loop, self._host, self._port)
         sock = await self._dial(loop, *_address(self._proxy))
         try:
