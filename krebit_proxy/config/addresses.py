@@ -3,7 +3,7 @@
 import re
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -36,7 +36,10 @@ def split_listen(address: str) -> tuple[str, int] | None:
     Raises:
         PydanticCustomError: it is none of the three forms.
     """
-    if address.startswith("unix:/") or re.fullmatch(r"fd:\d+", address):
+    if address.startswith("unix:/"):
+        split_unix(address)
+        return None
+    if re.fullmatch(r"fd:\d+", address):
         return None
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -47,6 +50,21 @@ def split_listen(address: str) -> tuple[str, int] | None:
     if not is_host(bare):
         raise wrong(f"has {host!r} for a host; write localhost, an IP address, or 0.0.0.0 for all")
     return bare, int(port)
+
+
+def split_unix(address: str) -> tuple[str, dict[str, str]]:
+    """The path of `unix:/path?mode=0660&user=NAME&group=NAME`, and what stands behind it.
+
+    Raises:
+        PydanticCustomError: something else stands there.
+    """
+    path, _, query = address.removeprefix("unix:").partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if options.keys() - {"mode", "user", "group"}:
+        raise wrong("may end in ?mode=0660&group=NAME&user=NAME, and nothing else")
+    if not re.fullmatch(r"0?[0-7]{3}", options.get("mode", "0600")):
+        raise wrong("has a mode that is not octal; write e.g. mode=0660")
+    return path, options
 
 
 def check_url(url: str, *, origin_only: bool = False, credentials: bool = False) -> SplitResult:

@@ -103,7 +103,12 @@ class _Reading:
         except yaml.MarkedYAMLError as error:
             # Not the whole text of the error: it quotes the file, and with it perhaps a secret.
             line = (error.problem_mark.line + 1) if error.problem_mark else 1
-            self._document.problems.append(Problem(f"{self._document.where}:{line}", "", f"not YAML: {error.problem}"))
+            advice = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
+            text = f"not YAML: {error.problem}{advice}"
+            self._document.problems.append(Problem(f"{self._document.where}:{line}", "", text))
+            return
+        except RecursionError:
+            self._document.report((), "is nested too deeply to be settings")
             return
         if isinstance(root, MappingNode):
             self._document.values = self._mapping(root, ())
@@ -140,6 +145,9 @@ class _Reading:
         if node.tag.startswith("!"):
             self._document.report(key, "has a YAML tag (!...), which settings do not have")
             return None
+        if "\0" in node.value:
+            self._document.report(key, "has a NUL character, which no setting has")
+            return None
         try:
             return self._loader.construct_object(node) if kind in self._PLAIN else node.value
         except ValueError:
@@ -161,7 +169,7 @@ def add_environment(
         document: what the file gave.
         environ: the environment. An empty variable counts as not set: compose files pass such.
         texts: the dotted names of settings that are text, taken as they come; all others are read as YAML.
-        lists: the dotted names of settings that are lists of text; what is not YAML is their one value.
+        lists: the dotted names of settings that are lists of text, which commas may separate too.
     """
     for variable, raw in sorted(environ.items()):
         name = variable.removeprefix(PREFIX)
@@ -172,11 +180,13 @@ def add_environment(
         document.places[key] = variable
         try:
             value = raw if dotted(key) in texts else yaml.safe_load(raw)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             value = raw
             if dotted(key) not in lists:
                 document.report(key, "is not YAML; write a number, true or false, or a list like [a, b]")
                 continue
+        if dotted(key) in lists and isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
         _put(document, key, value)
 
 

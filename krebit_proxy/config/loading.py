@@ -117,7 +117,7 @@ def _read_secret(document: Document, in_file: list[str], directory: Path) -> Non
     values = document.values
     if SECRET_FILE in values:
         document.places[(SECRET,)] = document.place((SECRET_FILE,))
-        file = directory / Path(str(values.pop(SECRET_FILE))).expanduser()
+        file = _located(directory, str(values.pop(SECRET_FILE)))
         document.caution((SECRET_FILE,), exposure(file))
         try:
             values[SECRET] = read_secret(file)
@@ -145,14 +145,22 @@ def _make_absolute(document: Document, directory: Path) -> None:
         for part in key[:-1]:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(value := section.get(key[-1]), str):
-            section[key[-1]] = file = directory / Path(value).expanduser()
+            section[key[-1]] = file = _located(directory, value)
             if (problem := check(file)) is not None:
                 document.report(key, problem)
             elif check is file_problem:
                 document.caution(key, exposure(file))
     store = document.values.get("store", "file:grant")
     if isinstance(store, str) and store.startswith("file:") and store != "file:":
-        document.values["store"] = f"file:{directory / Path(store.removeprefix('file:')).expanduser()}"
+        document.values["store"] = f"file:{_located(directory, store.removeprefix('file:'))}"
+
+
+def _located(directory: Path, name: str) -> Path:
+    """The file or folder that a setting names, absolute."""
+    try:
+        return directory / Path(name).expanduser()
+    except RuntimeError:  # nobody knows where this home is, as for a uid without a name; so ~ is no more than a name
+        return directory / name
 
 
 def _unreadable(file: Path) -> str | None:
@@ -187,7 +195,7 @@ def _validate(document: Document) -> Settings:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             failed.append(detail["loc"])
-            document.report(detail["loc"], _text(detail))
+            document.report(detail["loc"], _text(detail, document.place(detail["loc"])))
         settings = Settings.model_validate(_without(document.values, failed))
     for key, text in conflicts(settings):
         if not any(bad[: len(key)] == key for bad in failed):
@@ -195,10 +203,11 @@ def _validate(document: Document) -> Settings:
     return settings
 
 
-def _text(detail: ErrorDetails) -> str:
+def _text(detail: ErrorDetails, place: str) -> str:
     if detail["type"] == "extra_forbidden":
         name = nearest(dotted(detail["loc"]))
-        return "is not a setting" + (f"; did you mean {name}?" if name else "")
+        spelt = f" ({PREFIX}{name.upper().replace('.', '__')})" if name and place.startswith(PREFIX) else ""
+        return "is not a setting" + (f"; did you mean {name}{spelt}?" if name else "")
     if detail["type"] == "literal_error":
         return f"must be {detail['ctx']['expected']}"
     return _TEXTS.get(detail["type"], detail["msg"].replace("Input should", "must").replace("greater", "more"))

@@ -61,7 +61,8 @@ def nearest(name: str) -> str | None:
         *Settings.model_fields,
         *(f"access.allow.{key}" for key in Rule.model_fields),
     ]
-    siblings = [key for key in known if key.rpartition(".")[0] == section]
+    # Without a section it may be one that was written with `_` for the dot, as in a variable of the environment.
+    siblings = [key for key in known if not section or key.rpartition(".")[0] == section]
     if close := get_close_matches(f"{section}.{leaf}" if section else leaf, siblings, n=1, cutoff=0.7):
         return close[0]
     leaves = {key.rpartition(".")[2]: key for key in reversed(known)}

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl
 
 from krebit_proxy.config import Settings
-from krebit_proxy.config.addresses import split_listen
+from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.config.rules import EXPOSE, says_who
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.web.accepting import Accepting, Take
@@ -180,7 +179,7 @@ def _inherited(address: str) -> socket.socket:
     """The listening socket that the process was started with, e.g. fd:3 for the first one of systemd."""
     try:
         sock = socket.socket(fileno=os.dup(int(address.removeprefix("fd:"))))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise SettingsError([f"listen: {address} is no socket that was passed to this process"]) from error
     stream = sock.type == socket.SOCK_STREAM and (sock.family in {socket.AF_INET, socket.AF_INET6} or _is_unix(sock))
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -204,30 +203,24 @@ class _Place:
 
 
 def _place(address: str) -> _Place:
-    path, _, query = address.removeprefix("unix:").partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    path, options = split_unix(address)
     try:
-        mode = int(options.pop("mode", "0600"), 8)
-        user, group = _uid(options.pop("user", "")), _gid(options.pop("group", ""))
-    except ValueError:
-        raise SettingsError([f"listen: {address} has a mode that is not octal; write e.g. mode=0660"]) from None
-    except KeyError as error:
-        raise SettingsError([f"listen: {address}: this system has no user or group {error}"]) from None
-    if options or mode & ~0o777:
-        raise SettingsError([f"listen: {address} may end in ?mode=0660&group=NAME&user=NAME, and nothing else"])
-    return _Place(Path(path), mode, user, group)
+        user, group = _uid(options.get("user", "")), _gid(options.get("group", ""))
+    except KeyError:
+        raise SettingsError([f"listen: {address} names a user or group that this system does not have"]) from None
+    return _Place(Path(path), int(options.get("mode", "0600"), 8), user, group)
 
 
 def _uid(name: str) -> int:
     import pwd  # noqa: PLC0415 - not on Windows
 
-    return pwd.getpwnam(name).pw_uid if name and not name.isdigit() else int(name or -1)
+    return pwd.getpwnam(name).pw_uid if name and not name.isdecimal() else int(name or -1)
 
 
 def _gid(name: str) -> int:
     import grp  # noqa: PLC0415 - not on Windows
 
-    return grp.getgrnam(name).gr_gid if name and not name.isdigit() else int(name or -1)
+    return grp.getgrnam(name).gr_gid if name and not name.isdecimal() else int(name or -1)
 
 
 def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:

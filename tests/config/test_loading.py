@@ -85,10 +85,16 @@ def test_the_environment_wins_over_the_file(write: Write) -> None:
     assert settings.access.allow[0].methods == ("GET",)
 
 
-def test_one_value_that_is_not_yaml_stands_for_a_list_of_one(write: Write) -> None:
-    settings = load(write(MINIMUM), {"KREBIT_PROXY_LISTEN": "[::1]:8321"})
-
-    assert settings.listen == ("[::1]:8321",)
+@pytest.mark.parametrize(
+    ("value", "listen"),
+    [
+        ("[::1]:8321", ("[::1]:8321",)),
+        ("localhost:1, [::1]:2,unix:/run/x?mode=0660", ("localhost:1", "[::1]:2", "unix:/run/x?mode=0660")),
+        ("[localhost:1, localhost:2]", ("localhost:1", "localhost:2")),
+    ],
+)
+def test_a_variable_gives_a_list_as_yaml_or_with_commas(write: Write, value: str, listen: tuple[str, ...]) -> None:
+    assert load(write(MINIMUM), {"KREBIT_PROXY_LISTEN": value}).listen == listen
 
 
 def test_an_empty_value_leaves_the_default(write: Write) -> None:
@@ -168,6 +174,7 @@ access: {cookies: eat, allow: [{path: /api/x}]}
     [
         ("lissen: localhost:1", "lissen: is not a setting; did you mean listen?"),
         ("url: https://x.example", "url: is not a setting; did you mean upstream.url?"),
+        ("upstream_url: https://x.example", "upstream_url: is not a setting; did you mean upstream.url?"),
         ("zzzz: 1", "zzzz: is not a setting"),
         ("client_secret_fil: x", "client_secret_fil: is not a setting; did you mean client_secret_file?"),
         ("upstream: here", "upstream: must be a group of settings, each on its own line"),
@@ -181,6 +188,13 @@ access: {cookies: eat, allow: [{path: /api/x}]}
         ("oauth: {scope: 2024-01-01, token_url: 2024-01-01}", "oauth.token_url: must start with https://"),
         ("oauth: {scope: !secret x}", "oauth.scope: has a YAML tag (!...), which settings do not have"),
         ("replay: {max_total: true}", "replay.max_total: is not a size"),
+        ('upstream: {ca_file: "a\\0b"}', "upstream.ca_file: has a NUL character"),
+        ("upstream: {ca_file: ~nobody-here/ca.pem}", "upstream.ca_file: ~nobody-here/ca.pem cannot be read"),
+        ("listen: unix:/run/x?mode=rw", "listen[0]: has a mode that is not octal"),
+        ("listen: unix:/run/x?mode=0999", "listen[0]: has a mode that is not octal"),
+        ("listen: unix:/run/x?mode=", "listen[0]: has a mode that is not octal"),
+        ("listen: unix:/run/x?mode=04755", "listen[0]: has a mode that is not octal"),
+        ("listen: unix:/run/x?colour=red", "listen[0]: may end in ?mode=0660&group=NAME&user=NAME, and nothing else"),
     ],
 )
 def test_a_wrong_value_is_named(write: Write, line: str, problem: str) -> None:
@@ -200,6 +214,11 @@ def test_a_key_given_twice_is_an_error(write: Write) -> None:
     [
         ("organization: [", "config.yaml:1: not YAML: "),
         ("a: b: c", "config.yaml:1: not YAML: mapping values are not allowed here"),
+        (
+            "upstream:\n\turl: x",
+            "config.yaml:2: not YAML: found character '\\t' that cannot start any token; indent with sp",
+        ),
+        ("listen: " + "[" * 5000, "config.yaml: is nested too deeply to be settings"),
         ("client_secret: *s3cret", "config.yaml:1: not YAML: a * begins an alias; put the value in quotes"),
         ("- a\n- b", "config.yaml: must hold settings, each as `name: value`"),
         ("a: \x07", "config.yaml: is not UTF-8 text"),
@@ -240,7 +259,13 @@ def test_a_variable_that_is_no_setting_is_an_error(write: Write) -> None:
     assert problems(write(MINIMUM + "listen: localhost:1"), environ) == [
         "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not YAML; write a number, true or false, or a list like [a, b]",
         "KREBIT_PROXY_LISTEN__X: listen.x: is not a setting, for listen is no group of settings",
-        "KREBIT_PROXY_UPSTREAM__URLL: upstream.urll: is not a setting; did you mean upstream.url?",
+        (
+            "KREBIT_PROXY_UPSTREAM__URLL: upstream.urll: is not a setting; "
+            "did you mean upstream.url (KREBIT_PROXY_UPSTREAM__URL)?"
+        ),
+    ]
+    assert problems(write(MINIMUM), {"KREBIT_PROXY_LIMITS__DRAIN": "[" * 5000}) == [
+        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not YAML; write a number, true or false, or a list like [a, b]",
     ]
 
 

@@ -236,11 +236,9 @@ def test_mode_and_group_of_a_unix_socket_are_as_told(tmp_path: Path) -> None:
     listeners.close()
 
 
-@pytest.mark.parametrize(
-    "query", ["mode=0999", "mode=rw", "mode=", "mode=04755", "group=no-such-group", "user=no-such-user", "colour=red"]
-)
-def test_a_wrong_option_of_a_unix_socket_is_told(tmp_path: Path, query: str) -> None:
-    with pytest.raises(SettingsError, match=r"^listen: unix:"):
+@pytest.mark.parametrize("query", ["group=no-such-group", "user=no-such-user"])
+def test_a_user_or_group_that_is_not_there_is_told(tmp_path: Path, query: str) -> None:
+    with pytest.raises(SettingsError, match=r"^listen: unix:.* names a user or group that this system does not have$"):
         open_listeners(settings(f"unix:{tmp_path}/s?{query}"))
     assert not (tmp_path / "s").exists()
 
@@ -351,7 +349,7 @@ async def test_a_passed_socket_is_used_and_its_file_is_left_alone(tmp_path: Path
 
 def test_what_is_no_listening_socket_is_refused(tmp_path: Path) -> None:
     with socket.socket() as idle, (tmp_path / "f").open("w") as file:
-        for number in (idle.fileno(), file.fileno(), 999):
+        for number in (idle.fileno(), file.fileno(), 999, 1 << 40):
             with pytest.raises(SettingsError, match=f"listen: fd:{number} is no"):
                 open_listeners(settings(f"fd:{number}"))
 
