@@ -87,7 +87,7 @@ class Refused(ProxyError):
 class SettingsError(ProxyError):
     """Settings that can not work. `problems` lists every one, each a line ready to print."""
 
-    def __init__(self, problems: list[str], *, hint: str = "") -> None:
+    def __init__(self, problems: list[str], *, hint: str = "config.example.yaml explains every setting") -> None:
         super().__init__("\n".join(problems), hint=hint)
         self.problems = problems
 

@@ -4,6 +4,7 @@ This floor alone reads argv and the environment. `main` is the one place where e
 lines: what is wrong, and what to do.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,16 @@ from krebit_proxy.errors import ProxyError, SettingsError
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_USE: Final = 2
+
+_LOOK_AROUND: Final = "krebit-proxy check looks at the surroundings"
+_TO_DO: Final = {
+    errno.EEXIST: "move it away, or choose another name",
+    errno.ENOENT: "make its folder first, or choose another place",
+    errno.ENOTDIR: "choose another place",
+    errno.EACCES: "look at its owner and its mode, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "make room on the disk",
+}
 
 # In the order in which a person meets them.
 COMMANDS: Final = {
@@ -106,7 +117,7 @@ def _report(error: Exception) -> int:
         case OSError():
             what, _, to_do = (error.strerror or str(error)).partition("; ")
             named = f"{error.filename}: {what}" if error.filename else what
-            terminal.complain(named, hint=to_do or "krebit-proxy check looks at the surroundings")
+            terminal.complain(named, hint=to_do or _TO_DO.get(error.errno or 0, _LOOK_AROUND))
         case _:
             what = f"{type(error).__name__}, a mistake in krebit-proxy itself"
             terminal.complain(what, hint="repeat it with --debug, and report what it prints")

@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession
 
 from krebit_proxy import log
 from krebit_proxy.cli import terminal
-from krebit_proxy.cli.invocation import common_options
+from krebit_proxy.cli.invocation import Seconds, common_options
 from krebit_proxy.cli.run import stop_signal
 from krebit_proxy.cli.sandbox import DEFAULT_PORT as SANDBOX_PORT
 from krebit_proxy.cli.sandbox import tell
@@ -48,7 +48,7 @@ _SET_UP: Final = "1. Setup was done the last time; the grant is still there."
 
 @click.command
 @click.option("--once", is_flag=True, help="Walk through the whole flow without a browser, and tell what held.")
-@click.option("--token-lifetime", type=click.FloatRange(1, 86400), metavar="SECONDS", default=30, show_default=True,
+@click.option("--token-lifetime", type=Seconds(1, 86400), metavar="SECONDS", default=30, show_default=True,
               help="Of an access token, in seconds.")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Keeps the grant for the next time; else it is forgotten.")  # fmt: skip

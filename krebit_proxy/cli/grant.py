@@ -74,7 +74,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
     if refresh_token_stdin:
         line = click.prompt("Refresh token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
         if not (token := line.strip()):
-            terminal.complain("there is no refresh token on standard input")
+            terminal.complain("there is no refresh token on standard input", hint="give it in one line, e.g.: < FILE")
             return 1
         return asyncio.run(_try(settings, Secret(token)))
     return _receive(settings)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,19 @@ class Invocation:
         for name in filter(is_setting, environ):
             del os.environ[name]
         return load(self.config or find(environ, Path()), environ)
+
+
+class Seconds(click.FloatRange):
+    """A span of time as an option."""
+
+    name = "number of seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Fails for what is none, and for `nan`, which is neither within a range nor beyond it."""
+        seconds = super().convert(value, param, ctx)
+        if isnan(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
 
 
 def common_options(command: F) -> F:

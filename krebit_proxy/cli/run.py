@@ -31,9 +31,9 @@ _OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token end
 def run(invocation: Invocation, observe: Path | None) -> None:
     """Start the proxy in the foreground.
 
-    It logs where it listens, and how to authorize it while that is needed. SIGTERM and SIGINT (Ctrl-C) stop it: it
-    accepts nothing more, finishes what is in flight within limits.drain, and waits for a refresh that is under way. A
-    second signal ends it at once.
+    It logs where it listens, and how to authorize it while that is needed. SIGTERM, SIGINT (Ctrl-C) and SIGHUP (its
+    terminal is closed) stop it: it accepts nothing more, finishes what is in flight within limits.drain, and waits for
+    a refresh that is under way. A second signal ends it at once.
     """
     from krebit_proxy import log  # noqa: PLC0415
 
@@ -109,17 +109,18 @@ async def _serve(settings: "Settings", observe: Path | None) -> None:
 
 
 def stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the next one does what it always does, and ends the process."""
+    """Set by the first SIGTERM, SIGINT or SIGHUP; the next does what it always does, and ends the process."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    names = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    heard = [name for name in names if signal.getsignal(name) is not signal.SIG_IGN]  # as nohup sets it
 
     def stop() -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in heard:
             loop.remove_signal_handler(name)
             signal.signal(name, signal.SIG_DFL)
         stopped.set()
 
-    if sys.platform != "win32":
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop)
+    for name in heard:
+        loop.add_signal_handler(name, stop)
     return stopped

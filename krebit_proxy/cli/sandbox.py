@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 import click
 
 from krebit_proxy.cli import terminal
-from krebit_proxy.cli.invocation import common_options
+from krebit_proxy.cli.invocation import Seconds, common_options
 from krebit_proxy.cli.run import stop_signal
 from krebit_proxy.errors import ProxyError
 from krebit_proxy.sandbox import Options, Order, Rotation, Sandbox
@@ -18,7 +18,7 @@ from krebit_proxy.sandbox.faults import TOKEN_ENDPOINT_FAULTS
 DEFAULT_PORT: Final = 8322  # the neighbour of the proxy's
 
 _DEFAULT: Final = Options()
-_SECONDS: Final = click.FloatRange(min=0, min_open=True, max=366 * 86400)
+_SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
 
 
 @click.command
@@ -49,7 +49,7 @@ _SECONDS: Final = click.FloatRange(min=0, min_open=True, max=366 * 86400)
 @click.option(
     "--grace", type=_SECONDS, metavar="SECONDS", default=30, show_default=True, help="In seconds, for --rotation grace."
 )
-@click.option("--latency", type=click.FloatRange(0, 3600), metavar="SECONDS", default=0, show_default=True,
+@click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
               help="Seconds before every answer.")  # fmt: skip
 @click.option("--unauthorized", type=click.IntRange(0), metavar="N", help="Answer so many API requests with 401.")
 @click.option("--token-endpoint", type=click.Choice(TOKEN_ENDPOINT_FAULTS), help="How the token endpoint behaves.")

@@ -6,14 +6,14 @@ from typing import Final
 import click
 
 from krebit_proxy.cli import terminal
-from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.cli.invocation import Invocation, Seconds, common_options, pass_invocation
 from krebit_proxy.errors import ProxyError
 
 _BETWEEN: Final = 0.2  # seconds between two looks
 
 
 @click.command
-@click.option("--for", "seconds", type=click.FloatRange(min=0), default=60, show_default=True, metavar="SECONDS",
+@click.option("--for", "seconds", type=Seconds(min=0), default=60, show_default=True, metavar="SECONDS",
               help="How long to wait; 0 looks once.")  # fmt: skip
 @common_options
 @pass_invocation

@@ -25,7 +25,8 @@ def read_observations(path: Path) -> Observations:
         return Observations()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError([f"{path} cannot be read as observations: {reason}"]) from None
+        hint = "name the file of an earlier `krebit-proxy run --observe`, or to begin with one that is not there"
+        raise SettingsError([f"{path} cannot be read as observations: {reason}"], hint=hint) from None
 
 
 class Observer:

@@ -243,7 +243,7 @@ async def test_a_proxy_that_speaks_tls_is_asked_in_tls(sandbox: Sandbox, folder:
         assert f"https://localhost:{port}/setup?key=" in (await run("setup", folder=folder)).out
 
 
-@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_stops_the_proxy(folder: Path, name: signal.Signals) -> None:
     async with proxy(folder) as command:
         command.process.send_signal(name)
@@ -251,6 +251,18 @@ async def test_a_signal_stops_the_proxy(folder: Path, name: signal.Signals) -> N
 
     assert finished.status == 0
     assert [json.loads(line)["event"] for line in finished.out.splitlines()][-2:] == ["proxy.stopping", "proxy.stopped"]
+
+
+async def test_a_proxy_that_nohup_started_outlives_its_terminal(folder: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with proxy(folder) as command:
+            command.process.send_signal(signal.SIGHUP)
+            assert (await run("health", folder=folder)).status == 0
+            command.process.send_signal(signal.SIGTERM)
+            assert (await command.finished()).status == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_a_second_signal_ends_it_at_once(sandbox: Sandbox, folder: Path, port: int) -> None:
