@@ -127,7 +127,7 @@ def _fold_siblings(templates: Iterable[str]) -> dict[str, str]:
 
 
 def _line(callers: Iterable[str], methods: Iterable[str], paths: Iterable[str]) -> str:
-    named = f", callers: [{', '.join(sorted(callers))}]" if callers else ""
+    named = f", callers: {json.dumps(sorted(callers))}" if callers else ""
     return f"{{methods: [{', '.join(sorted(methods))}], paths: {json.dumps(list(paths), ensure_ascii=False)}{named}}}"
 
 

@@ -88,9 +88,15 @@ def test_callers_are_named_where_they_differ() -> None:
     )
     assert found.suggested() == [
         '{methods: [GET], paths: ["/api/a"]}',
-        '{methods: [GET], paths: ["/api/b", "/api/c"], callers: [stock]}',
-        '{methods: [PUT], paths: ["/api/c"], callers: [billing]}',
+        '{methods: [GET], paths: ["/api/b", "/api/c"], callers: ["stock"]}',
+        '{methods: [PUT], paths: ["/api/c"], callers: ["billing"]}',
     ]
+
+
+def test_callers_whose_names_yaml_would_take_for_something_else_are_quoted() -> None:
+    found = observed(("GET", "/api/a", "1234"), ("PUT", "/api/a", "::1/128"))
+
+    assert [line.partition("callers: ")[2] for line in found.suggested()] == ['["1234"]}', '["::1/128"]}']
 
 
 def test_names_of_which_there_are_many_become_a_parameter() -> None:
