@@ -18,8 +18,11 @@ def check(invocation: Invocation) -> int:
     if the settings are wrong.
     """
     from krebit_proxy.cli.surroundings import findings  # noqa: PLC0415
+    from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
+    from krebit_proxy.web.tls import server_certificate  # noqa: PLC0415
 
     settings = invocation.settings()
+    access_rules(settings), server_certificate(settings)  # what is in the files that they name
     terminal.tick("settings: all of them can work")
     for caution in settings.cautions:
         terminal.tick(f"settings: {caution}", held=False)

@@ -80,6 +80,7 @@ class Server(web.Server):
         self._interval = min(1.0, limits.header_timeout / 10, limits.body_timeout / 10, limits.keepalive / 10)
         self._look: asyncio.TimerHandle | None = None
         self._open: dict[Connection | Handshake, None] = {}
+        self._leaving: set[Connection | Handshake] = set()
         self._vacated = asyncio.Event()
 
     def __call__(self) -> Connection:
@@ -121,11 +122,18 @@ class Server(web.Server):
         if not self._open:
             self._vacated.set()
 
+    def admit_anew(self) -> None:
+        """Ends each TLS connection of now once it is idle, so that its caller must show a certificate again."""
+        self._leaving |= {connection for connection in self._open if connection.peer.scheme == b"https"}
+
     def _look_around(self) -> None:
         """One timer for all connections: a timer for each request would cost more than the rest."""
         now = self._loop.time()
         for connection in list(self._open):
             connection.check(now)
+        self._leaving &= self._open.keys()
+        for connection in list(self._leaving):
+            connection.close()
         self._look = self._loop.call_later(self._interval, self._look_around) if self._open else None
 
     # Calls

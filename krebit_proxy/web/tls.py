@@ -1,6 +1,8 @@
 """TLS towards callers: the certificate is read again when its files change, and may be asked of callers too."""
 
+import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +29,8 @@ def server_certificate(settings: Settings) -> "Certificate | None":
     try:
         return Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file, files)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "cannot be read"
-        named = ", ".join(map(str, files))
+        reason = getattr(error, "reason", None) or "they must be PEM"
+        named = ", ".join(dict.fromkeys(map(str, files)))
         raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
 
 
@@ -40,6 +42,7 @@ class Certificate:
         self._watched = files
         self._seen = self._stamp()
         self._context = self._read()
+        self._told = False  # whether the log says that they cannot be read
 
     def context(self) -> ssl.SSLContext:
         """The context for the next handshake.
@@ -52,10 +55,26 @@ class Certificate:
                 self._context = self._read()
                 self._seen = stamp
                 _log.info("tls.certificate_read")
+            self._told = False
         except (OSError, ValueError):
-            # It is being replaced: one file is new and the other is not. The next handshake looks again.
-            _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+            # It is being replaced: one file is new and the other is not. The next look may find both.
+            if not self._told:
+                _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+            self._told = True
         return self._context
+
+    async def follow(self, admit_anew: Callable[[], None], *, pause: float = 1.0) -> None:
+        """Looks at the files every `pause` seconds, without end, and calls `admit_anew` when an authority is gone."""
+        trusted = self._authorities()
+        while True:
+            await asyncio.sleep(pause)
+            before, trusted = trusted, self._authorities()
+            if before - trusted:
+                _log.info("tls.authority_gone", hint="whoever is connected must show a certificate again")
+                admit_anew()
+
+    def _authorities(self) -> set[bytes]:
+        return set(self.context().get_ca_certs(binary_form=True))
 
     def _stamp(self) -> list[tuple[int, int, int]]:
         return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._watched)]

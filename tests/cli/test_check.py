@@ -83,6 +83,14 @@ async def test_a_look_leaves_no_trace(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@pytest.mark.parametrize("setting", [{"tls_cert_file": "config.yaml"}, {"access": {"client_keys_file": "config.yaml"}}])
+async def test_files_that_do_not_hold_what_they_should(tmp_path: Path, setting: dict[str, Any]) -> None:
+    finished = await check(tmp_path, "http://127.0.0.1:1", **setting)
+
+    assert (finished.status, finished.out) == (2, "")
+    assert "config.yaml" in finished.err
+
+
 async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     finished = await check(tmp_path, "http://127.0.0.1:1", store="file:/proc/krebit/grant")
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.fakes.client import Client
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
 from tests.fakes.proxy import StartProxy, proxy_process, running_proxy
 from tests.fakes.upstream import Upstream, answer
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 
 EVIL = b"Origin: http://evil.example"
 CROSS = b"Sec-Fetch-Site: cross-site"
@@ -297,6 +298,37 @@ async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certifica
     with pytest.raises(ProxyError, match="refuses to answer: This address may not call"):
         await asyncio.to_thread(ask_proxy, reachable, "/api/x")
     assert upstream.calls == []
+
+
+async def test_a_connection_ends_when_the_authority_that_let_it_in_is_gone(
+    start: StartProxy, upstream: Upstream, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    old, new = Authority(tmp_path), Authority(tmp_path / "new")
+    for name in ("localhost", "caller.example"):
+        old.server(name)
+        (tmp_path / f"{name}.pem").chmod(0o600)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(old.ca_file.read_bytes())
+    proxy = await start(tls_cert_file=tmp_path / "localhost.pem", tls_client_ca_file=trusted)
+    context = ssl.create_default_context(cafile=str(old.ca_file))
+    context.load_cert_chain(tmp_path / "caller.example.pem")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context, server_hostname="localhost")
+
+    async def answered() -> bytes:
+        writer.write(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return await reader.readuntil(b"\r\n\r\n")
+
+    assert b" 200 " in await answered()
+    trusted.write_bytes(old.ca_file.read_bytes() + new.ca_file.read_bytes())
+    await eventually(lambda: "tls.certificate_read" in proxy.written())
+    assert b" 200 " in await answered()  # one more is no reason to end anything
+    trusted.write_bytes(new.ca_file.read_bytes())
+    async with asyncio.timeout(DEADLINE):
+        await reader.read()
+    writer.close()
+    assert [event["event"] for event in proxy.events() if event["event"] == "tls.authority_gone"]
+    assert len(upstream.calls) == 2
 
 
 async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_computer(start: StartProxy) -> None:
