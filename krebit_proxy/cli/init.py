@@ -1,6 +1,5 @@
 """`krebit-proxy init`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.cli.private import create
 from krebit_proxy.errors import ProxyError, SettingsError
 
 _SECRET_NAME: Final = "client-secret"  # noqa: S105  the name of a file
@@ -103,20 +103,13 @@ def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | 
     text = "# Settings of krebit-proxy. All others, with their defaults: config.example.yaml\n\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     if secret is not None:
-        _create(secret_path, secret + "\n")
+        create(secret_path, secret + "\n")
     try:
-        _create(path, text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        create(path, text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     except OSError:
         if secret is not None:
             secret_path.unlink()
         raise
-
-
-def _create(path: Path, text: str) -> None:
-    """A new file that only its owner can read, from the first moment on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor
-        file.write(text)
 
 
 def _next_steps(path: Path, values: dict[str, str]) -> None:

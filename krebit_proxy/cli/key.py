@@ -9,6 +9,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.cli.private import create
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
@@ -41,7 +42,7 @@ def new(file: Path | None) -> None:
     if file is None:
         terminal.say(made)
         return
-    _create(file, f"{made}\n", mode=0o600)
+    create(file, f"{made}\n")
     terminal.say(f"A new key is in {file}. Set encryption_key_file to it.")
 
 
@@ -99,16 +100,7 @@ def _replace(file: Path, text: str) -> None:
     file, found = file.resolve(), file.stat()
     temporary = file.with_name(f".{file.name}.new")
     temporary.unlink(missing_ok=True)
-    _create(temporary, text, mode=found.st_mode & 0o777)
+    create(temporary, text, mode=found.st_mode & 0o777)
     if hasattr(os, "chown"):
         os.chown(temporary, found.st_uid, found.st_gid)
     temporary.replace(file)
-
-
-def _create(file: Path, text: str, *, mode: int) -> None:
-    """Writes a file that is not there yet, readable to nobody else from its first byte on."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "w", encoding="ascii") as stream:  # noqa: PTH123  a descriptor, not a path
-        stream.write(text)
-        stream.flush()
-        os.fsync(descriptor)

@@ -56,7 +56,7 @@ def test(invocation: Invocation, method: str, path: str, caller: str | None) -> 
     rules = access_rules(invocation.settings())
     verb = method.upper().encode("ascii", "replace")
     try:
-        target = upstream_target(path.encode("utf-8"))
+        target = upstream_target(path.encode("utf-8", "surrogateescape"))
         check_method(verb)
         names = [name for name, _ in rules.keys]
         if names and caller not in names:
