@@ -22,6 +22,7 @@ from krebit_proxy.turns import ANSWER, RECORD, REPLY
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.call import HIGH_WATER, LOW_WATER, Call, Content
 from krebit_proxy.web.reading import Requests
+from krebit_proxy.web.taking import Taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
     __slots__ = ("_call", "_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_ready",
-                 "_requests", "_server", "_tunnel", "_turn", "_unsent", "closing", "idle_since",
+                 "_requests", "_server", "_tunnel", "_turn", "closing", "idle_since",
                  "peer")  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
@@ -63,7 +64,6 @@ class Connection(RequestHandler):
         self._fresh = True  # it has not brought a request yet
         self._deadline = inf
         self._expired: Callable[[], None] = self._idle_too_long
-        self._unsent = 0
         self.idle_since = loop.time()
 
     # What the transport calls
@@ -306,7 +306,8 @@ class Connection(RequestHandler):
         if now >= self._deadline:
             self._deadline = inf
             self._expired()
-            self._proceed()  # a head that took too long is a call to be refused
+            if self._deadline == inf:
+                self._proceed()  # a head that took too long is a call to be refused
         self._requests.content.expire(now)
 
     @property
@@ -352,16 +353,16 @@ class Connection(RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        self._unsent = transport.get_write_buffer_size()
+        taking = Taking(transport, patience, self._loop.time())
 
         def look() -> None:
-            if transport.get_write_buffer_size() < self._unsent:
-                self._wait_for_taking(patience)
+            if taking.goes_on(self._loop.time()):
+                self._deadline = taking.due
             else:
                 transport.abort()
 
         self._expired = look
-        self._deadline = self._loop.time() + patience
+        self._deadline = taking.due
 
     # The end
 

@@ -1,12 +1,14 @@
 """Slow, silent, greedy and hopeless callers: each is bounded by a limit and told of once in the log."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 
+from krebit_proxy.tasks import spawn
 from tests.fakes.proxy import RunningProxy, StartProxy
-from tests.fakes.upstream import Call, Upstream, answer
+from tests.fakes.upstream import Call, Upstream, answer, response
 from tests.fakes.waiting import eventually, settled
 from tests.http.shooting_range import LIMITS, echo
 
@@ -110,3 +112,40 @@ async def test_a_caller_that_takes_nothing_is_one_event(start_proxy: StartProxy,
     await eventually(lambda: refusals(proxy), what="an event in the log")
 
     assert len(refusals(proxy)) == 1
+
+
+async def slowly(take: Callable[[], Awaitable[object]]) -> None:
+    """Takes a little, and again, for much longer than the idle timeout of these tests, which is half a second."""
+    for _ in range(15):
+        await take()
+        await asyncio.sleep(0.1)
+
+
+async def test_a_caller_that_takes_little_at_a_time_is_not_cut(start_proxy: StartProxy, upstream: Upstream) -> None:
+    upstream.script = [answer(content=bytes(16 << 20))]
+    client = await (await start_proxy(upstream={"idle_timeout": 0.5})).connect(receive_buffer=1 << 16)
+    await client.send(client.request("GET", "/api/x"))
+    head = await client.head()
+    await slowly(lambda: client.exactly(1 << 16))
+    await client.exactly((16 << 20) - (15 << 16))
+
+    assert head.status == 200
+    await client.still_open()
+
+
+async def test_an_upstream_that_takes_little_at_a_time_is_not_given_up(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
+    async def reluctant(call: Call) -> None:
+        await slowly(lambda: call.receive(1 << 17))
+        await call.read()
+        await call.send(response(content=b"%d" % len(call.content)))
+
+    upstream.script = [reluctant]
+    client = await (await start_proxy(upstream={"idle_timeout": 0.5})).connect()
+    await client.send(client.request("POST", "/api/x", b"Content-Length: %d" % (16 << 20)))
+    pump = spawn(client.pump(bytes(1 << 20), 16), name="upload")
+    got = await client.response()
+    await pump
+
+    assert (got.status, got.content) == (200, b"%d" % (16 << 20))

@@ -1,0 +1,21 @@
+"""What the kernel still holds for the other side of a connection."""
+
+import sys
+
+if sys.platform == "win32":  # pragma: no cover
+
+    def unacknowledged(_descriptor: int) -> int:
+        """Octets written to a socket that the other side has not taken yet; 0 where the system does not tell."""
+        return 0
+else:
+    import fcntl
+    import termios
+
+    def unacknowledged(descriptor: int) -> int:
+        """Octets written to a socket that the other side has not taken yet; 0 where the system does not tell."""
+        # A socket is writable again when a third of its buffer is free, which may be megabytes: a slow peer has taken
+        # something long before.
+        try:
+            return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
