@@ -36,7 +36,8 @@ class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
     __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_waiter")  # fmt: skip
+                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_untaken",
+                 "_waiter")  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Exchange:
         self._drainer: asyncio.Future[None] | None = None
         self._time = pool.time
         self._asked = self._seen = pool.time()
+        self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
         self._start(link)
         pool.turn.do(SEND, Exchange._flush_head, self)
 
@@ -344,6 +346,10 @@ class Exchange:
         link, response = self._link, self._response
         if link is None or response.done or response.buffered:
             return
+        untaken = link.untaken()
+        if untaken < self._untaken:  # it takes content, however slowly
+            self._asked = self._seen = now
+        self._untaken = untaken
         if response.head is None and self._finished and not link.buffered:
             if now - self._asked > response_timeout:
                 detail = f"The upstream did not answer within {response_timeout:g} seconds."

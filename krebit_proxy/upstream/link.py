@@ -13,6 +13,8 @@ from contextlib import suppress
 from socket import socket
 from typing import Final, Protocol
 
+from krebit_proxy.sockets import unacknowledged
+
 _RECORD: Final = 16 << 10  # RFC 8446, 5.1: "The record layer fragments information blocks into ... 2^14 bytes or less"
 _READ: Final = 256 << 10
 LOW_WATER: Final = 64 << 10  # octets still to be sent at which the sender may go on
@@ -47,6 +49,9 @@ class Link(Protocol):
     @property
     def buffered(self) -> int:
         """Octets still to be sent."""
+
+    def untaken(self) -> int:
+        """Octets that the upstream has not taken: those still to be sent, and those that the kernel holds."""
 
     def write(self, data: bytes, /) -> None:
         """Sends, or keeps what cannot be sent yet. A failure shows as the end of what can be read."""
@@ -111,6 +116,10 @@ class SocketLink:
         return self._tls
 
     # Writing
+
+    def untaken(self) -> int:
+        """Octets that the upstream has not taken: those still to be sent, and those that the kernel holds."""
+        return self.buffered + unacknowledged(self._fd)
 
     def write(self, data: bytes, /) -> None:
         """Sends, or keeps what cannot be sent yet. A failure shows as the end of what can be read."""

@@ -47,6 +47,10 @@ class TransportLink(asyncio.Protocol):
         """Octets still to be sent."""
         return 0 if self._transport is None or self.closed else self._transport.get_write_buffer_size()
 
+    def untaken(self) -> int:
+        """Octets that the upstream has not taken, as far as the transport knows."""
+        return self.buffered
+
     def write(self, data: bytes) -> None:
         """Sends, or keeps what cannot be sent yet."""
         if self._transport is not None and not self.closed:
