@@ -41,14 +41,17 @@ class Connector:
                 link = await self._connect(owner)
         except TimeoutError:
             self._names.clear()
-            detail = f"{self._host} did not take a connection within {self._timeout:g} seconds."
-            raise _unreachable(detail) from None
+            raise self.too_slow() from None
         except OSError as error:
             self._names.clear()
             raise _unreachable(self._explain(error)) from None
         if link.closed:
             raise _unreachable(f"{self._host} closed the connection at once.")
         return link
+
+    def too_slow(self) -> Refused:
+        """What a caller is told when there was no connection in time."""
+        return _unreachable(f"{self._host} did not take a connection within {self._timeout:g} seconds.")
 
     async def _connect(self, owner: Owner) -> Link:
         loop = asyncio.get_running_loop()

@@ -36,13 +36,12 @@ class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
     __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_paused", "_pool", "_response", "_seen", "_time", "_untaken",
+                 "_left", "_link", "_paused", "_pool", "_repeatable", "_response", "_seen", "_time", "_untaken",
                  "_waiter")  # fmt: skip
 
     def __init__(
         self,
         pool: "Upstream",
-        link: Link,
         head: bytes,
         method: str,
         content: int | None,
@@ -51,12 +50,13 @@ class Exchange:
         retry: bool,
     ) -> None:
         self._pool = pool
-        self._link: Link | None = None  # None while a retry connects
+        self._link: Link | None = None  # None while it waits for one
         self._left = content or 0
         self._chunked = content is None
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
-        self._held: list[bytes] | None = [head] if retry and link.uses and method in IDEMPOTENT else None
+        self._repeatable = retry and method in IDEMPOTENT
+        self._held: list[bytes] | None = None
         self._held_size = 0
         self._paused = False  # the link does not read, for nobody takes what it read
         self._response = Response(method, upgrade=upgrade)
@@ -67,13 +67,29 @@ class Exchange:
         self._time = pool.time
         self._asked = self._seen = pool.time()
         self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
-        self._start(link)
-        pool.turn.do(SEND, Exchange._flush_head, self)
 
-    def _start(self, link: Link) -> None:
+    def start(self, link: Link) -> None:
+        """Sends the request on `link`."""
         self._link = link
+        if self._repeatable and link.uses:
+            self._held = [self._head]
         link.owner = self
         link.uses += 1
+        self._asked = self._seen = self._time()
+        self._pool.turn.do(SEND, Exchange._flush_head, self)
+        self._wake_drainer()
+
+    async def connected(self) -> None:
+        """Waits for a connection. Raises Refused: upstream_unreachable; the exchange is over then."""
+        try:
+            while self._link is None and self._error is None:
+                self._drainer = self._pool.loop.create_future()
+                await self._drainer
+        except BaseException:
+            self.abort()
+            raise
+        if self._error is not None:
+            raise self._error
 
     def _flush_head(self) -> None:
         if self._head and self._link is not None:
@@ -271,7 +287,7 @@ class Exchange:
         if end is not None:
             end()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Ends the exchange for a reason that its caller must learn of."""
         self._error = error
         self.abort()
@@ -285,7 +301,7 @@ class Exchange:
         try:
             response.feed(data)
         except InvalidResponse as invalid:
-            self._fail(self._invalid(str(invalid)))
+            self.fail(self._invalid(str(invalid)))
             return
         if response.buffered >= HIGH_WATER:
             self._paused = True
@@ -315,31 +331,28 @@ class Exchange:
             self._link = None
             spawn(self._again(), name="upstream.retry")
         elif response.started and response.head is None:
-            self._fail(self._invalid("it breaks off inside its head"))
+            self.fail(self._invalid("it breaks off inside its head"))
         elif response.head is None:
             detail = "The upstream closed the connection without an answer."
-            self._fail(Refused("upstream_unreachable", detail, hint=_AGAIN))
+            self.fail(Refused("upstream_unreachable", detail, hint=_AGAIN))
         elif not self._answered:
-            self._fail(self._invalid("it breaks off after its head"))
+            self.fail(self._invalid("it breaks off after its head"))
         else:
-            self._fail(UpstreamBroken("the upstream broke off"))
+            self.fail(UpstreamBroken("the upstream broke off"))
 
     async def _again(self) -> None:
         """The one retry, on a fresh connection."""
         try:
             link = await self._pool.connect()
         except Refused as refused:
-            self._fail(refused)
+            self.fail(refused)
             return
         if self._error is not None:  # given up meanwhile
             link.abort()
             return
         held, self._held = self._held or [], None
         self._head = b"".join(held)
-        self._asked = self._seen = self._time()
-        self._start(link)
-        self._flush_head()
-        self._wake_drainer()
+        self.start(link)
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
         """Ends the exchange if its time is up. While content waits to be taken it is the caller's time that runs."""
@@ -353,11 +366,11 @@ class Exchange:
         if response.head is None and self._finished and not link.buffered:
             if now - self._asked > response_timeout:
                 detail = f"The upstream did not answer within {response_timeout:g} seconds."
-                self._fail(Refused("upstream_timeout", detail, hint=_AGAIN))
+                self.fail(Refused("upstream_timeout", detail, hint=_AGAIN))
         elif now - self._seen > idle_timeout:
             detail = f"Nothing moved for {idle_timeout:g} seconds."
             early = not self._answered
-            self._fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
+            self.fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
 
     def _invalid(self, rule: str) -> Exception:
         detail = f"The upstream's answer cannot be relayed: {rule}."

@@ -1,10 +1,13 @@
 """The connections to one origin: who uses them, which are idle, and whose time is up."""
 
 import asyncio
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from krebit_proxy.config import Settings
+from krebit_proxy.errors import Refused
+from krebit_proxy.tasks import spawn
 from krebit_proxy.turns import Turn
 from krebit_proxy.upstream.connect import Connector
 from krebit_proxy.upstream.exchange import Exchange
@@ -13,6 +16,9 @@ from krebit_proxy.upstream.link import Link
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# TLS handshakes at once. A thousand would take a second of the CPU in which nothing else gets done; most of a burst is
+# served sooner by the connections that become free meanwhile.
+_DIALS: Final = 64
 _SLOWEST_LOOK: Final = 1.0  # seconds; deadlines are met to a tenth of themselves, or to this
 
 
@@ -26,14 +32,16 @@ class Upstream:
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)
         upstream = settings.upstream
+        self._connect_timeout = upstream.connect_timeout
         self._response_timeout = upstream.response_timeout
         self._idle_timeout = upstream.idle_timeout
         self._keepalive = upstream.keepalive
-        self._interval = min(
-            upstream.response_timeout / 10, upstream.idle_timeout / 10, upstream.keepalive / 10, _SLOWEST_LOOK
-        )
+        shortest = min(self._connect_timeout, self._response_timeout, self._idle_timeout, self._keepalive)
+        self._interval = min(shortest / 10, _SLOWEST_LOOK)
         self._idle: list[Link] = []  # the most recently used last
         self._exchanges: set[Exchange] = set()
+        self._waiting: OrderedDict[Exchange, float] = OrderedDict()  # for a link, since when; the longest first
+        self._dials: set[asyncio.Task[None]] = set()  # that make links for them
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
         self.loop: asyncio.AbstractEventLoop  # known with the first connection
@@ -42,7 +50,17 @@ class Upstream:
     async def open(
         self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
     ) -> Exchange:
-        """Sends a request's head on an idle connection or a new one.
+        """The same as `open_nowait`, once there is a connection. Raises Refused: upstream_unreachable."""
+        exchange = self.open_nowait(head, method=method, content=content, upgrade=upgrade, retry=retry)
+        await exchange.connected()
+        return exchange
+
+    def open_nowait(
+        self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
+    ) -> Exchange:
+        """Sends a request's head on an idle connection, or on the first that becomes free or is made.
+
+        A failure to connect is what `Exchange.response` raises. Before there is a connection, no content may be sent.
 
         Args:
             head: request line and fields, with the blank line, ready to be sent.
@@ -50,26 +68,51 @@ class Upstream:
             content: octets that `send` will bring; 0 is none, None: chunked.
             upgrade: whether the head asks for another protocol, so that a 101 may come.
             retry: whether an idempotent request may be sent again when its connection turns out to be stale.
-
-        Raises:
-            Refused: upstream_unreachable.
         """
-        link = self._take() or await self.connect()
-        return self._begin(link, head, method, content, upgrade=upgrade, retry=retry)
-
-    def open_nowait(self, head: bytes, *, method: str) -> Exchange | None:
-        """The same for a request without content, on an idle connection. None when there is none: await `open`."""
-        link = self._take()
-        return self._begin(link, head, method, 0, upgrade=False, retry=True) if link is not None else None
-
-    def _begin(
-        self, link: Link, head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
-    ) -> Exchange:
-        exchange = Exchange(self, link, head, method, content, upgrade=upgrade, retry=retry)
-        self._exchanges.add(exchange)
         if self._look is None:
+            self.loop = asyncio.get_running_loop()
+            self.time = self.loop.time
             self._look = self.loop.call_later(self._interval, self._look_around)
+        exchange = Exchange(self, head, method, content, upgrade=upgrade, retry=retry)
+        self._exchanges.add(exchange)
+        link = self._take()
+        if link is not None:
+            exchange.start(link)
+        else:
+            self._waiting[exchange] = self.time()
+            self._dial()
         return exchange
+
+    def _dial(self) -> None:
+        while len(self._dials) < min(len(self._waiting), _DIALS):
+            task = spawn(self._connect(), name="upstream.connect")
+            self._dials.add(task)
+            task.add_done_callback(self._dialed)
+
+    def _dialed(self, task: asyncio.Task[None]) -> None:
+        self._dials.discard(task)
+        self._dial()
+
+    async def _connect(self) -> None:
+        """A new link for whoever has waited longest by then."""
+        try:
+            link = await self.connect()
+        except Refused as refused:
+            if self._waiting:
+                self._waiting.popitem(last=False)[0].fail(refused)
+        else:
+            self._offer(link)
+
+    def _offer(self, link: Link) -> None:
+        """Has the next request sent on a link that nobody uses, or keeps it."""
+        if self._closed:
+            link.close()
+        elif self._waiting:
+            if link.settle():
+                self._waiting.popitem(last=False)[0].start(link)
+        else:
+            link.idle_since = self.time()
+            self._idle.append(link)
 
     def _take(self) -> Link | None:
         """The idle link that was used last: it is the least likely to be stale."""
@@ -86,6 +129,9 @@ class Upstream:
         now = self.time()
         for exchange in list(self._exchanges):
             exchange.check(now, self._response_timeout, self._idle_timeout)
+        for exchange, since in list(self._waiting.items()):
+            if now - since > self._connect_timeout:
+                exchange.fail(self._connector.too_slow())
         expired = [link for link in self._idle if now - link.idle_since > self._keepalive]
         del self._idle[: len(expired)]  # the longest idle come first
         for link in expired:
@@ -98,6 +144,8 @@ class Upstream:
         self._closed = True
         if self._look is not None:
             self._look.cancel()
+        for dial in self._dials:
+            dial.cancel()
         for exchange in list(self._exchanges):
             exchange.abort()
         while self._idle:
@@ -110,8 +158,6 @@ class Upstream:
 
     async def connect(self) -> Link:
         """A new link. Raises Refused(upstream_unreachable)."""
-        self.loop = asyncio.get_running_loop()
-        self.time = self.loop.time
         return await self._connector.connect(self)
 
     def put_back(self, exchange: Exchange, link: Link) -> None:
@@ -120,15 +166,12 @@ class Upstream:
         link.owner = self
         if link.uses == 1:
             self._connector.remember(link)
-        if self._closed:
-            link.close()
-            return
-        link.idle_since = self.time()
-        self._idle.append(link)
+        self._offer(link)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange is over, and its link too."""
         self._exchanges.discard(exchange)
+        self._waiting.pop(exchange, None)
 
     # What idle links call
 

@@ -78,7 +78,7 @@ class Proxy:
             patience = settings.limits.header_timeout
             encrypted = handshaking(server, certificate.context, patience)
         for accepting in self._listeners.serve(connecting(server), encrypted):
-            running.callback(accepting.close)
+            running.push_async_callback(accepting.close)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
         if certificate is not None and settings.tls_client_ca_file is not None:

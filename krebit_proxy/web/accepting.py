@@ -29,9 +29,11 @@ class Accepting:
         self._take = take
         self._task = spawn(self._accept(), name="accept")
 
-    def close(self) -> None:
-        """Takes no more."""
+    async def close(self) -> None:
+        """Takes no more. A socket that is open but not looked at would have callers wait for nothing: it is closed."""
         self._task.cancel()
+        await asyncio.wait({self._task})
+        self._sock.close()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

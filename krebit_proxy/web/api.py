@@ -111,8 +111,6 @@ class Api:
             return False
         head = self._request_head(call, target, bearer)
         exchange = self._upstream.open_nowait(head, method=call.method.decode("ascii"))
-        if exchange is None:
-            return False
         call.attempt = Attempt(exchange, bearer)
         exchange.notify(call.connection.relay)
         return True

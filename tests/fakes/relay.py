@@ -9,13 +9,14 @@ class Relay:
     """Passes bytes both ways. Start it with `async with`.
 
     Once `cut_at` is set, the first connection whose client says these bytes is cut: the server gets them, and its
-    answer is lost.
+    answer is lost. While it is `deaf`, who connects is taken and hears nothing.
     """
 
     def __init__(self, port: int) -> None:
         self._server_port = port
         self.port = 0
         self.cut_at: bytes | None = None
+        self.deaf = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -28,6 +29,10 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.deaf:
+            await reader.read()
+            writer.close()
+            return
         answers, server = await asyncio.open_connection("127.0.0.1", self._server_port)
         back = asyncio.ensure_future(_pass(answers, writer))
         self._tasks.append(back)

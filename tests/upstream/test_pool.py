@@ -6,9 +6,12 @@ import os
 import pytest
 
 from krebit_proxy.errors import Refused
+from krebit_proxy.upstream import Upstream
+from tests.fakes.certificates import Authority
+from tests.fakes.relay import Relay
 from tests.fakes.waiting import DEADLINE, eventually
 from tests.upstream.conftest import Open, Serve
-from tests.upstream.scripted import GET, Peer, content_of, get, request
+from tests.upstream.scripted import GET, Peer, content_of, get, request, settings_for
 
 both = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
@@ -252,6 +255,66 @@ async def test_an_expired_connection_is_not_used_even_if_nobody_looked(serve: Se
     pool._idle[0].idle_since -= 60
     await get(pool)
     assert len(server.peers) == 2
+
+
+async def answering(peer: Peer) -> None:
+    while await peer.head():
+        await peer.answer(b"mine")
+
+
+async def test_who_waits_takes_the_first_connection_that_becomes_free(serve: Serve, authority: Authority) -> None:
+    server = await serve(answering, tls=True)
+    async with Relay(server.port) as relay:
+        pool = Upstream(settings_for(f"https://localhost:{relay.port}", ca_file=authority.ca_file))
+        first = await pool.open(GET, method="GET")
+        await first.response()
+        assert await content_of(first) == b"mine"
+        relay.deaf = True
+        second = pool.open_nowait(GET, method="GET")  # the connection that is made for it will never be ready
+        first.release()
+        assert (await second.response()).status == 200
+        second.release()
+        await pool.close()
+    assert len(server.peers) == 1
+
+
+async def test_who_gives_up_waiting_leaves_nothing_behind(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    pool = upstream(server)
+    waiting = asyncio.ensure_future(pool.open(GET, method="GET"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    await eventually(lambda: repr(pool).endswith("0 active, 1 idle>"))
+    assert await get(pool) == b"mine"
+    assert len(server.peers) == 1
+
+
+async def test_octets_behind_a_response_are_not_for_who_waits(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    pool = upstream(server)
+    first = await pool.open(GET, method="GET")
+    await first.response()
+    assert await content_of(first) == b"mine"
+    second = pool.open_nowait(GET, method="GET")
+    sock = server.peers[0].writer.get_extra_info("socket")
+    os.write(sock.fileno(), b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+    first.release()
+    await second.response()
+    assert await content_of(second) == b"mine"
+    second.release()
+
+
+async def test_a_burst_does_not_shake_hands_all_at_once_and_all_are_told_in_time(serve: Serve) -> None:
+    server = await serve(Peer.gone)
+    pool = Upstream(settings_for(f"https://localhost:{server.port}", connect_timeout=1))
+    exchanges = [pool.open_nowait(GET, method="GET") for _ in range(300)]
+    answers = asyncio.gather(*(exchange.response() for exchange in exchanges), return_exceptions=True)
+    codes = {getattr(answer, "code", answer) for answer in await asyncio.wait_for(answers, DEADLINE)}
+    assert codes == {"upstream_unreachable"}
+    assert 64 <= len(server.peers) <= 2 * 64  # the next may begin just before all that wait have waited long enough
+    await pool.close()
 
 
 async def test_a_closed_pool_keeps_nothing(serve: Serve, upstream: Open) -> None:

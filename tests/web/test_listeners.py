@@ -76,7 +76,7 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
         servers = listeners.serve(connecting(greeters), encrypted)
         yield listeners
         for server in servers:
-            server.close()
+            await server.close()
     finally:
         listeners.close()
 
@@ -112,7 +112,7 @@ def test_callers_that_come_together_get_in_together(new_loop: Callable[[], async
         while len(made) < count:
             await asyncio.sleep(0)
             turns += 1
-        accepting.close()
+        await accepting.close()
         listeners.close()
         for transport, caller in zip(made, callers, strict=True):
             transport.close()
