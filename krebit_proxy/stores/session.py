@@ -47,7 +47,8 @@ class Session:
                 prepare_threshold=None,  # behind a pooler, the next statement may meet another server process
             )
         try:
-            # Whatever the database's default is: conflicts are found by the generation.
+            # Whatever the database's default is: conflicts are found by the generation. Nothing is sent by this; but
+            # psycopg gives way here when the loop was busy for long, and whoever waits may then be cancelled.
             await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
         except BaseException:
             await connection.close()

@@ -1,9 +1,15 @@
 """What only a database can do wrong: it is stopped, restarted, frozen and broken for real."""
 
 import asyncio
+import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import types
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -278,6 +284,43 @@ async def test_who_waits_for_the_lock_of_a_frozen_server_can_be_stopped(place: P
         waiting.cancel()
         with pytest.raises((asyncio.CancelledError, StoreError)):
             await waiting
+
+
+@types.coroutine
+def cancelled_at(moment: int, work: Coroutine[Any, Any, object]) -> Generator[Any, None, bool]:
+    """Does `work`, and cancels it when it gives way for the time number `moment`. Whether it came so far."""
+    passed = 0
+    with suppress(asyncio.CancelledError, StopIteration):
+        while True:
+            awaited = work.send(None)
+            if passed == moment:
+                if awaited is not None:
+                    awaited._asyncio_future_blocking = False  # nobody waits for it any more
+                awaited = work.throw(asyncio.CancelledError())
+            passed += 1
+            yield awaited
+    return passed >= moment
+
+
+@pytest.mark.parametrize("act", [PostgresStore.read, partial(PostgresStore.lock, timeout=5), PostgresStore.probe])
+async def test_who_is_cancelled_at_any_moment_leaves_no_connection_open(
+    place: Place, act: Callable[[PostgresStore], Coroutine[Any, Any, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine psycopg gives way even where it has nothing to wait for: right after a connection was opened.
+    monkeypatch.setattr(psycopg.waiting, "MAX_BUSY_TIME", 0, raising=False)  # since 3.3
+    store = place.open()
+    assert isinstance(store, PostgresStore)
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always")
+        moment = 0
+        while await cancelled_at(moment, act(store)):
+            await store.close()
+            moment += 1
+        await store.close()
+        gc.collect()
+
+    assert moment > 5
+    assert [str(warning.message) for warning in left_open] == []
 
 
 async def test_a_server_that_takes_no_writes_is_no_place_for_a_grant(place: Place, postgres: Database) -> None:
