@@ -107,14 +107,15 @@ def _store(value: str) -> str:
 
 
 def _host(value: str) -> str:
-    if not is_host(value.removeprefix("[").removesuffix("]")):
+    host = value.removeprefix("[").removesuffix("]")
+    if not is_host(host) or "%" in host:  # a zone means something on its own computer only
         raise wrong("is not a host name or IP address (no scheme, no port, no *)")
-    return value
+    return f"[{host}]" if ":" in host else host  # as callers write it
 
 
 def _origin(value: str) -> str:
     parts = split_url(value)
-    known = parts.scheme in {"http", "https"} and is_host(parts.hostname or "")
+    known = parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and "@" not in value
     if not known or value != f"{parts.scheme}://{parts.netloc}".lower():
         raise wrong("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
     return value

@@ -246,7 +246,7 @@ def _place(origin: str) -> tuple[str, int]:
 
 
 def _host(name: str | None) -> str:
-    return (name or "").lower().removesuffix(".")
+    return (name or "").lower().removesuffix(".").strip("[]")
 
 
 def mint_key(client_secret: Secret, *, run: str, now: float, nonce: bytes) -> str:

@@ -219,6 +219,8 @@ def test_exposure_names_who_may_call_even_before_it_is_used(tmp_path: Path) -> N
         ('{allowed_origins: "https://a.example/"}', "access.allowed_origins[0]: is not an origin"),
         ('{allowed_origins: "https://A.example"}', "access.allowed_origins[0]: is not an origin"),
         ('{allowed_origins: "*"}', "access.allowed_origins[0]: is not an origin"),
+        ('{allowed_origins: "https://me@a.example"}', "access.allowed_origins[0]: is not an origin"),
+        ('{allowed_hosts: "fe80::1%eth0"}', "access.allowed_hosts[0]: is not a host name"),
         (
             '{allow_clients: "10.0.0.1/8"}',
             "access.allow_clients[0]: has bits beyond its prefix; did you mean 10.0.0.0/8?",
@@ -236,6 +238,11 @@ def test_access_rules_that_can_never_match_are_refused(tmp_path: Path, access: s
     (found,) = check(tmp_path, access=access)
 
     assert found.startswith(problem)
+
+
+def test_an_ipv6_address_is_a_host_with_and_without_brackets(tmp_path: Path) -> None:
+    assert check(tmp_path, access='{allowed_hosts: ["2001:db8::1"]}') == []
+    assert load(tmp_path / "config.yaml", {}).access.allowed_hosts == ("[2001:db8::1]",)
 
 
 def test_access_rules_that_can_match_are_taken(tmp_path: Path) -> None:

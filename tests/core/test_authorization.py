@@ -291,6 +291,7 @@ def test_access_ends_where_no_refresh_token_came() -> None:
         ("http://[::1]:8321/cb", "http://[::1]:8321"),
         ("http://app.localhost/cb", "http://app.localhost"),
         ("https://Proxy.Example/cb", "https://Proxy.Example"),
+        ("https://[2001:db8::1]/cb", "https://[2001:db8::1]"),
         ("https://old.example/cb", None),
         ("http://192.168.1.5/cb", None),
         ("com.example.app:/cb", None),
@@ -300,7 +301,7 @@ def test_access_ends_where_no_refresh_token_came() -> None:
     ],
 )
 def test_a_redirect_uri_is_ours_on_loopback_and_on_the_hosts_that_we_serve(uri: str, origin: str | None) -> None:
-    assert own_origin(uri, ("proxy.example.",)) == origin
+    assert own_origin(uri, ("proxy.example.", "[2001:db8::1]")) == origin
 
 
 @pytest.mark.parametrize(
