@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 from aiohttp import web
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.admission import admit
+from krebit_proxy.core.admission import admit, check_method
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.fields import readable_by, withheld
 from krebit_proxy.core.rate import Rates
@@ -152,8 +152,11 @@ class Server(web.Server):
             return False
 
     def _admit(self, call: Call) -> None:
-        path = "" if call.target.startswith(API) or call.target == b"*" else own_path(call.target)
-        call.page = not (call.target.startswith(API) or path.startswith("/api/"))
+        call.page = not call.target.startswith(API)
+        if call.page:
+            if not call.target.startswith(b"/"):
+                check_method(call.method)  # what CONNECT names is no path
+            call.page = call.target == b"*" or not own_path(call.target).startswith("/api/")
         call.caller = admit(call, self.rules)
         if self._rates is not None and not call.page and not call.caller.preflight:
             self._keep_rate(self._rates, call.caller.name)
