@@ -2,19 +2,21 @@
 
 import asyncio
 import base64
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from krebit_proxy.cli.running import is_running
 from krebit_proxy.cli.stored import store_of
 from krebit_proxy.config import Settings
-from krebit_proxy.config.addresses import split_listen
+from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.loopback import is_loopback
@@ -126,11 +128,16 @@ def _listening(settings: Settings) -> Iterator[Finding]:
         return
     for address in settings.listen:
         tcp = split_listen(address)
-        if tcp is None:
-            continue
-        problem = _bind_problem(*tcp)
-        hint = "is another program running there? change the setting `listen`" if problem else ""
-        yield Finding(not problem, f"listen: {address} {problem or 'is free; the proxy is not running'}", hint)
+        if tcp is not None:
+            problem, hint = _bind_problem(*tcp), "is another program running there? change the setting `listen`"
+        elif address.startswith("unix:"):
+            folder = Path(split_unix(address)[0]).parent
+            problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made: {folder} cannot be written"
+            hint = "make that folder, or change the setting `listen`"
+        else:
+            continue  # whoever starts the proxy passes it
+        text = f"listen: {address} {problem or 'is free; the proxy is not running'}"
+        yield Finding(not problem, text, hint if problem else "")
 
 
 def _bind_problem(host: str, port: int) -> str | None:

@@ -34,6 +34,10 @@ class HasRules(Protocol):
 def access_rules(settings: Settings) -> Rules:
     """What `settings.access` states. Reads the file of client keys. Raises SettingsError with every problem."""
     access = settings.access
+    owner = next((client for client in access.allow_clients if client.startswith(("uid:", "gid:"))), None)
+    if owner and not hasattr(socket, "SO_PEERCRED"):
+        text = "this system does not tell who is at the other end of a unix socket; use its mode, or client_keys_file"
+        raise SettingsError([f"access.allow_clients: {owner}: {text}"])
     return Rules.compiled(
         allowed_hosts=access.allowed_hosts,
         allowed_origins=access.allowed_origins,

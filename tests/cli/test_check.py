@@ -181,6 +181,16 @@ async def test_a_port_that_another_program_has(tmp_path: Path) -> None:
     assert cross.endswith("is another program running there? change the setting `listen`")
 
 
+async def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    listen = [f"unix:{tmp_path}/socket", f"unix:{tmp_path}/run/socket?mode=0660"]
+    async with krebit() as port:
+        finished = await check(tmp_path, f"http://localhost:{port}", listen=listen)
+
+    assert f"{TICK} listen: {listen[0]} is free" in finished.out
+    (cross,) = crosses(finished)
+    assert cross.startswith(f"listen: {listen[1]} cannot be made: {tmp_path}/run cannot be written | make that folder")
+
+
 async def test_a_redirect_uri_that_leads_to_no_port_of_ours(tmp_path: Path) -> None:
     async with krebit() as port:
         uri = "http://localhost:1/setup/callback"

@@ -1,5 +1,6 @@
 """The settings as rules: keys are read from their file, and everything else is compiled."""
 
+import socket
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def test_every_setting_reaches_the_rules(tmp_path: Path) -> None:
     assert rules.require_header == b"x-a"
     assert rules.read_only
     assert rules.allow[0].callers == {"billing"}
+
+
+def test_rules_that_this_system_cannot_keep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+
+    with pytest.raises(SettingsError, match="uid:7: this system does not tell"):
+        access_rules(settings(allow_clients=["10.0.0.0/8", "uid:7"]))
 
 
 def test_keys_are_read_and_only_their_digests_are_kept(tmp_path: Path) -> None:
