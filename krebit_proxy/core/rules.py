@@ -1,9 +1,9 @@
 """The `access` settings, compiled: what admission looks up for each connection and each request."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -145,6 +145,14 @@ class Rules:
         `name` is the one in its certificate, empty if there is none in it, None if it has no certificate. A peer
         without a name is called by the network that lets it in.
         """
+        return self._peers(address, local, scheme, name)
+
+    @cached_property
+    def _peers(self) -> Callable[[str, str, bytes, str | None], Peer]:
+        # Most connections come from places that we have seen.
+        return lru_cache(maxsize=1024)(self._peer)
+
+    def _peer(self, address: str, local: str, scheme: bytes, name: str | None) -> Peer:
         remote, ours = _address(address), _address(local)
         network = next((network for network in self.networks if remote in network), None)
         place = str(network) if network is not None else "loopback" if remote.is_loopback else "network"

@@ -14,7 +14,6 @@ from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.turns import Turn
 from krebit_proxy.upstream import Upstream
-from krebit_proxy.web.accepting import connecting
 from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.handshake import handshaking
@@ -77,7 +76,7 @@ class Proxy:
         if certificate is not None:
             patience = settings.limits.header_timeout
             encrypted = handshaking(server, certificate.context, patience)
-        for accepting in self._listeners.serve(connecting(server), encrypted):
+        for accepting in await self._listeners.serve(server, encrypted):
             running.push_async_callback(accepting.close)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)

@@ -1,24 +1,65 @@
-"""Takes callers from a listening socket: all that wait, whenever some do.
-
-libuv, and so uvloop, takes one in each turn of the event loop. A turn may serve hundreds of requests: of a thousand
-callers that come together, the last would wait for a thousand such turns.
-"""
+"""Takes callers from a listening socket: all that wait, whenever some do."""
 
 import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
 from krebit_proxy.tasks import spawn
 
-Take = Callable[[socket.socket], None]  # begins a connection, or a handshake, on the socket of a caller
+Take = Callable[[socket.socket], None]  # begins something with the socket of a caller
 
+BACKLOG: Final = 1024  # callers that may wait
 _AT_ONCE: Final = 64  # callers; those who are being served get their turn after so many
 _PAUSE: Final = 1.0  # seconds after the system had no descriptor or memory left for a connection
 _log: Final = structlog.get_logger()
+
+
+class Serving:
+    """Makes a connection of each caller, with a protocol of its own.
+
+    The event loop takes callers, for it does so for less than we could. But libuv, and so uvloop, takes one in each
+    turn, which may serve hundreds of requests: of a thousand callers that come together, the last would wait for a
+    thousand such turns. So we take those that wait behind the one that it took.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._sock = sock
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+        self._looking = False
+
+    async def begin(self) -> Self:
+        """Takes callers from now on."""
+        # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
+        self._server = await self._loop.create_server(self._arrived, sock=self._sock, backlog=BACKLOG)
+        return self
+
+    async def close(self) -> None:
+        """Takes no more, and closes the socket."""
+        self._server.close()
+
+    def _arrived(self) -> asyncio.BaseProtocol:
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._take_others)
+        return self._protocol()
+
+    def _take_others(self) -> None:
+        self._looking = False
+        with suppress(OSError):  # there are none, or the loop will meet it too
+            for _ in range(_AT_ONCE):
+                spawn(self._connect(self._sock.accept()[0]), name="connection")
+
+    async def _connect(self, caller: socket.socket) -> None:
+        caller.setblocking(False)
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, caller)
+        except OSError:  # it left at once
+            caller.close()
 
 
 class Accepting:
@@ -57,18 +98,3 @@ class Accepting:
         except Exception as error:  # noqa: BLE001 -- whatever one caller leads to, the next one must get in
             _log.exception("connection.failed", error=type(error).__name__)
             caller.close()
-
-
-def connecting(protocol: Callable[[], asyncio.BaseProtocol]) -> Take:
-    """Begins a connection on each socket, with a protocol of its own."""
-
-    async def connect(caller: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(protocol, caller)
-        except OSError:  # it left at once
-            caller.close()
-
-    def take(caller: socket.socket) -> None:
-        spawn(connect(caller), name="connection")
-
-    return take

@@ -5,6 +5,7 @@ the other one would receive authorization codes meant for us. What is not loopba
 say who may call; that is checked on the open socket, so that no spelling and no inherited socket gets around it.
 """
 
+import asyncio
 import errno
 import os
 import re
@@ -21,9 +22,8 @@ from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.config.rules import EXPOSE, says_who
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.accepting import Accepting, Take
+from krebit_proxy.web.accepting import BACKLOG, Accepting, Serving, Take
 
-_BACKLOG: Final = 1024
 _TRIES: Final = 20  # to find a port that is free on both families
 _NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
@@ -41,9 +41,17 @@ class Listeners:
         url = next((url for url in self.urls if url.startswith("http")), None)
         return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
-    def serve(self, plain: Take, encrypted: Take | None = None) -> list[Accepting]:
-        """Accepts callers until what it returns is closed: `plain`, or `encrypted` where they speak TLS (TCP only)."""
-        return [Accepting(sock, encrypted if encrypted and not _is_unix(sock) else plain) for sock in self.sockets]
+    async def serve(
+        self, protocol: Callable[[], asyncio.BaseProtocol], encrypted: Take | None = None
+    ) -> list[Serving | Accepting]:
+        """Takes callers until what it returns is closed, each with a protocol of its own.
+
+        `encrypted` is what begins with callers on TCP instead, where they speak TLS.
+        """
+        return [
+            Accepting(sock, encrypted) if encrypted and not _is_unix(sock) else await Serving(sock, protocol).begin()
+            for sock in self.sockets
+        ]
 
     def close(self) -> None:
         """Closes the sockets, and removes the files of unix sockets that are still ours."""
@@ -164,7 +172,7 @@ def _tcp_socket(address: str, port: int) -> socket.socket:
         if ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -255,7 +263,7 @@ def _bind(sock: socket.socket, place: _Place) -> None:
         if (place.user, place.group) != (-1, -1):
             os.chown(place.path, place.user, place.group)
         place.path.chmod(place.mode)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
         place.path.unlink()

@@ -20,7 +20,6 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.accepting import connecting
 from krebit_proxy.web.admission import access_rules, peer_of
 from krebit_proxy.web.handshake import Handshake, handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
@@ -73,7 +72,7 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
     greeters, certificate = Greeters(rules or Rules()), server_certificate(settings)
     encrypted = handshaking(greeters, certificate.context, patience=30) if certificate else None
     try:
-        servers = listeners.serve(connecting(greeters), encrypted)
+        servers = await listeners.serve(greeters, encrypted)
         yield listeners
         for server in servers:
             await server.close()
@@ -106,7 +105,7 @@ def test_callers_that_come_together_get_in_together(new_loop: Callable[[], async
                 made.append(transport)
 
         listeners = open_listeners(settings("127.0.0.1:0"))
-        (accepting,) = listeners.serve(connecting(Arrival))
+        (accepting,) = await listeners.serve(Arrival)
         # The kernel takes them, for the loop stands still meanwhile.
         callers = [socket.create_connection(("127.0.0.1", port_of(listeners))) for _ in range(count)]
         while len(made) < count:
