@@ -48,7 +48,7 @@ from krebit_proxy.core.protocol import (
     WriteGrant,
     Written,
 )
-from krebit_proxy.errors import Refused, StoreConflictError, StoreError
+from krebit_proxy.errors import Refused, StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store
 from krebit_proxy.tasks import spawn
@@ -255,7 +255,7 @@ class Credentials:
         except StoreConflictError:
             event = Conflicted()
         except StoreError as error:
-            event = Failed(Denial(error.code, error.detail, error.hint))
+            event = Failed(Denial(error.code, error.detail, error.hint), busy=isinstance(error, StoreBusyError))
         except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
         except Exception as error:  # noqa: BLE001  whatever it is, the machine must go on

@@ -118,6 +118,24 @@ async def test_each_token_request_of_a_refresh_is_counted_by_its_outcome(
     assert 'krebit_proxy_refreshes_total{outcome="ok"} 1.0' in counted
 
 
+async def test_who_waits_for_the_lock_knows_who_has_it(
+    server: AuthorizationServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("krebit_proxy.core.lifecycle.LOOK_EVERY", 0.1)
+    await stored(tmp_path, tokens(left=-5))
+    other = store_for(tmp_path)
+    await other.lock(1)
+    async with started(settings_for(server, tmp_path), tmp_path) as credentials:
+        await eventually(lambda: credentials._state.phase is Phase.LOCKING)
+        held = await other.read()
+        assert held is not None
+        await other.write(1, replace(held, intent=Intent(time.time(), "x", "other/17")))
+
+        await eventually(lambda: credentials.status().lock_holder == "other/17")
+        assert credentials._state.failures == 0  # to wait is no failure
+        await other.close()
+
+
 async def test_two_holders_are_never_taken_for_one_even_with_the_same_host_and_process_number(
     server: AuthorizationServer, tmp_path: Path
 ) -> None:

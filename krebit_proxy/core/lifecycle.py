@@ -90,7 +90,7 @@ from krebit_proxy.core.storing import (
 )
 
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
-LOCK_TIMEOUT: Final = 65.0  # seconds; longer than the longest token request of another holder
+LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
 
 
 class IllegalEventError(Exception):
@@ -138,7 +138,7 @@ def _wish(state: State, event: Event, now: Moment) -> State:
 def _proceed(state: State, now: Moment) -> Step:
     """Starts what is due: a look at the store, or the next try of what paused."""
     if state.phase is Phase.IDLE and not state.stopping and (state.look_at <= now.boot or _wants_lock(state, now)):
-        return replace(state, phase=Phase.LOOKING), (ReadStore(),)
+        return replace(state, phase=Phase.LOOKING, run=Run()), (ReadStore(),)
     if state.phase is Phase.PAUSING and (state.stopping or state.orders):
         return release(state)
     if state.phase is Phase.PAUSING and state.run.until <= now.boot:
@@ -190,7 +190,8 @@ def _looked(state: State, event: Read, now: Moment) -> Step:
     state, reports = adopt(state, event.grant, now)
     if state.stopping or not _wants_lock(state, now):
         return replace(state, phase=Phase.IDLE), reports
-    return replace(state, phase=Phase.LOCKING), (*reports, TakeLock(LOCK_TIMEOUT))
+    until = now.boot + LOCK_TIMEOUT if state.run.until == NEVER else state.run.until
+    return replace(state, phase=Phase.LOCKING, run=Run(until=until)), (*reports, TakeLock(LOOK_EVERY))
 
 
 def _look_failed(state: State, event: Failed, now: Moment) -> Step:
@@ -204,6 +205,13 @@ def _look_failed(state: State, event: Failed, now: Moment) -> Step:
 
 def _locked(state: State, _: Locked, __: Moment) -> Step:
     return replace(state, phase=Phase.CHECKING, locked=True, run=Run()), (ReadStore(),)
+
+
+def _not_locked(state: State, event: Failed, now: Moment) -> Step:
+    """Where somebody else has the lock, looks what the store says of it, and waits on: not for ever."""
+    if event.busy and now.boot < state.run.until:
+        return replace(state, phase=Phase.LOOKING), (ReadStore(),)
+    return store_failed(state, event, now)
 
 
 def _checked(state: State, event: Read, now: Moment) -> Step:
@@ -245,7 +253,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[Event]], Transition]] = {
     (Phase.LOOKING, Read): _looked,
     (Phase.LOOKING, Failed): _look_failed,
     (Phase.LOCKING, Locked): _locked,
-    (Phase.LOCKING, Failed): store_failed,
+    (Phase.LOCKING, Failed): _not_locked,
     (Phase.CHECKING, Read): _checked,
     (Phase.CHECKING, Failed): store_failed,
     (Phase.INTENDING, Written): intended,

@@ -121,6 +121,7 @@ class Failed:
     """The store could not do it. Of a write nobody can say whether it happened."""
 
     denial: Denial
+    busy: bool = False  # somebody else has the lock; the store is well
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ class Run:
     pending: Grant | None = None  # what is being written
     attempt: int = 0  # token requests of this run
     tries: int = 0  # failed writes of `pending`
-    until: float = NEVER  # boot clock: when to go on
+    until: float = NEVER  # boot clock: when to go on, or how long to wait for the lock
     suspect: Intent | None = None  # an earlier attempt whose outcome nobody knows
     order: Authorized | LogoutAsked | None = None  # the wish that this run serves, if it is no refresh
 

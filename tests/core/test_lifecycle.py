@@ -1,5 +1,6 @@
 """The state machine of the grant: who waits, who goes on, and what is started when."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Issued, Verdict
+from krebit_proxy.core.grant import Intent, Issued, Verdict
 from krebit_proxy.core.lifecycle import LOCK_TIMEOUT, TRANSITIONS, IllegalEventError, step
-from krebit_proxy.core.outlook import OUTAGE, PATIENCE
+from krebit_proxy.core.outlook import OUTAGE, PATIENCE, status
 from krebit_proxy.core.protocol import (
     Abandoned,
     Answer,
@@ -45,7 +46,7 @@ def test_the_normal_way_through() -> None:
     play, held = Play(), grant(1, tokens(left=-1))
 
     assert play.on(Woke()) == [ReadStore()]
-    assert play.on(Read(held)) == [TakeLock(LOCK_TIMEOUT)]
+    assert play.on(Read(held)) == [TakeLock(LOOK_EVERY)]
     assert play.on(Locked()) == [ReadStore()]
     [intent] = play.on(Read(held))
     assert isinstance(intent, WriteGrant)
@@ -108,7 +109,7 @@ def test_a_refresh_is_due_when_the_window_opens_and_not_before() -> None:
         assert play.later(LOOK_EVERY) == [ReadStore()]
         assert play.on(Read(grant())) == []
     assert play.later(2 * LOOK_EVERY) == [ReadStore()]
-    assert play.on(Read(grant())) == [TakeLock(LOCK_TIMEOUT)]
+    assert play.on(Read(grant())) == [TakeLock(LOOK_EVERY)]
 
 
 def test_the_alarm_is_set_to_the_opening_of_the_window() -> None:
@@ -223,6 +224,65 @@ def test_a_store_that_fails_before_the_token_is_spent_ends_the_attempt(phase: Ph
     assert play.later(5) == [ReadStore()]
 
 
+BUSY = Failed(DOWN, busy=True)
+
+
+def test_who_waits_for_the_lock_sees_meanwhile_who_has_it() -> None:
+    held = grant(1, tokens(left=200))
+    play = Play().holding(held)
+
+    assert play.on(BUSY) == [ReadStore()]
+    assert play.on(Read(replace(held, intent=Intent(1000.0, "x", "other/17")))) == [TakeLock(LOOK_EVERY)]
+    assert status(play.state, Moment(play.now, play.now)).lock_holder == "other/17"
+
+
+def test_who_waits_for_the_lock_takes_what_its_holder_has_stored() -> None:
+    play = Play().holding(grant(1, tokens(left=-1)))
+    play.on(Demanded(1))
+    play.on(BUSY)
+
+    assert play.on(Read(grant(2))) == [Answer(1)]
+    assert play.phase is Phase.IDLE
+
+
+def test_nobody_waits_for_the_lock_for_ever() -> None:
+    held = grant(1, tokens(left=-1))
+    play, looks = Play().holding(held), 0
+    while play.on(BUSY) == [ReadStore()]:
+        assert play.on(Read(held)) == [TakeLock(LOOK_EVERY)]
+        play.now += LOOK_EVERY
+        looks += 1
+
+    assert looks == math.ceil(LOCK_TIMEOUT / LOOK_EVERY)
+    assert play.phase is Phase.IDLE
+    assert play.state.store_trouble == DOWN
+    play.later(1)
+    play.on(Read(held))
+    play.on(BUSY)
+    play.on(Read(held))
+    assert play.on(BUSY) == [ReadStore()]  # and from the start
+
+
+def test_a_wait_that_ended_well_does_not_shorten_the_next() -> None:
+    play = Play().holding(grant(1, tokens(left=-1)))
+    play.on(BUSY)
+    play.on(Read(grant(2)))
+    expired = grant(2, tokens(2, left=-1, at=play.now + LOCK_TIMEOUT))
+    play.later(LOCK_TIMEOUT)
+    play.on(Read(replace(expired, generation=3)))
+
+    assert play.phase is Phase.LOCKING
+    assert play.on(BUSY) == [ReadStore()]
+
+
+def test_a_process_that_stops_waits_for_no_lock() -> None:
+    play = Play().holding(grant(1, tokens(left=-1)))
+    play.on(Stopping())
+
+    assert play.on(BUSY) == [FreeLock()]
+    assert play.phase is Phase.IDLE
+
+
 def test_a_lost_lock_is_noticed_before_the_token_is_spent() -> None:
     play, held = Play(), grant(1, tokens(left=-1))
     play.holding(held)
@@ -239,7 +299,7 @@ def test_an_authorization_is_stored_and_the_person_is_told() -> None:
     found = tokens(5)
 
     assert play.on(Authorized(1, found)) == [ReadStore()]
-    assert play.on(Read(None)) == [TakeLock(LOCK_TIMEOUT)]
+    assert play.on(Read(None)) == [TakeLock(LOOK_EVERY)]
     assert play.locked(None) == [WriteGrant(0, grant(1, found, authorized_at=found.obtained_at))]
     assert play.on(Written()) == [Answer(1), FreeLock()]
     assert play.reports == ["grant.authorized"]

@@ -52,6 +52,7 @@ GRACE = 30.0
 INTENT_GRACE = 10.0
 SLOWEST = 60.0  # seconds until a token request is given up
 DOWN = Failed(Denial("token_unavailable", "The store failed."))
+BUSY = Failed(Denial("token_unavailable", "Somebody has the lock."), busy=True)
 
 
 class BrokenRuleError(AssertionError):
@@ -261,7 +262,9 @@ class World:
             case TakeLock():
                 if self.holder is None:
                     yield f"{name} takes the lock", done(Locked(), lambda: self._take(name))
-                if faults or self.now >= process.patience:
+                if self.holder is not None and self.now >= process.patience:
+                    yield f"{name} has waited for the lock in vain", done(BUSY)
+                if faults:
                     yield f"{name} does not get the lock", done(DOWN)
             case WriteGrant(under_lock=True) if self.holder != name:
                 yield f"{name} finds that it lost the lock", done(DOWN)
