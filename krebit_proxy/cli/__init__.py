@@ -5,6 +5,7 @@ lines: what is wrong, and what to do.
 """
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ def _krebit_proxy() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Takes the arguments without the program's name, and returns the exit status."""
+    _have_streams()
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
@@ -93,6 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return FAILED
     return result if isinstance(result, int) else DONE
+
+
+def _have_streams() -> None:
+    """Leads to nowhere what the caller has closed of standard input, output and error.
+
+    Else a file or a socket would get its number: something might be printed into it, and libuv ends the process when
+    it is closed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  for the length of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def _report(error: Exception) -> int:

@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 # What differs from one thing of a kind to the next: numbers, UUIDs, dates, long hexadecimal names.
 _PARAMETER: Final = re.compile(
@@ -41,14 +41,15 @@ def _stands_for_one(segment: str) -> bool:
 def pattern(path_template: str) -> re.Pattern[bytes]:
     """What matches the paths of `path_template`: `{name}` is one segment, a final `**` any number of them, also none.
 
-    Empty segments and `;…` do not count. Raises ValueError with the reason if it is not a template.
+    Empty segments and `;…` do not count, and names may be percent-encoded or not. Raises ValueError with the reason if
+    it is not a template.
     """
     if not path_template.startswith("/api/"):
         raise ValueError("a path template starts with /api/")
     parts = []
     segments = [segment for segment in path_template.split("/") if segment]
     for number, segment in enumerate(segments, start=1):
-        if not _SEGMENT.fullmatch(segment):
+        if not _SEGMENT.fullmatch(segment) or "/" in unquote(segment):
             raise ValueError(f"{segment!r} is no segment of a path template; write a name, {{id}} or a final **")
         if segment == "**":
             if number < len(segments):
@@ -57,7 +58,7 @@ def pattern(path_template: str) -> re.Pattern[bytes]:
         elif segment.startswith("{"):
             parts.append(b"/+[^/]+")
         else:
-            parts.append(b"/+" + re.escape(segment.encode()) + b"(?:;[^/]*)?")
+            parts.append(b"/+" + re.escape(unquote_to_bytes(segment)) + b"(?:;[^/]*)?")
     return re.compile(b"".join(parts) + b"/*", re.DOTALL)
 
 

@@ -21,7 +21,7 @@ from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
 from krebit_proxy.stores import open_store
 from tests.fakes.certificates import Authority
-from tests.fakes.command import Command, run, running, write_settings
+from tests.fakes.command import Command, environment, run, running, write_settings
 from tests.fakes.waiting import DEADLINE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
@@ -263,6 +263,18 @@ async def test_a_proxy_that_nohup_started_outlives_its_terminal(folder: Path) ->
             assert (await command.finished()).status == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+async def test_a_proxy_without_standard_streams_serves_and_stops_in_order(folder: Path) -> None:
+    start = "exec krebit-proxy run <&- >&- 2>&-"
+    process = await asyncio.create_subprocess_shell(start, cwd=folder, env=environment(folder))
+    async with asyncio.timeout(DEADLINE):
+        while process.returncode is None and (await run("health", folder=folder)).status:
+            pass
+        if process.returncode is None:
+            process.terminate()
+
+        assert await process.wait() == 0
 
 
 async def test_a_second_signal_ends_it_at_once(sandbox: Sandbox, folder: Path, port: int) -> None:

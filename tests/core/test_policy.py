@@ -40,6 +40,7 @@ def test_numbers_uuids_dates_and_digests_become_parameters(path: bytes, folded: 
         ("/api/x/**", [b"/api/x", b"/api/x/1/2", b"/api/x/"], [b"/api/xy", b"/api/"]),
         ("/api/**", [b"/api/", b"/api/x\ny"], [b"/apix"]),
         ("/api/å.b", [b"/api/\xc3\xa5.b"], [b"/api/\xc3\xa5xb"]),
+        ("/api/%C3%A5%20b", [b"/api/\xc3\xa5 b"], [b"/api/%C3%A5%20b"]),
     ],
 )
 def test_a_template_matches_its_paths(path_template: str, matching: list[bytes], other: list[bytes]) -> None:
@@ -49,7 +50,7 @@ def test_a_template_matches_its_paths(path_template: str, matching: list[bytes],
 
 
 @pytest.mark.parametrize(
-    "path_template", ["", "x", "/x", "/api", "/api/a*", "/api/{a", "/api/x{id}", "/api/**/x", "/api/{}"]
+    "path_template", ["", "x", "/x", "/api", "/api/a*", "/api/{a", "/api/x{id}", "/api/**/x", "/api/{}", "/api/a%2Fb"]
 )
 def test_what_is_no_template_is_told(path_template: str) -> None:
     with pytest.raises(ValueError, match=r"template|last"):
