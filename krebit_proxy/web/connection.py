@@ -389,6 +389,9 @@ class Connection(RequestHandler):
         if self.transport is not None:
             if self._buffer_paused:
                 self._resume_reading_for_buffer()
-            with suppress(OSError, RuntimeError):
-                self.transport.write_eof()
+            if self.transport.can_write_eof():
+                with suppress(OSError, RuntimeError):
+                    self.transport.write_eof()
+            else:
+                self.transport.close()  # TLS: says that this is the end, and takes what comes until the caller agrees
             self._wait_for_taking(_LINGER)

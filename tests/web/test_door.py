@@ -240,6 +240,22 @@ async def test_a_caller_may_speak_tls(start: StartProxy, upstream: Upstream, tmp
     assert b"\r\nLocation: https://localhost/api/y\r\n" in got
 
 
+async def test_a_refused_caller_is_told_over_tls_too_that_this_is_the_end(start: StartProxy, tmp_path: Path) -> None:
+    tls, context = speaking_tls(tmp_path)
+    port = (await start(**tls)).port
+
+    def send() -> bytes:
+        """All that comes. An end without close_notify is an error."""
+        with (
+            socket.create_connection(("127.0.0.1", port), DEADLINE) as sock,
+            context.wrap_socket(sock, server_hostname="localhost", suppress_ragged_eofs=False) as caller,
+        ):
+            caller.sendall(b"GET /api/x HTTP/9.9\r\n\r\n")
+            return b"".join(iter(lambda: caller.recv(1 << 16), b""))
+
+    assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 505 ")
+
+
 async def test_a_caller_keeps_its_rate(start: StartProxy, upstream: Upstream) -> None:
     proxy = await start(limits={"rate": 0.01, "burst": 2})
     answers = [await ask(proxy, "GET", "/api/x") for _ in range(3)]
