@@ -6,8 +6,11 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from krebit_proxy.config import Settings
 from krebit_proxy.credentials import Credentials
+from krebit_proxy.errors import StoreBusyError, StoreError
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
 from krebit_proxy.tasks import spawn
@@ -24,6 +27,8 @@ from krebit_proxy.web.server import Server
 from krebit_proxy.web.setup import Setup
 from krebit_proxy.web.status import StatusPages
 from krebit_proxy.web.tls import server_certificate
+
+_log = structlog.get_logger()
 
 
 class Proxy:
@@ -78,6 +83,7 @@ class Proxy:
             encrypted = handshaking(server, certificate.context, patience)
         for accepting in await self._listeners.serve(server, encrypted):
             running.push_async_callback(accepting.close)
+        running.callback(spawn(_try_out(settings), name="trying out the store").cancel)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
         if certificate is not None and settings.tls_client_ca_file is not None:
@@ -99,3 +105,16 @@ class Proxy:
     async def stop(self) -> None:
         """Stops accepting, finishes what is in flight within `limits.drain`, waits for a running refresh."""
         await asyncio.shield(self._running.aclose())
+
+
+async def _try_out(settings: Settings) -> None:
+    """Says at once what would go wrong at the first setup or refresh: that the store takes no lock, or no writes."""
+    store = open_store(settings)
+    try:
+        await store.probe()
+    except StoreBusyError:
+        pass  # somebody is at it, so it works
+    except StoreError as error:
+        _log.error("store.unusable", reason=error.detail, hint=error.hint)
+    finally:
+        await store.close()
