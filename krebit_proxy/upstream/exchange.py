@@ -65,7 +65,7 @@ class Exchange:
         self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
         self._time = pool.time
-        self._asked = self._seen = pool.time()
+        self._asked = self._seen = 0.0
         self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
 
     def start(self, link: Link) -> None:

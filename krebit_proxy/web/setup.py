@@ -160,7 +160,10 @@ class Setup:
         if now < until and hmac.compare_digest(mark, browser_mark(self._cookie_of(request))):
             return until
         if not self._needed():
-            raise Refused("setup_closed", "Setup is done. To authorize anew, open it again.", hint=_KEY_HINT)
+            done = "Setup is done."
+            if not self._credentials.status().ready:
+                done = "Setup may be done, but there is no telling now: /status says why."
+            raise Refused("setup_closed", f"{done} To authorize anew, open it again.", hint=_KEY_HINT)
         if not _is_local(request):
             old = "This one-time key was used before, is too old, or from before a restart of the proxy."
             new = "From another computer, setup needs a one-time key."

@@ -77,7 +77,6 @@ class Site:
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """The events in the log, those called `name` if given."""
         log.flush()
-        log.flush()
         events = [json.loads(line) for line in self._output.getvalue().splitlines()]
         return [event for event in events if not name or event["event"] == name]
 

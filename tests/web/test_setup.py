@@ -430,6 +430,17 @@ async def test_a_store_that_cannot_be_written_is_told(site: Site, tmp_path: Path
     assert str(tmp_path) in words(answer)
 
 
+async def test_a_store_that_cannot_be_read_is_not_taken_for_a_setup_that_is_done(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    (tmp_path / "grant").write_text("in the way")
+    async with setup_site(server.url, tmp_path) as site:
+        answer = await site.ask("/setup")
+    assert answer.status == 410
+    assert "may be done" in words(answer)
+    assert "/status says why" in words(answer)
+
+
 async def test_no_part_of_the_answers_query_is_logged(site: Site) -> None:
     state = (await site.start()).query["state"]
     await site.come_back("marker-wrong-state", code="marker-code")
