@@ -120,7 +120,7 @@ def explained(place: str) -> Iterator[None]:
         raise _trouble(place, error) from None
 
 
-_LOOK: Final = "Look whether the database runs and can be reached. It is tried again."
+_LOOK: Final = "Look whether the database runs and can be reached. A running proxy tries again by itself."
 _ADDRESS: Final = "Write postgresql://user@host:5432/database, with special characters as %xx."
 _RIGHTS: Final = (
     "The tables krebit_proxy_grant and krebit_proxy_lock are made on first use, which needs CREATE on the schema; "
