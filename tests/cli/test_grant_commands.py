@@ -4,8 +4,8 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -243,26 +243,34 @@ async def test_a_proxy_that_speaks_tls_is_asked_in_tls(sandbox: Sandbox, folder:
         assert f"https://localhost:{port}/setup?key=" in (await run("setup", folder=folder)).out
 
 
-@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_stops_the_proxy(folder: Path, name: signal.Signals) -> None:
-    async with proxy(folder) as command:
-        command.process.send_signal(name)
-        finished = await command.finished()
+@contextmanager
+def hangup(action: signal.Handlers) -> Iterator[None]:
+    """What programs that are started here do at SIGHUP; else it depends on how the tests were started."""
+    before = signal.signal(signal.SIGHUP, action)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+async def test_a_signal_stops_the_proxy(folder: Path, name: str) -> None:
+    with hangup(signal.SIG_DFL):
+        async with proxy(folder) as command:
+            command.process.send_signal(signal.Signals[name])
+            finished = await command.finished()
 
     assert finished.status == 0
     assert [json.loads(line)["event"] for line in finished.out.splitlines()][-2:] == ["proxy.stopping", "proxy.stopped"]
 
 
 async def test_a_proxy_that_nohup_started_outlives_its_terminal(folder: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with hangup(signal.SIG_IGN):
         async with proxy(folder) as command:
             command.process.send_signal(signal.SIGHUP)
             assert (await run("health", folder=folder)).status == 0
             command.process.send_signal(signal.SIGTERM)
             assert (await command.finished()).status == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 async def test_a_proxy_without_standard_streams_serves_and_stops_in_order(folder: Path) -> None:

@@ -108,6 +108,21 @@ def test_a_new_key_is_printed_or_written_where_nobody_else_can_read_it(
     assert printed not in capsys.readouterr().out
 
 
+def test_a_key_that_cannot_be_written_whole_is_not_left_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as good as a full disk
+    try:
+        assert main(["key", "new", str(tmp_path / "full")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{tmp_path / 'full'}: File too large" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_new_key_never_replaces_a_file(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = keys.read_text()
 
