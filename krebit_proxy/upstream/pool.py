@@ -42,6 +42,7 @@ class Upstream:
         self._exchanges: set[Exchange] = set()
         self._waiting: OrderedDict[Exchange, float] = OrderedDict()  # for a link, since when; the longest first
         self._dials: set[asyncio.Task[None]] = set()  # that make links for them
+        self._due = False  # the next of those
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
         self.loop: asyncio.AbstractEventLoop  # known with the first connection
@@ -84,10 +85,17 @@ class Upstream:
         return exchange
 
     def _dial(self) -> None:
-        while len(self._dials) < min(len(self._waiting), _DIALS):
-            task = spawn(self._connect(), name="upstream.connect")
-            self._dials.add(task)
-            task.add_done_callback(self._dialed)
+        """Has a link made, if too few are: one in each turn of the loop, for the turn of a busy one is long."""
+        if not self._due and len(self._dials) < min(len(self._waiting), _DIALS):
+            self._due = True
+            self.loop.call_soon(self._dial_one)
+
+    def _dial_one(self) -> None:
+        self._due = False
+        task = spawn(self._connect(), name="upstream.connect")
+        self._dials.add(task)
+        task.add_done_callback(self._dialed)
+        self._dial()
 
     def _dialed(self, task: asyncio.Task[None]) -> None:
         self._dials.discard(task)
