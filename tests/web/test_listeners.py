@@ -93,7 +93,10 @@ def port_of(listeners: Listeners) -> int:
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
-def test_callers_that_come_together_get_in_together(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_callers_that_come_together_get_in_together(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], kind: str, tmp_path: Path
+) -> None:
     """And not one in each turn of the loop, which may have a thousand others to serve."""
 
     async def turns_to_let_in(count: int) -> int:
@@ -104,10 +107,11 @@ def test_callers_that_come_together_get_in_together(new_loop: Callable[[], async
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 made.append(transport)
 
-        listeners = open_listeners(settings("127.0.0.1:0"))
+        listeners = open_listeners(settings("127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/socket"))
         (accepting,) = await listeners.serve(Arrival)
-        # The kernel takes them, for the loop stands still meanwhile.
-        callers = [socket.create_connection(("127.0.0.1", port_of(listeners))) for _ in range(count)]
+        callers = [socket.socket(listeners.sockets[0].family) for _ in range(count)]
+        for caller in callers:
+            caller.connect(listeners.sockets[0].getsockname())  # the kernel takes it: the loop stands still meanwhile
         while len(made) < count:
             await asyncio.sleep(0)
             turns += 1
