@@ -35,6 +35,8 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     terminal is closed) stop it: it accepts nothing more, finishes what is in flight within limits.drain, and waits for
     a refresh that is under way. A second signal ends it at once.
     """
+    # structlog loads it, where it is installed: 4 MB and a tenth of a second, for what is never printed here.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which means that there is none
     from krebit_proxy import log  # noqa: PLC0415
 
     _leave_no_core()
