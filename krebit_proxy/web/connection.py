@@ -82,6 +82,7 @@ class Connection(RequestHandler):
                 retry_after=1,
             )
             self._calls.append(call)
+            self._turn.do(ANSWER, Connection._proceed, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The caller left, or we closed: whatever was being done for it ends here, by cancelling its task."""
