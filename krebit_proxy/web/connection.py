@@ -323,7 +323,7 @@ class Connection(RequestHandler):
 
     @property
     def _waits(self) -> bool:
-        return self._ready is not None and self._call is None and not self.closing
+        return self._ready is not None and self._call is None and not self._calls and not self.closing
 
     def make_room(self) -> None:
         """Ends it for the sake of another caller: at once when idle, with a 408 when it takes its time for a head."""
