@@ -25,8 +25,10 @@ class Receiver:
     """Who waits for one envelope."""
 
     def __init__(self) -> None:
-        self._private = X25519PrivateKey.generate()
-        self.address = _text(self._private.public_key().public_bytes_raw())
+        self.address = "-"
+        while self.address.startswith("-"):  # a command would take it for an option
+            self._private = X25519PrivateKey.generate()
+            self.address = _text(self._private.public_key().public_bytes_raw())
 
     def open(self, envelope: str) -> Grant:
         """The grant in an envelope. Raises ValueError if it was not sealed to this address, or is damaged."""

@@ -232,6 +232,10 @@ async def test_a_grant_moves_from_one_machine_to_another(tmp_path: Path) -> None
     assert (here.generation, here.tokens) == (4, None)
 
 
+def test_an_address_does_not_look_like_an_option() -> None:
+    assert not [address for address in (Receiver().address for _ in range(500)) if address.startswith("-")]
+
+
 async def test_what_cannot_be_exported_stays(tmp_path: Path) -> None:
     config = write_settings(tmp_path)
     address = Receiver().address
