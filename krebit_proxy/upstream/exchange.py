@@ -83,8 +83,7 @@ class Exchange:
         """Waits for a connection. Raises Refused: upstream_unreachable; the exchange is over then."""
         try:
             while self._link is None and self._error is None:
-                self._drainer = self._pool.loop.create_future()
-                await self._drainer
+                await self._progress()
         except BaseException:
             self.abort()
             raise
@@ -155,11 +154,15 @@ class Exchange:
                 raise UpstreamBroken("the upstream takes no more content")
             if self._link is not None and self._link.buffered <= HIGH_WATER:
                 return
-            self._drainer = self._pool.loop.create_future()
-            try:
-                await self._drainer
-            finally:
-                self._drainer = None
+            await self._progress()
+
+    async def _progress(self) -> None:
+        """Waits until there is a link, or it has taken something, or there is nothing to wait for any more."""
+        self._drainer = self._pool.loop.create_future()
+        try:
+            await self._drainer
+        finally:
+            self._drainer = None
 
     # The response
 

@@ -45,7 +45,7 @@ class Upstream:
         self._due = False  # the next of those
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
-        self.loop: asyncio.AbstractEventLoop  # known with the first connection
+        self.loop: asyncio.AbstractEventLoop  # known with the first exchange
         self.time: Callable[[], float]
 
     async def open(

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, Self
 
@@ -51,11 +51,10 @@ class Serving:
     def _take_others(self) -> None:
         self._looking = False
         with suppress(OSError):  # there are none, or the loop will meet it too
-            for _ in range(_AT_ONCE):
-                spawn(self._connect(self._sock.accept()[0]), name="connection")
+            for caller in _waiting(self._sock):
+                spawn(self._connect(caller), name="connection")
 
     async def _connect(self, caller: socket.socket) -> None:
-        caller.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(self._protocol, caller)
         except OSError:  # it left at once
@@ -80,21 +79,29 @@ class Accepting:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                self._give(*await loop.sock_accept(self._sock))
-                with suppress(BlockingIOError):
-                    for _ in range(_AT_ONCE):
-                        self._give(*self._sock.accept())
-                    await asyncio.sleep(0)
+                first, _ = await loop.sock_accept(self._sock)
+                self._give(first)
+                for caller in _waiting(self._sock):
+                    self._give(caller)
+                await asyncio.sleep(0)
             except ConnectionAbortedError:
                 pass  # it left while it waited
             except OSError as error:
                 _log.warning("connection.not_accepted", reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
 
-    def _give(self, caller: socket.socket, _address: object) -> None:
+    def _give(self, caller: socket.socket) -> None:
         try:
-            caller.setblocking(False)
             self._take(caller)
         except Exception as error:  # noqa: BLE001 -- whatever one caller leads to, the next one must get in
             _log.exception("connection.failed", error=type(error).__name__)
             caller.close()
+
+
+def _waiting(sock: socket.socket) -> Iterator[socket.socket]:
+    """The sockets of callers who wait at `sock`. Raises OSError, as its `accept` does."""
+    with suppress(BlockingIOError):
+        for _ in range(_AT_ONCE):
+            caller, _address = sock.accept()
+            caller.setblocking(False)
+            yield caller

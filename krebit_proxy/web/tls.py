@@ -65,16 +65,13 @@ class Certificate:
 
     async def follow(self, admit_anew: Callable[[], None], *, pause: float = 1.0) -> None:
         """Looks at the files every `pause` seconds, without end, and calls `admit_anew` when an authority is gone."""
-        trusted = self._authorities()
+        context = self.context()
         while True:
             await asyncio.sleep(pause)
-            before, trusted = trusted, self._authorities()
-            if before - trusted:
+            before, context = context, self.context()
+            if context is not before and _authorities(before) - _authorities(context):
                 _log.info("tls.authority_gone", hint="whoever is connected must show a certificate again")
                 admit_anew()
-
-    def _authorities(self) -> set[bytes]:
-        return set(self.context().get_ca_certs(binary_form=True))
 
     def _stamp(self) -> list[tuple[int, int, int]]:
         return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._watched)]
@@ -89,3 +86,7 @@ class Certificate:
             # Who has none is refused by admission, with words; a program on this computer may still ask for our health.
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
+
+
+def _authorities(context: ssl.SSLContext) -> set[bytes]:
+    return set(context.get_ca_certs(binary_form=True))
