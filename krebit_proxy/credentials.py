@@ -242,6 +242,7 @@ class Credentials:
         before = self._under_way
 
         async def in_turn() -> None:
+            """Waits for the effects before these, and performs these."""
             if before is not None:
                 await asyncio.wait([before])
             await work

@@ -277,6 +277,7 @@ class _Foreign(logging.Handler):
     """Records of other libraries: who, where and what kind, without their text, which may hold octets of a request."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record as an event of our own."""
         error = record.exc_info[1] if record.exc_info else None
         level = "error" if record.levelno >= logging.ERROR else "warning"
         place = f"{record.module}:{record.lineno} {record.funcName}"

@@ -81,6 +81,7 @@ class Metrics:
         )
 
         def counter(name: str, text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
+            """A metric with one label."""
             family = CounterMetricFamily(f"krebit_proxy_{name}", text, labels=[label])
             for value, count in sorted(counts.items()):
                 family.add_metric([value], count)
@@ -131,4 +132,5 @@ class _Snapshot:
         self._status = status
 
     def collect(self) -> "Iterator[Metric]":
+        """The metrics as they are now."""
         return self._metrics.families(self._status)

@@ -52,6 +52,7 @@ def common_options(command: F) -> F:
     """Adds `--config` and `--debug`, which may stand before the name of the command or behind it."""
 
     def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        """Keeps the option in the invocation, wherever on the command line it stood."""
         if value:
             setattr(ctx.obj, str(option.name), value)
 

@@ -118,6 +118,7 @@ def stop_signal() -> asyncio.Event:
     heard = [name for name in names if signal.getsignal(name) is not signal.SIG_IGN]  # as nohup sets it
 
     def stop() -> None:
+        """The first signal came: from the next one on, each does what it always does."""
         for name in heard:
             loop.remove_signal_handler(name)
             signal.signal(name, signal.SIG_DFL)

@@ -93,6 +93,7 @@ def _lines(problems: list[Problem]) -> list[str]:
     """The file's problems from top to bottom, then the environment's."""
 
     def position(problem: Problem) -> tuple[bool, int, str]:
+        """What sorts problems: those of the file first, by their line."""
         line = problem.where.rpartition(":")[2]
         return problem.where.startswith(PREFIX), int(line) if line.isdigit() else 0, problem.where
 

@@ -112,6 +112,7 @@ class Rules:
         problems: list[str] = []
 
         def sifted(values: Iterable[str], good: re.Pattern[str], what: str) -> frozenset[bytes]:
+            """The values, as they are compared; each that is not `good` is a problem."""
             problems.extend(f"{what}: {value!r} cannot be used" for value in values if not good.fullmatch(value))
             return frozenset(value.lower().removesuffix(".").encode("ascii", "replace") for value in values)
 

@@ -18,6 +18,7 @@ class _ConsentForm(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keeps where the form goes, and its hidden fields."""
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.action = given["action"]

@@ -163,6 +163,7 @@ async def _ready(add: Any, remove: Any, fd: int) -> None:
     future = asyncio.get_running_loop().create_future()
 
     def ready() -> None:
+        """The loop says that the socket is ready."""
         if not future.done():
             future.set_result(None)
 

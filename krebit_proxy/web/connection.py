@@ -357,6 +357,7 @@ class Connection(RequestHandler):
         taking = Taking(transport, patience, self._loop.time())
 
         def look() -> None:
+            """Looks again later, or gives the caller up."""
             if taking.goes_on(self._loop.time()):
                 self._deadline = taking.due
             else:

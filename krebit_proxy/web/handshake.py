@@ -40,6 +40,7 @@ def handshaking(door: Door, context: Callable[[], ssl.SSLContext], patience: flo
     """Begins a handshake on each socket, with what `context` gives by then; `patience`: seconds that it may take."""
 
     def take(caller: socket.socket) -> None:
+        """Begins the handshake of one caller."""
         Handshake(caller, door).begin(context(), patience)
 
     return take

@@ -245,6 +245,7 @@ def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:
         raise
 
     def remove() -> None:
+        """Removes the file, unless it is another by now."""
         with suppress(OSError):
             if os.path.samestat(place.path.lstat(), ours):
                 place.path.unlink()

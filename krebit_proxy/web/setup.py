@@ -300,6 +300,7 @@ class Setup:
         """The page `answer`, with each refusal in the log; never with the query, which may hold a code."""
 
         async def telling(request: web.BaseRequest) -> web.Response:
+            """The page's answer; a refusal is told in the log on its way."""
             try:
                 return await answer(request)
             except ProxyError as error:
