@@ -14,11 +14,7 @@ from typing import Final, assert_never
 import structlog
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Tokens, Unclear, word_for
-from krebit_proxy.core.lifecycle import step
-from krebit_proxy.core.outlook import GrantStatus, status
-from krebit_proxy.core.protocol import (
+from krebit_proxy.core.events import (
     Abandoned,
     Answer,
     Answered,
@@ -48,6 +44,10 @@ from krebit_proxy.core.protocol import (
     WriteGrant,
     Written,
 )
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Tokens, Unclear, word_for
+from krebit_proxy.core.grant_status import GrantStatus, status
+from krebit_proxy.core.lifecycle import step
 from krebit_proxy.errors import Refused, StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from krebit_proxy import __version__
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.grant_status import GrantStatus
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

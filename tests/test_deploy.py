@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from krebit_proxy.cli import COMMANDS
 from krebit_proxy.config import load
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

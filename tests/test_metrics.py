@@ -5,7 +5,7 @@ import sys
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.metrics import BUCKETS, Metrics
 
 READY = GrantStatus(

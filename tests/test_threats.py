@@ -215,7 +215,7 @@ THREATS: Final = {
             "web/test_exhaustion.py::test_the_share_of_one_address_counts_its_handshakes",
             "web/test_exhaustion.py::test_memory_is_bounded_however_many_callers_are_slow",
             "web/test_exhaustion.py::test_a_process_has_descriptors_for_all_its_connections_or_says_so",
-            "core/test_rules.py::test_one_place_is_an_ipv4_address_or_an_ipv6_network",
+            "core/test_access.py::test_one_place_is_an_ipv4_address_or_an_ipv6_network",
             "http/test_limits.py::test_many_slow_callers_do_not_keep_others_out",
         ],
     ),

@@ -21,9 +21,9 @@ from krebit_proxy.cli.sandbox import tell
 from krebit_proxy.cli.walkthrough import Walkthrough
 from krebit_proxy.config import Log, Settings, Upstream
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.program import Proxy
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.tasks import spawn
-from krebit_proxy.web import Proxy
 
 _PROXY_PORT: Final = 8321
 _LOOPBACKS: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))

@@ -107,7 +107,7 @@ def _receive(settings: "Settings") -> int:
 
 async def _try(settings: "Settings", refresh_token: "Secret") -> int:
     """Stores it beside an access token that has expired, and has it refreshed under all the rules of a refresh."""
-    from krebit_proxy.cli.stored import credentials  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
     from krebit_proxy.core.grant import Tokens  # noqa: PLC0415
     from krebit_proxy.core.secret import Secret  # noqa: PLC0415
     from krebit_proxy.errors import Refused  # noqa: PLC0415
@@ -133,7 +133,7 @@ async def _try(settings: "Settings", refresh_token: "Secret") -> int:
 
 
 async def _require_room(settings: "Settings") -> None:
-    from krebit_proxy.cli.stored import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import stored  # noqa: PLC0415
 
     _check_room(await stored(settings))
 

@@ -61,7 +61,7 @@ def init(
 
 
 def _check(flags: dict[str, str]) -> None:
-    from krebit_proxy.config.loading import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
 
     if problems := problems_of(flags):
         raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
@@ -77,7 +77,7 @@ def _port(listen: str) -> int:
 
 def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:
     """What the person answers; asked again while it cannot work."""
-    from krebit_proxy.config.loading import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
 
     while True:
         answer = str(_ask(question, default=default, hidden=hidden)).strip()

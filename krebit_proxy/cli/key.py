@@ -36,7 +36,7 @@ def new(file: Path | None) -> None:
     Give a copy of FILE to each machine that shares the grant, and keep one in a safe place: without it nobody can read
     the grant again. Losing it costs no more than a new authorization.
     """
-    from krebit_proxy.stores.sealing import new_key  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key  # noqa: PLC0415
 
     made = new_key()
     if file is None:
@@ -61,7 +61,7 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     file, and run `krebit-proxy key rotate --only-seal` on one of them.
     """
     from krebit_proxy.errors import SettingsError  # noqa: PLC0415
-    from krebit_proxy.stores.sealing import new_key, read_keys  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key, read_keys  # noqa: PLC0415
 
     settings = invocation.settings()
     file = settings.encryption_key_file

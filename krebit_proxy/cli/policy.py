@@ -26,7 +26,7 @@ def suggest(file: Path) -> int:
 
     Look them over, and paste them into the settings. They name a caller only where not all callers do the same.
     """
-    from krebit_proxy.web.observing import read_observations  # noqa: PLC0415
+    from krebit_proxy.web.observer import read_observations  # noqa: PLC0415
 
     lines = read_observations(file).suggested()
     if not lines:

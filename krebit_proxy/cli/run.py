@@ -93,7 +93,7 @@ def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 async def _serve(settings: "Settings", observe: Path | None) -> None:
     import structlog  # noqa: PLC0415
 
-    from krebit_proxy.web import Proxy  # noqa: PLC0415
+    from krebit_proxy.program import Proxy  # noqa: PLC0415
 
     logger = structlog.get_logger()
     proxy = Proxy(settings, observe=observe)

@@ -51,7 +51,7 @@ _SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
 )
 @click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
               help="Seconds before every answer.")  # fmt: skip
-@click.option("--unauthorized", type=click.IntRange(0), metavar="N", help="Answer so many API requests with 401.")
+@click.option("--unauthorized", type=click.IntRange(0), metavar="N", help="Reply so many API requests with 401.")
 @click.option("--token-endpoint", type=click.Choice(TOKEN_ENDPOINT_FAULTS), help="How the token endpoint behaves.")
 @click.option(
     "--times", type=click.IntRange(1), metavar="N", help="So many token requests meet --token-endpoint; else all."

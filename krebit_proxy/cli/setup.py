@@ -15,7 +15,7 @@ from krebit_proxy.errors import ProxyError, Refused
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
-    from krebit_proxy.core.authorization import Attempt
+    from krebit_proxy.core.authorization import SetupAttempt
     from krebit_proxy.core.grant import Refusal
     from krebit_proxy.core.secret import Secret
 
@@ -42,8 +42,8 @@ def setup(invocation: Invocation, *, no_browser: bool) -> None:
 
 
 def _by_link(settings: "Settings") -> None:
-    from krebit_proxy.cli.running import NotRunningError, ask, browser_origin  # noqa: PLC0415
-    from krebit_proxy.core.authorization import mint_key  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import NotRunningError, ask, browser_origin  # noqa: PLC0415
+    from krebit_proxy.core.setup_key import mint_key  # noqa: PLC0415
 
     try:
         run: str = ask(settings, "/healthz").document["run"]
@@ -95,7 +95,7 @@ def _by_pasting(settings: "Settings") -> None:
 
 async def _probe_store(settings: "Settings") -> None:
     """Fails now, if at all: a code that was exchanged into a store that cannot keep it is lost."""
-    from krebit_proxy.cli.stored import store_of  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import store_of  # noqa: PLC0415
 
     store = store_of(settings)
     try:
@@ -104,7 +104,7 @@ async def _probe_store(settings: "Settings") -> None:
         await store.close()
 
 
-def _pasted(attempt: "Attempt") -> "Secret | Refusal":
+def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
     """The answer to the attempt; what is none is explained, and asked for again."""
     from krebit_proxy.core.authorization import pasted_query, read_response, verdict  # noqa: PLC0415
 
@@ -117,7 +117,7 @@ def _pasted(attempt: "Attempt") -> "Secret | Refusal":
 
 
 async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:
-    from krebit_proxy.cli.stored import credentials  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
     from krebit_proxy.core.authorization import cautions, explain  # noqa: PLC0415
     from krebit_proxy.core.grant import Issued  # noqa: PLC0415
     from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415

@@ -14,9 +14,9 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 from krebit_proxy.cli import terminal
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import ProxyError
+from krebit_proxy.program import Proxy
 from krebit_proxy.sandbox import Order, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
-from krebit_proxy.web import Proxy
 
 _PATIENCE: Final = 10.0  # seconds for one step
 _UPLOAD: Final = bytes(range(256)) * 4096  # 1 MiB

@@ -1,7 +1,7 @@
 """The settings, read from a file and the environment, every problem reported at once."""
 
 from krebit_proxy.config.document import is_setting
-from krebit_proxy.config.loading import find, load
+from krebit_proxy.config.load import find, load
 from krebit_proxy.config.model import Access, Limits, Log, Notify, OAuth, Refresh, Replay, Rule, Settings, Upstream
 
 __all__ = [

@@ -13,10 +13,10 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
+from krebit_proxy.core.access import AllowRule, Caller, Peer, Rules
 from krebit_proxy.core.fields import Fields, Names, origin
 from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import needed_line
-from krebit_proxy.core.rules import Allowance, Caller, Peer, Rules
 from krebit_proxy.core.target import meanings, origin_form
 from krebit_proxy.errors import Refused
 
@@ -196,7 +196,7 @@ def _by_policy(call: Call, rules: Rules, caller: Caller) -> Caller:
     return caller
 
 
-def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> Allowance | None:
+def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRule | None:
     """The line of `access.allow` that lets a request through; None where there is no line, so that all paths pass.
 
     `path` is as spelt, without the query. Raises Refused when the method or the path is beyond what is allowed.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.errors import SETUP_CODES
 
 STEADY: Final = 60.0  # seconds that all must have been well, at most, before a trouble counts as over

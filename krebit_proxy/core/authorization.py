@@ -1,4 +1,4 @@
-"""The authorization code grant as the client sees it (RFC 6749, 4.1; RFC 7636), and the one-time keys that open setup.
+"""The authorization code grant as the client sees it (RFC 6749, 4.1; RFC 7636).
 
 One attempt runs so: `begin` makes it, `authorization_url` is where the person goes, `read_response` takes apart what
 comes back, and `verdict` says whether it answers the attempt. It either raises, and the attempt lives on, or returns,
@@ -15,12 +15,10 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from krebit_proxy.core.grant import Issued, NotSent, Refusal, Tokens, Unclear, displayable
-from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import Refused
 
 ATTEMPT_LIFETIME: Final = 600  # seconds
-KEY_LIFETIME: Final = 900  # seconds
 
 # RFC 6749 A.11: code = 1*VSCHAR, and VSCHAR = %x20-7E.
 _CODE: Final = re.compile(r"[\x20-\x7e]+")
@@ -28,7 +26,7 @@ _START_AGAIN: Final = "Open `/setup` to start again."
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SetupAttempt:
     """One authorization that is under way. `expires_at` is seconds by the clock that `begin` was given.
 
     `browser` is the SHA-256 of the cookie that the browser must bring back, or None where there is no browser to
@@ -41,13 +39,13 @@ class Attempt:
     browser: str | None = None
 
 
-ENDED: Final = Attempt(Secret(""), None, expires_at=0)  # where no attempt is pending
+ENDED: Final = SetupAttempt(Secret(""), None, expires_at=0)  # where no attempt is pending
 
 
-def begin(entropy: Callable[[int], bytes], *, now: float, pkce: bool, browser: Secret | None = None) -> Attempt:
+def begin(entropy: Callable[[int], bytes], *, now: float, pkce: bool, browser: Secret | None = None) -> SetupAttempt:
     """A fresh attempt. `entropy` gives so many unguessable bytes; `browser` is the value of the binding cookie."""
     # RFC 7636 4.1: "a high-entropy cryptographic random STRING [...] with a minimum length of 43 characters".
-    return Attempt(
+    return SetupAttempt(
         state=Secret(_base64url(entropy(32))),
         verifier=Secret(_base64url(entropy(32))) if pkce else None,
         expires_at=now + ATTEMPT_LIFETIME,
@@ -60,7 +58,9 @@ def browser_mark(cookie: str) -> str:
     return sha256(cookie.encode(errors="backslashreplace")).hexdigest()
 
 
-def authorization_url(endpoint: str, attempt: Attempt, *, client_id: str, redirect_uri: str, scope: str = "") -> str:
+def authorization_url(
+    endpoint: str, attempt: SetupAttempt, *, client_id: str, redirect_uri: str, scope: str = ""
+) -> str:
     """The authorization request (RFC 6749, 4.1.1) for `attempt`, as the URL to open. `endpoint` may have a query."""
     parameters = {
         "response_type": "code",
@@ -124,7 +124,7 @@ def read_response(query: str) -> AuthorizationResponse:
 
 
 def verdict(
-    attempt: Attempt, response: AuthorizationResponse, *, now: float, browser: str | None = None
+    attempt: SetupAttempt, response: AuthorizationResponse, *, now: float, browser: str | None = None
 ) -> Secret | Refusal:
     """What `response` means for `attempt`: the code to exchange, or the server's refusal. Either way it is used up.
 
@@ -213,67 +213,6 @@ def cautions(issued: Issued, *, scope: str) -> list[str]:
 def will_stop(tokens: Tokens) -> bool:
     """Whether access ends with this access token, because there is nothing to renew it with."""
     return tokens.refresh_token is None
-
-
-def own_origin(redirect_uri: str, allowed_hosts: tuple[str, ...] = ()) -> str | None:
-    """Where the browser comes back to this proxy, e.g. http://localhost:8321; None if it comes back elsewhere."""
-    try:
-        url = urlsplit(redirect_uri)
-        host = _host(url.hostname)
-    except ValueError:
-        return None
-    if url.scheme not in {"http", "https"} or not host:
-        return None
-    ours = is_loopback(host) or host in map(_host, allowed_hosts)
-    return f"{url.scheme}://{url.netloc}" if ours else None
-
-
-def serves(origin: str, authority: str) -> bool:
-    """Whether `authority`, a Host field, names the same place as `origin`.
-
-    The scheme is `origin`'s: what ends TLS in front of the proxy does not show here.
-    """
-    scheme = urlsplit(origin).scheme
-    try:
-        return _place(origin) == _place(f"{scheme}://{authority}")
-    except ValueError:
-        return False
-
-
-def _place(origin: str) -> tuple[str, int]:
-    url = urlsplit(origin)
-    return _host(url.hostname), url.port or (443 if url.scheme == "https" else 80)
-
-
-def _host(name: str | None) -> str:
-    return (name or "").lower().removesuffix(".").strip("[]")
-
-
-def mint_key(client_secret: Secret, *, run: str, now: float, nonce: bytes) -> str:
-    """A one-time key that opens setup for `KEY_LIFETIME` seconds of wall clock. `nonce` is 16 unguessable bytes.
-
-    It needs no memory: whoever has the client secret, the proxy or its command line, makes and checks it. `run` names
-    the one run of the proxy that takes it, for the next run does not remember which keys were used.
-    """
-    claim = f"{int(now) + KEY_LIFETIME}.{_base64url(nonce)}"
-    return f"{claim}.{_seal(client_secret, claim, run)}"
-
-
-def check_key(client_secret: Secret, key: str, *, run: str, now: float) -> float | None:
-    """When `key` expires, by the wall clock; None if it is not for this run of the proxy, or too old.
-
-    The caller knows which were used.
-    """
-    claim, _, seal = key.rpartition(".")
-    if not key.isascii() or not hmac.compare_digest(_seal(client_secret, claim, run), seal):
-        return None
-    expires_at = float(claim.partition(".")[0])
-    return expires_at if now < expires_at else None
-
-
-def _seal(client_secret: Secret, claim: str, run: str) -> str:
-    key = hmac.digest(client_secret.reveal().encode(), b"krebit-proxy setup key", "sha256")
-    return _base64url(hmac.digest(key, f"{claim} {run}".encode(), "sha256"))
 
 
 def _base64url(data: bytes) -> str:

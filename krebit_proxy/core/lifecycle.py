@@ -23,8 +23,8 @@ between the server and our disk. So:
     once and then with growing pauses: servers with a grace time answer again, and on strict ones nothing is lost that
     was not lost already. When it was certainly not spent, the intent is retracted and the lock freed between tries.
 6.  *A 401 is charged to the generation it was sent with*, so a hundred late ones cause one refresh.
-7.  *Callers wait only when no usable token is left* (see `core.outlook`). They never own a refresh: leaving cancels
-    nothing.
+7.  *Callers wait only when no usable token is left* (see `core.grant_status`). They never own a refresh: leaving
+    cancels nothing.
 
 The normal way through, one line for each phase (see `Phase`); every other arrow is a way back to IDLE:
 
@@ -36,61 +36,64 @@ An order of a person (`Authorized`, `LogoutAsked`) takes the same way as far as 
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.outlook import OUTAGE, PATIENCE, answer, renewable, time_left, window
-from krebit_proxy.core.protocol import (
+from krebit_proxy.core.events import (
     NEVER,
     Abandoned,
     Answer,
     Answered,
     Authorized,
-    Caller,
     Conflicted,
     Demanded,
     Denial,
     Effect,
     Event,
     Failed,
+    FreeLock,
     Locked,
     LogoutAsked,
     Phase,
     Read,
     ReadStore,
+    Report,
     Revoke,
     Revoked,
     Run,
+    Spend,
     State,
     Stopping,
     TakeLock,
+    Waiter,
     WakeAt,
     Woke,
+    WriteGrant,
     Written,
+    given,
 )
-from krebit_proxy.core.spending import answered, intend, intended, retracted, spend
-from krebit_proxy.core.storing import (
-    LOOK_EVERY,
-    SUPERSEDED,
-    Step,
-    adopt,
-    answered_order,
-    beaten,
-    conflicted,
-    is_newer,
-    lost_store,
-    pend,
-    reconciled,
-    release,
-    report,
-    store_failed,
-    stored,
-    unstored,
-    write,
-)
+from krebit_proxy.core.freshness import Freshness, Moment
+from krebit_proxy.core.grant import Grant, Intent, Issued, NotSent, Refusal, Tokens, Unclear, Verdict
+from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, answer, renewable, time_left, window
+from krebit_proxy.core.secret import Secret
 
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
 LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
+AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeated, lock kept
+MISCONFIGURED_PAUSE: Final = 60.0  # seconds; only a person can help, so there is no hurry
+SUPERSEDED: Final = Denial(
+    "token_unavailable",
+    "Somebody else authorized, or logged out, while this had to wait for the store; that counts.",
+    "Look at the status page, and do it again if it is still wanted.",
+)
+LOCK_LOST: Final = Denial(
+    "token_unavailable", "The lock of the grant store was lost.", "It is tried again; so should you."
+)
+LOOK_EVERY: Final = 4.0  # seconds; a new authorization or a logout elsewhere is seen within five
+LONGEST_PAUSE: Final = 60.0  # seconds between attempts
+LONGEST_UNSTORED: Final = 30.0  # seconds between tries of a write that must not be lost
+AT_STOP: Final = 1.0  # seconds between tries of such a write when the process must end
+Step = tuple[State, tuple[Effect, ...]]
 
 
 class IllegalEventError(Exception):
@@ -117,7 +120,7 @@ def _wish(state: State, event: Event, now: Moment) -> State:
     """Takes note of what somebody wants; `_proceed` sees to it when it can."""
     match event:
         case Demanded(caller, rejected, lifetime):
-            state = replace(state, callers=(*state.callers, Caller(caller, now.boot, lifetime)))
+            state = replace(state, callers=(*state.callers, Waiter(caller, now.boot, lifetime)))
             # Charged to the generation it was sent with: a late 401 says nothing about a newer token.
             if rejected is not None and rejected == state.generation:
                 state = replace(state, rejected=True)
@@ -140,11 +143,11 @@ def _proceed(state: State, now: Moment) -> Step:
     if state.phase is Phase.IDLE and not state.stopping and (state.look_at <= now.boot or _wants_lock(state, now)):
         return replace(state, phase=Phase.LOOKING, run=Run()), (ReadStore(),)
     if state.phase is Phase.PAUSING and (state.stopping or state.orders):
-        return release(state)
+        return _release(state)
     if state.phase is Phase.PAUSING and state.run.until <= now.boot:
-        return spend(state, now)
+        return _spend(state, now)
     if state.phase is Phase.UNSTORED and state.run.until <= now.boot:
-        return write(state)
+        return _write(state)
     return state, ()
 
 
@@ -187,7 +190,7 @@ def _alarm(state: State, now: Moment) -> float:
 
 
 def _looked(state: State, event: Read, now: Moment) -> Step:
-    state, reports = adopt(state, event.grant, now)
+    state, reports = _adopt(state, event.grant, now)
     if state.stopping or not _wants_lock(state, now):
         return replace(state, phase=Phase.IDLE), reports
     until = now.boot + LOCK_TIMEOUT if state.run.until == NEVER else state.run.until
@@ -196,11 +199,11 @@ def _looked(state: State, event: Read, now: Moment) -> Step:
 
 def _look_failed(state: State, event: Failed, now: Moment) -> Step:
     if _wants_lock(state, now):
-        return store_failed(state, event, now)
+        return _store_failed(state, event, now)
     # A mere look: nothing was attempted, so nothing has failed.
     look_at = now.boot + LOOK_EVERY
-    state = replace(lost_store(state, event.denial, now), phase=Phase.IDLE, look_at=look_at, stranger=None)
-    return state, (report("grant.store_failed", "warning", reason=event.denial.detail),)
+    state = replace(_lost_store(state, event.denial, now), phase=Phase.IDLE, look_at=look_at, stranger=None)
+    return state, (_report("grant.store_failed", "warning", reason=event.denial.detail),)
 
 
 def _locked(state: State, _: Locked, __: Moment) -> Step:
@@ -211,19 +214,19 @@ def _not_locked(state: State, event: Failed, now: Moment) -> Step:
     """Where somebody else has the lock, looks what the store says of it, and waits on: not for ever."""
     if event.busy and now.boot < state.run.until:
         return replace(state, phase=Phase.LOOKING), (ReadStore(),)
-    return store_failed(state, event, now)
+    return _store_failed(state, event, now)
 
 
 def _checked(state: State, event: Read, now: Moment) -> Step:
     """Decides, with the store's word under the lock, what this run is for."""
-    state, reports = adopt(state, event.grant, now)
+    state, reports = _adopt(state, event.grant, now)
     state = replace(state, run=Run(base=event.grant.generation if event.grant else 0))
     if state.orders:
         state, effects = _serve(state, state.orders[0])
     elif state.stopping or not _refresh_due(state, now):
-        state, effects = release(state)
+        state, effects = _release(state)
     else:
-        state, effects = intend(state, event.grant, now)
+        state, effects = _intend(state, event.grant, now)
     return state, (*reports, *effects)
 
 
@@ -232,19 +235,319 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
 
 def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     state = replace(state, orders=state.orders[1:], run=replace(state.run, order=order))
-    superseded = state.grant is not None and is_newer(state.grant, order)
+    superseded = state.grant is not None and _is_newer(state.grant, order)
     if isinstance(order, Authorized) and not superseded:
-        return write(pend(state, order.tokens, order.at))
+        return _write(_pend(state, order.tokens, order.at))
     if isinstance(order, LogoutAsked) and state.tokens is not None and not superseded:
         return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
-    state, effects = release(state)
-    return state, (*answered_order(order, SUPERSEDED if superseded else None), *effects)
+    state, effects = _release(state)
+    return state, (*_answered_order(order, SUPERSEDED if superseded else None), *effects)
 
 
 def _revoked(state: State, event: Revoked, _: Moment) -> Step:
     assert state.run.order is not None  # noqa: S101 -- a revocation belongs to a logout
-    state, effects = write(pend(state, None, state.run.order.at))
-    return state, (report("grant.revoked", accepted=event.accepted), *effects)
+    state, effects = _write(_pend(state, None, state.run.order.at))
+    return state, (_report("grant.revoked", accepted=event.accepted), *effects)
+
+
+# A refresh
+
+
+def _intend(state: State, stored: Grant | None, now: Moment) -> Step:
+    """Stores that the refresh token is about to be spent, and by whom."""
+    suspect = stored.intent if stored else None
+    if suspect and suspect.holder != state.policy.holder and state.policy.intent_grace:
+        # Where a lock can die before its holder, the holder of an unfinished intent may still be at it: it gets time,
+        # by our own clock, since its clock may be another one.
+        seen = state.stranger[1] if state.stranger and state.stranger[0] == suspect else now.boot
+        if now.boot < seen + state.policy.intent_grace:
+            state, effects = _release(replace(state, stranger=(suspect, seen)))
+            return replace(state, try_at=seen + state.policy.intent_grace), effects
+    intent = Intent(now.wall, _refresh_token(state).fingerprint(), state.policy.holder)
+    pending = replace(given(state.grant), intent=intent)
+    run = replace(state.run, pending=pending, suspect=suspect)
+    state = replace(state, phase=Phase.INTENDING, run=run, stranger=None)
+    return state, (WriteGrant(state.run.base, pending),)
+
+
+def _intended(state: State, _: Written, now: Moment) -> Step:
+    """The intent is stored: now, and only now, the token may be spent."""
+    grant = given(state.run.pending)
+    # A store that had been set back holds our generation again from here on.
+    state = replace(state, grant=grant, run=replace(state.run, base=grant.generation))
+    if state.stopping:
+        return _retract(state, _unavailable("the proxy is stopping"), now)
+    return _spend(state, now)
+
+
+def _spend(state: State, now: Moment) -> Step:
+    """One token request."""
+    run = replace(state.run, attempt=state.run.attempt + 1)
+    state = replace(state, phase=Phase.SPENDING, refreshed_at=now.wall, run=run)
+    return state, (Spend(_refresh_token(state)),)
+
+
+def _answered(state: State, event: Answered, now: Moment) -> Step:
+    """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
+    match event.outcome:
+        case Issued(tokens, warnings):
+            # RFC 6749 6: a scope that is omitted "is treated as equal to the scope originally granted".
+            tokens = replace(tokens, scope=tokens.scope or given(state.tokens).scope)
+            state, effects = _write(_pend(replace(state, refreshed="ok"), tokens, given(state.grant).authorized_at))
+            return state, (*(_report("grant.warning", "warning", text=text) for text in warnings), *effects)
+        case Refusal("invalid_grant", description):
+            return _condemn(state, description, now)
+        case Refusal(("invalid_client" | "unauthorized_client") as error, description):
+            trouble = Denial(
+                "misconfigured",
+                f"The token endpoint refused this client ({_cause(error, description)}).",
+                "Check client_id, client_secret and oauth.client_auth.",
+            )
+            return _retract(state, trouble, now, pause=MISCONFIGURED_PAUSE)
+        case Refusal(error, description):
+            return _retract(state, _unavailable(_cause(error, description)), now)
+        case NotSent(reason, retry_after):
+            return _retract(state, _unavailable(reason), now, pause=retry_after)
+        case Unclear(reason, retry_after):  # pragma: no branch -- there is no other kind
+            return _doubt(state, reason, retry_after, now)
+
+
+def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) -> Step:
+    """Perhaps spent. The intent stays in the store until the outcome is known."""
+    trouble, tried = _unavailable(reason), state.run.attempt
+    # At once only when this is the first doubt: who doubted before goes on with growing pauses.
+    at_once = len(AT_ONCE) if tried > 1 or state.run.suspect is None else 0
+    state = replace(state, run=replace(state.run, suspect=given(state.grant).intent))
+    if tried > at_once or retry_after is not None:
+        return _give_up(state, trouble, now, pause=retry_after)
+    run = replace(state.run, until=now.boot + AT_ONCE[tried - 1])
+    state = replace(state, phase=Phase.PAUSING, trouble=trouble, refreshed=reason, run=run)
+    return state, (_report("grant.refresh_unclear", "warning", reason=reason, attempt=tried),)
+
+
+def _condemn(state: State, description: str, now: Moment) -> Step:
+    """The compare-and-set of the verdict is also the second look: it fails if somebody stored a newer generation."""
+    reason = f"The authorization server refused the refresh token ({_cause('invalid_grant', description)})."
+    if state.run.suspect:
+        at = datetime.fromtimestamp(state.run.suspect.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        reason += f" It was probably spent at {at} by {state.run.suspect.holder}, whose answer was lost."
+    condemned = replace(given(state.grant), intent=None, verdict=Verdict(now.wall, reason))
+    return _write(replace(state, refreshed="invalid_grant", run=replace(state.run, pending=condemned)))
+
+
+def _retract(state: State, trouble: Denial, now: Moment, pause: float | None = None) -> Step:
+    """Certainly not spent: says so in the store, so that nobody suspects a lost answer later.
+
+    Only under the lock: who has taken it since may have stored an intent of its own, which must stay.
+    """
+    state, told = _fail(state, trouble, now, pause=pause)
+    # An older suspicion is not lifted by our own clean failure.
+    innocent = replace(given(state.grant), intent=state.run.suspect)
+    state = replace(state, phase=Phase.RETRACTING, run=replace(state.run, pending=innocent))
+    return state, (told, WriteGrant(state.run.base, innocent, under_lock=True))
+
+
+def _retracted(state: State, event: Written | Conflicted | Failed, _: Moment) -> Step:
+    """Done, or not: the retraction is a courtesy to whoever reads the store later."""
+    if isinstance(event, Written):
+        state = replace(state, grant=state.run.pending)
+    return _release(state)
+
+
+def _refresh_token(state: State) -> Secret:
+    return given(given(state.tokens).refresh_token)
+
+
+def _cause(error: str, description: str) -> str:
+    return f"{error}: {description}" if description else error
+
+
+# What a process believes of the grant, and the writes that must not be lost
+
+
+def _adopt(state: State, stored: Grant | None, now: Moment) -> Step:
+    """Believes the store, unless memory has a newer generation: then the store was set back, and will be set right."""
+    if state.trouble is not None and state.trouble == state.store_trouble and state.phase is Phase.LOOKING:
+        state = replace(state, trouble=None)
+    state = replace(state, known=True, store_trouble=None, look_at=now.boot + LOOK_EVERY)
+    if stored is None or stored.generation < state.generation:
+        return state, ()
+    if stored.generation == state.generation and stored.tokens == state.tokens:
+        # Notes may have changed. Known tokens keep the expiry that was found when they were first seen.
+        return replace(state, grant=stored), ()
+    return _believe(state, stored, now), (_report("grant.adopted", generation=stored.generation),)
+
+
+def _believe(state: State, grant: Grant, now: Moment) -> State:
+    """Serves callers from `grant` from now on."""
+    return replace(
+        state,
+        grant=grant,
+        fresh=Freshness.of(grant.tokens, now) if grant.tokens else None,
+        rejected=False,
+        failures=0,
+        trouble=None,
+        try_at=NEVER,
+    )
+
+
+def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:
+    """Makes the next generation ready to be written: above the store's, and above ours if the store was set back."""
+    generation = max(state.run.base, state.generation) + 1
+    policy = state.policy
+    grant = Grant(generation, policy.organization, policy.client_id, tokens, authorized_at=authorized_at)
+    return replace(state, run=replace(state.run, pending=grant))
+
+
+def _write(state: State) -> Step:
+    """Writes what is pending; it must not be lost."""
+    return replace(state, phase=Phase.STORING), (WriteGrant(state.run.base, given(state.run.pending)),)
+
+
+def _stored(state: State, _: Written, now: Moment) -> Step:
+    """What was pending is stored: it may be used, and the lock is free again."""
+    grant, order = given(state.run.pending), state.run.order
+    # Already served from memory if an earlier try of the write failed: then its age is known better.
+    state = replace(state, grant=grant) if grant.generation == state.generation else _believe(state, grant, now)
+    state, effects = _release(replace(state, store_trouble=None, failures=0, trouble=None))
+    return state, (_announcement(grant, order), *_answered_order(order), *effects)
+
+
+def _unstored(state: State, event: Failed, now: Moment) -> Step:
+    """The write failed: use what it holds from memory, keep the lock, and keep trying."""
+    pending, order, tries = given(state.run.pending), state.run.order, state.run.tries + 1
+    if pending.generation > state.generation:
+        state = _believe(state, pending, now)
+    # Where the lock can be lost, others respect our intent for `intent_grace`: the write must come well within it.
+    longest = min(LONGEST_UNSTORED, state.policy.intent_grace / 4 or LONGEST_UNSTORED)
+    until = now.boot + _pause(tries, now, longest=longest)
+    if state.stopping:
+        until = min(until, now.boot + AT_STOP)
+    told = _answered_order(order, event.denial)
+    # The person has been told, and the order still counts more than what may be found in the store.
+    order = replace(order, caller=None) if order else None
+    run = replace(state.run, order=order, tries=tries, until=until)
+    state = replace(_lost_store(state, event.denial, now), phase=Phase.UNSTORED, grant=pending, run=run)
+    state = replace(state, trouble=event.denial)
+    # A process that must end cannot try for ever.
+    over = state.stopping and now.boot >= state.stop_by
+    state, effects = _release(state) if over else (state, ())
+    reason = event.denial.detail
+    return state, (_report("grant.not_stored", "error", generation=pending.generation, reason=reason), *told, *effects)
+
+
+def _conflicted(state: State, _: Conflicted, __: Moment) -> Step:
+    """The store does not hold what was expected: look what it is."""
+    return replace(state, phase=Phase.RECONCILING), (ReadStore(),)
+
+
+def _reconciled(state: State, event: Read, now: Moment) -> Step:
+    """Somebody wrote: us (a write whose outcome was lost), somebody newer, or the store was set back."""
+    pending, found, order = given(state.run.pending), event.grant, state.run.order
+    base = found.generation if found else 0
+    state = replace(state, run=replace(state.run, base=base))
+    if found == pending:
+        return _stored(state, Written(), now)
+    if order is not None and (found is None or not _is_newer(found, order)):
+        return _write(_pend(state, pending.tokens, pending.authorized_at))  # the word of a person counts more
+    if found is None or base < pending.generation:
+        return _write(state)
+    state, effects = _release(_believe(state, found, now))
+    told = _answered_order(order, SUPERSEDED)
+    return state, (_report("grant.adopted", generation=base), *told, *effects)
+
+
+def _is_newer(grant: Grant, order: Authorized | LogoutAsked) -> bool:
+    """Whether somebody authorized, or logged out, elsewhere while the order had to wait for the store.
+
+    What was known when the order was given is older, whatever a clock says that was wrong or was set.
+    """
+    return order.known != grant.authorized_at > order.at
+
+
+def _store_failed(state: State, event: Failed, now: Moment) -> Step:
+    """The store did not do what the run needs to go on: nothing was spent, so nothing is lost.
+
+    People who wait are told. What they authorized is kept and tried again, since its code is used up.
+    """
+    told = [told for order in state.orders for told in _answered_order(order, event.denial)]
+    kept = tuple(replace(order, caller=None) for order in state.orders if isinstance(order, Authorized))
+    # While the store is away the holder of an unfinished intent cannot finish it: its time counts anew.
+    state = replace(_lost_store(state, event.denial, now), orders=kept, look_at=now.boot + LOOK_EVERY, stranger=None)
+    state, effects = _give_up(state, event.denial, now, longest=LOOK_EVERY)
+    return state, (*told, *effects)
+
+
+def _lost_store(state: State, denial: Denial, now: Moment) -> State:
+    """Notes what the store said, and since when it fails."""
+    lost_at = state.store_lost_at if state.store_trouble else now.boot
+    return replace(state, store_trouble=denial, store_lost_at=lost_at)
+
+
+def _beaten(state: State, _: Conflicted, now: Moment) -> Step:
+    """Somebody wrote without the lock, or after we had lost it: look again."""
+    return _give_up(replace(state, look_at=now.boot), LOCK_LOST, now)
+
+
+def _give_up(
+    state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
+) -> Step:
+    """Ends an attempt that brought nothing. It is made again after `pause` seconds, or with growing ones."""
+    state, told = _fail(state, trouble, now, pause=pause, longest=longest)
+    state, effects = _release(state)
+    return state, (told, *effects)
+
+
+def _fail(
+    state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
+) -> tuple[State, Report]:
+    """Counts an attempt that brought nothing, and sets the earliest time of the next."""
+    failures = state.failures + 1
+    wait = _pause(failures, now, longest=longest) if pause is None else pause
+    spent = state.phase is Phase.SPENDING
+    told = _report(
+        "grant.refresh_failed" if spent else "grant.store_failed",
+        "warning",
+        reason=trouble.detail,
+        next_try_in=round(wait, 1),
+    )
+    refreshed = trouble.detail if spent else state.refreshed
+    state = replace(state, failures=failures, trouble=trouble, try_at=now.boot + wait, refreshed=refreshed)
+    return state, told
+
+
+def _answered_order(order: Authorized | LogoutAsked | None, denial: Denial | None = None) -> tuple[Answer, ...]:
+    """Tells the person behind an order, if there is one who has not been told yet."""
+    return (Answer(order.caller, denial),) if order and order.caller is not None else ()
+
+
+def _release(state: State) -> Step:
+    """Back to IDLE, without the lock."""
+    return replace(state, phase=Phase.IDLE, locked=False, run=Run()), (FreeLock(),)
+
+
+def _pause(failures: int, now: Moment, *, longest: float) -> float:
+    """1, 2, 4 … seconds, of which a random part is left out, so that many processes do not come back together."""
+    return min(longest, 2.0 ** min(failures - 1, 16)) * (0.5 + now.chance / 2)
+
+
+def _unavailable(reason: str) -> Denial:
+    """The token endpoint brought nothing for now."""
+    return Denial("token_unavailable", f"The token endpoint failed: {reason}.", "It is tried again; so should you.")
+
+
+def _announcement(grant: Grant, order: Authorized | LogoutAsked | None) -> Report:
+    if grant.verdict:
+        return _report("grant.refused", "error", generation=grant.generation, reason=grant.verdict.reason)
+    if grant.tokens is None:
+        return _report("grant.logged_out", generation=grant.generation)
+    event = "grant.authorized" if order else "grant.refreshed"
+    return _report(event, generation=grant.generation, lifetime=round(grant.tokens.lifetime))
+
+
+def _report(event: str, level: str = "info", **fields: object) -> Report:
+    """A line for the log."""
+    return Report(event, level, tuple(fields.items()))
 
 
 # The whole table: in this phase, that result, leads there. mypy cannot match the event's type to its key: Any.
@@ -255,19 +558,19 @@ TRANSITIONS: Final[dict[tuple[Phase, type[Event]], Transition]] = {
     (Phase.LOCKING, Locked): _locked,
     (Phase.LOCKING, Failed): _not_locked,
     (Phase.CHECKING, Read): _checked,
-    (Phase.CHECKING, Failed): store_failed,
-    (Phase.INTENDING, Written): intended,
-    (Phase.INTENDING, Conflicted): beaten,
-    (Phase.INTENDING, Failed): store_failed,
-    (Phase.SPENDING, Answered): answered,
-    (Phase.SPENDING, Failed): store_failed,
-    (Phase.STORING, Written): stored,
-    (Phase.STORING, Conflicted): conflicted,
-    (Phase.STORING, Failed): unstored,
-    (Phase.RECONCILING, Read): reconciled,
-    (Phase.RECONCILING, Failed): unstored,
-    (Phase.RETRACTING, Written): retracted,
-    (Phase.RETRACTING, Conflicted): retracted,
-    (Phase.RETRACTING, Failed): retracted,
+    (Phase.CHECKING, Failed): _store_failed,
+    (Phase.INTENDING, Written): _intended,
+    (Phase.INTENDING, Conflicted): _beaten,
+    (Phase.INTENDING, Failed): _store_failed,
+    (Phase.SPENDING, Answered): _answered,
+    (Phase.SPENDING, Failed): _store_failed,
+    (Phase.STORING, Written): _stored,
+    (Phase.STORING, Conflicted): _conflicted,
+    (Phase.STORING, Failed): _unstored,
+    (Phase.RECONCILING, Read): _reconciled,
+    (Phase.RECONCILING, Failed): _unstored,
+    (Phase.RETRACTING, Written): _retracted,
+    (Phase.RETRACTING, Conflicted): _retracted,
+    (Phase.RETRACTING, Failed): _retracted,
     (Phase.REVOKING, Revoked): _revoked,
 }

@@ -16,7 +16,7 @@ _INSUFFICIENT_SCOPE: Final = re.compile(rb"\berror\s*=\s*\"?insufficient_scope\b
 _SMALL: Final = 4096  # bytes; pieces below it are joined, so that a slow caller's single bytes stay cheap to keep
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """What happens after a response head."""
 
     RELAY = auto()  # the caller gets this response
@@ -24,7 +24,7 @@ class Verdict(Enum):
     NOT_REPLAYED = auto()  # renew the token, then tell the caller to send it again: its content is gone
 
 
-def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool) -> Verdict:
+def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool) -> Decision:
     """Judges the first response to a request; the response to a replay is always relayed.
 
     Args:
@@ -34,10 +34,10 @@ def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool
         barred: whether the breaker of this path is open.
     """
     if status != 401 or barred:
-        return Verdict.RELAY
+        return Decision.RELAY
     if any(_INSUFFICIENT_SCOPE.search(challenge) for challenge in challenges):
-        return Verdict.RELAY  # it speaks of the request, not of the token: a new token would change nothing
-    return Verdict.REPLAY if held else Verdict.NOT_REPLAYED
+        return Decision.RELAY  # it speaks of the request, not of the token: a new token would change nothing
+    return Decision.REPLAY if held else Decision.NOT_REPLAYED
 
 
 class Breaker:
@@ -75,7 +75,7 @@ class Breaker:
             self._paths.pop(target.partition(b"?")[0], None)
 
 
-class Allowance:
+class ReplayBudget:
     """What all requests together may keep, in bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -88,18 +88,18 @@ class Kept:
     Once a piece does not fit, all are let go and `complete` is False: half a request is never replayed.
     """
 
-    __slots__ = ("_allowance", "_limit", "_size", "complete", "pieces")
+    __slots__ = ("_budget", "_limit", "_size", "complete", "pieces")
 
-    def __init__(self, limit: int, allowance: Allowance) -> None:
+    def __init__(self, limit: int, budget: ReplayBudget) -> None:
         self._limit = limit
-        self._allowance = allowance
+        self._budget = budget
         self._size = 0
         self.complete = True
         self.pieces: list[bytes] = []
 
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes can be kept."""
-        return self.complete and self._size + size <= self._limit and size <= self._allowance.free
+        return self.complete and self._size + size <= self._limit and size <= self._budget.free
 
     def add(self, piece: bytes) -> None:
         """Keeps a piece that is being sent; where it does not fit, lets everything go."""
@@ -107,7 +107,7 @@ class Kept:
             self.release()
             return
         self._size += len(piece)
-        self._allowance.free -= len(piece)
+        self._budget.free -= len(piece)
         if self.pieces and len(self.pieces[-1]) < _SMALL:
             self.pieces[-1] += piece
         else:
@@ -116,6 +116,6 @@ class Kept:
     def release(self) -> None:
         """Lets everything go for good. May be called more than once."""
         self.complete = False
-        self._allowance.free += self._size
+        self._budget.free += self._size
         self._size = 0
         self.pieces = []

@@ -24,7 +24,7 @@ _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  #
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-class Api:
+class SandboxApi:
     """The resources under /api/."""
 
     def __init__(self, organization: str, grants: Grants, faults: Faults, journal: Journal) -> None:

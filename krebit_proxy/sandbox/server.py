@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.sandbox.api import Api, errors_as_json
+from krebit_proxy.sandbox.api import SandboxApi, errors_as_json
 from krebit_proxy.sandbox.authorization_server import AuthorizationServer, Client
 from krebit_proxy.sandbox.faults import TOKEN_ENDPOINT_FAULTS, Faults, Order, read_order
 from krebit_proxy.sandbox.grants import Grants, Rotation
@@ -59,7 +59,7 @@ class Sandbox:
             self.options.client_secret,
             self.options.redirect_uri,
         )
-        self._api = Api(self.options.organization, self._grants, self.faults, self._journal)
+        self._api = SandboxApi(self.options.organization, self._grants, self.faults, self._journal)
         self._runner: web.AppRunner | None = None
         self._port = self.options.port
 

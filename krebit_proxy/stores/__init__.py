@@ -7,7 +7,7 @@ from typing import Protocol
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import StoreError
-from krebit_proxy.stores.sealing import Sealing
+from krebit_proxy.stores.encryption import Sealing
 
 
 class Store(Protocol):

@@ -17,8 +17,8 @@ from typing import Final
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
+from krebit_proxy.stores.encryption import Sealing, is_plain
 from krebit_proxy.stores.flock import try_lock
-from krebit_proxy.stores.sealing import Sealing, is_plain
 
 _POLL: Final = 0.05  # seconds between two tries for the lock; flock cannot wait without blocking a thread
 # No link is followed, no child process inherits the file, and a pipe in its place does not block.

@@ -17,7 +17,7 @@ from psycopg import Error, errors
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
-from krebit_proxy.stores.sealing import Sealing
+from krebit_proxy.stores.encryption import Sealing
 from krebit_proxy.stores.session import Session, explained, place_of
 
 _GRANT_TABLE: Final = """

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.turns import SEND
 from krebit_proxy.upstream.link import LOW_WATER, Link
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
 
@@ -76,7 +76,7 @@ class Exchange:
         link.owner = self
         link.uses += 1
         self._asked = self._seen = self._time()
-        self._pool.turn.do(SEND, Exchange._flush_head, self)
+        self._pool.batches.do(SEND, Exchange._flush_head, self)
         self._wake_drainer()
 
     async def connected(self) -> None:

@@ -5,10 +5,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.turns import Turn
 from krebit_proxy.upstream.connect import Connector
 from krebit_proxy.upstream.exchange import Exchange
 from krebit_proxy.upstream.link import Link
@@ -25,9 +25,9 @@ _SLOWEST_LOOK: Final = 1.0  # seconds; deadlines are met to a tenth of themselve
 class Upstream:
     """Opens exchanges with one origin, on idle connections where there are some. Raises SettingsError."""
 
-    def __init__(self, settings: Settings, turn: Turn | None = None) -> None:
-        """`turn` is that of the loop, where others use it too."""
-        self.turn = turn or Turn()
+    def __init__(self, settings: Settings, batches: Batches | None = None) -> None:
+        """`batches` is that of the loop, where others use it too."""
+        self.batches = batches or Batches()
         self.origin = settings.upstream_origin
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)

@@ -14,7 +14,7 @@ import structlog
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.secrets import file_problem
-from krebit_proxy.core.rules import Peer, Rules
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.errors import SettingsError
 
 _CALLER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.fields import NO_NAMES, request_head, response_fields
-from krebit_proxy.core.replay import Allowance, Breaker, Kept, Verdict, decide
+from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, decide
 from krebit_proxy.core.target import upstream_target
 from krebit_proxy.credentials import Bearer, Credentials
 from krebit_proxy.errors import ProxyError, Refused
@@ -27,7 +27,7 @@ _AT_ONCE: Final = 64 << 10  # bytes; more are not gathered before they are writt
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
-class Attempt:
+class SentRequest:
     """A request that was sent, the head of its response, and the sending of content that may still go on."""
 
     __slots__ = ("bearer", "exchange", "response", "upload")
@@ -38,7 +38,7 @@ class Attempt:
         self.response = _NO_HEAD
         self.upload: asyncio.Task[ProxyError | None] | None = None
 
-    async def answered(self) -> "Attempt":
+    async def answered(self) -> "SentRequest":
         """Waits for the head of the response. Raises Refused."""
         try:
             self.response = await self.exchange.response()
@@ -95,7 +95,7 @@ class Api:
         self._authority = upstream.authority
         self._cookies = settings.access.cookies == "forward"
         self._max_kept = settings.replay.max_body
-        self._allowance = Allowance(settings.replay.max_total)
+        self._budget = ReplayBudget(settings.replay.max_total)
         self._breaker = Breaker()
         self._accepted = -1  # the last generation that the upstream took
 
@@ -111,13 +111,13 @@ class Api:
             return False
         head = self._request_head(call, target, bearer)
         exchange = self._upstream.open_nowait(head, method=call.method.decode("ascii"))
-        call.attempt = Attempt(exchange, bearer)
+        call.attempt = SentRequest(exchange, bearer)
         exchange.notify(call.connection.relay)
         return True
 
     def complete(self, call: Call) -> bool:
         """Relays a response that has come whole, and is small, in one write. False: `forward` has to see to it."""
-        attempt = cast("Attempt", call.attempt)
+        attempt = cast("SentRequest", call.attempt)
         exchange = attempt.exchange
         response = exchange.whole(_AT_ONCE)
         if response is None or response.status == 401:
@@ -144,7 +144,7 @@ class Api:
         transfer is broken.
         """
         target = upstream_target(call.target)
-        kept = Kept(self._max_kept, self._allowance)
+        kept = Kept(self._max_kept, self._budget)
         try:
             attempt = await self._first(call, target, kept)
             if attempt.response.status == 401:
@@ -155,15 +155,17 @@ class Api:
             kept.release()
         await self._relay(call, target, attempt)
 
-    async def _first(self, call: Call, target: bytes, kept: Kept) -> Attempt:
+    async def _first(self, call: Call, target: bytes, kept: Kept) -> SentRequest:
         if call.attempt is not None:
-            return await cast("Attempt", call.attempt).answered()
+            return await cast("SentRequest", call.attempt).answered()
         bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
         if bearer is None:
             bearer = await self._credentials.bearer()
         return await self._send(call, target, bearer, kept)
 
-    async def _after_401(self, call: Call, target: bytes, bearer: Bearer, kept: Kept, first: Attempt) -> Attempt:
+    async def _after_401(
+        self, call: Call, target: bytes, bearer: Bearer, kept: Kept, first: SentRequest
+    ) -> SentRequest:
         """The token was refused: renews it and sends the request again, once, unless there is a reason not to.
 
         Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
@@ -178,13 +180,13 @@ class Api:
         current = self._credentials.current()
         renewed = current is not None and current.generation > bearer.generation
         barred = not renewed and self._breaker.is_open(path, monotonic())
-        verdict = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
-        if verdict is Verdict.RELAY:
+        decision = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
+        if decision is Decision.RELAY:
             self._metrics.replayed("relayed")
             return first
         await first.discard()
         fresh = await self._credentials.bearer(rejected=bearer.generation)
-        if verdict is Verdict.NOT_REPLAYED:
+        if decision is Decision.NOT_REPLAYED:
             self._metrics.replayed("not_held")
             raise Refused(
                 "not_replayed",
@@ -214,7 +216,7 @@ class Api:
         return request_head(
             call.method,
             target,
-            call.section.lines_for(call.method),
+            call.head.lines_for(call.method),
             authority=self._authority,
             authorization=bearer.field,
             content=call.length,
@@ -222,7 +224,7 @@ class Api:
             upgrade=call.upgrade,
         )
 
-    async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> Attempt:
+    async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> SentRequest:
         """Sends the request and waits for the head of the response. Raises Refused."""
         expect = call.expects and not call.content.size
         exchange = await self._upstream.open(
@@ -232,7 +234,7 @@ class Api:
             upgrade=call.upgrade is not None,
             retry=not call.replayed,
         )
-        attempt = Attempt(exchange, bearer)
+        attempt = SentRequest(exchange, bearer)
         try:
             # RFC 9110, 10.1.1: the upstream may answer "with a final status code" instead of 100 (Continue).
             if call.length != 0 and (not expect or await exchange.continued(_CONTINUE)):
@@ -243,7 +245,7 @@ class Api:
             raise
         return await attempt.answered()
 
-    def _send_content(self, call: Call, attempt: Attempt, kept: Kept) -> None:
+    def _send_content(self, call: Call, attempt: SentRequest, kept: Kept) -> None:
         """Sends what is kept from the first time, then what the caller has and will have."""
         exchange = attempt.exchange
         for piece in kept.pieces:
@@ -260,7 +262,7 @@ class Api:
 
     # Relaying
 
-    async def _relay(self, call: Call, target: bytes, attempt: Attempt) -> None:
+    async def _relay(self, call: Call, target: bytes, attempt: SentRequest) -> None:
         """Gives the response to the caller. Raises UpstreamBroken when it breaks off."""
         exchange, response = attempt.exchange, attempt.response
         try:
@@ -280,7 +282,7 @@ class Api:
             await attempt.stop_sending()
             raise
 
-    async def _relay_content(self, call: Call, attempt: Attempt) -> None:
+    async def _relay_content(self, call: Call, attempt: SentRequest) -> None:
         exchange, response = attempt.exchange, attempt.response
         chunked = response.has_content and response.length is None
         if chunked and call.http10:
@@ -330,7 +332,7 @@ class Api:
             call.connection_field(),
         )
 
-    async def _tunnel(self, call: Call, attempt: Attempt) -> None:
+    async def _tunnel(self, call: Call, attempt: SentRequest) -> None:
         """Carries raw bytes both ways after a 101, until either side ends it."""
         exchange, response = attempt.exchange, attempt.response
         call.persistent, call.silent = False, True
@@ -342,7 +344,7 @@ class Api:
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)
         call.content = call.connection.tunnel()
-        attempt.upload = spawn(_upload(call, exchange, Kept(0, self._allowance), 0), name="tunnel")
+        attempt.upload = spawn(_upload(call, exchange, Kept(0, self._budget), 0), name="tunnel")
         while piece := await exchange.read():
             call.write(piece)
             await call.drain()

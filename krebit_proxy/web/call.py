@@ -8,9 +8,9 @@ from math import inf
 from typing import Final, Protocol
 
 from krebit_proxy.core import admission
+from krebit_proxy.core.access import Caller, Peer
 from krebit_proxy.core.fields import NO_NAMES
-from krebit_proxy.core.rules import Caller, Peer
-from krebit_proxy.core.section import NO_FIELDS
+from krebit_proxy.core.head import NO_FIELDS
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.log import request_done
 
@@ -164,8 +164,24 @@ class Call(admission.Call):
     """One request, and what became of it. `status`, `code` and `replayed` are for the log."""
 
     __slots__ = (
-        "attempt", "caller", "code", "connection", "content", "denial", "expects", "id", "length", "persistent",
-        "refusal", "replayed", "section", "sent", "silent", "started", "status", "upgrade",
+        "attempt",
+        "caller",
+        "code",
+        "connection",
+        "content",
+        "denial",
+        "expects",
+        "head",
+        "id",
+        "length",
+        "persistent",
+        "refusal",
+        "replayed",
+        "sent",
+        "silent",
+        "started",
+        "status",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(
@@ -191,7 +207,7 @@ class Call(admission.Call):
         self.content = NO_CONTENT
         self.expects = False  # the caller waits for 100 (Continue) before it sends content
         self.upgrade: bytes | None = None  # the protocols that it offers to switch to
-        self.section = NO_FIELDS  # its fields, once they are examined
+        self.head = NO_FIELDS  # its fields, once they are examined
         self.refusal: ProxyError | None = None  # found while reading the head
         self.denial: Exception | None = None  # found while admitting or sending it
         self.caller: Caller | None = None

@@ -2,7 +2,7 @@
 
 aiohttp keeps the connections and writes the answers of our own pages. What it makes of each request (`Request`, a task,
 the router) costs more than forwarding does, and its parser lets pass what it should not. So requests are read by
-`reading.Requests`, and those for the API never become aiohttp's. This is the only module that touches private
+`reading.RequestReader`, and those for the API never become aiohttp's. This is the only module that touches private
 attributes of aiohttp; tests/web/test_connection.py fails when they change.
 """
 
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from aiohttp.web_protocol import RequestHandler
 
+from krebit_proxy.batches import ANSWER, RECORD, REPLY
 from krebit_proxy.errors import ProxyError, Refused
-from krebit_proxy.turns import ANSWER, RECORD, REPLY
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.call import HIGH_WATER, LOW_WATER, Call, Content
-from krebit_proxy.web.reading import Requests
-from krebit_proxy.web.taking import Taking
+from krebit_proxy.web.request_reader import RequestReader
+from krebit_proxy.web.stall import Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,18 +38,32 @@ _log = structlog.get_logger()
 class Connection(RequestHandler):
     """One caller's connection: reads its requests, has them answered in order, and watches the clock."""
 
-    __slots__ = ("_call", "_calls", "_deadline", "_expired", "_fresh", "_idle_timeout", "_limits", "_ready",
-                 "_requests", "_server", "_tunnel", "_turn", "closing", "idle_since",
-                 "peer")  # fmt: skip
+    __slots__ = (
+        "_batches",
+        "_call",
+        "_calls",
+        "_deadline",
+        "_expired",
+        "_fresh",
+        "_idle_timeout",
+        "_limits",
+        "_ready",
+        "_requests",
+        "_server",
+        "_tunnel",
+        "closing",
+        "idle_since",
+        "peer",
+    )  # fmt: skip
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=0, access_log=cast("Any", None))
         self._limits = limits = server.settings.limits
         self._idle_timeout = server.settings.upstream.idle_timeout
         self._server = server
-        self._turn = server.turn
+        self._batches = server.batches
         calls: deque[Call] = deque()
-        self._requests = Requests(
+        self._requests = RequestReader(
             self,
             limit=limits.header_bytes,
             patience=limits.body_timeout,
@@ -82,7 +96,7 @@ class Connection(RequestHandler):
                 retry_after=1,
             )
             self._calls.append(call)
-            self._turn.do(ANSWER, Connection._proceed, self)
+            self._batches.do(ANSWER, Connection._proceed, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The caller left, or we closed: whatever was being done for it ends here, by cancelling its task."""
@@ -104,7 +118,7 @@ class Connection(RequestHandler):
             self._tunnel.feed(data)
         else:
             self._requests.feed(data)
-            self._turn.do(ANSWER, Connection._proceed, self)
+            self._batches.do(ANSWER, Connection._proceed, self)
         # One small request at a time is what nearly always arrives: there is nothing to add up.
         if len(self._calls) > 1 or self._requests.content.size or self._requests.held or self._tunnel:
             self._bound_what_waits()
@@ -112,7 +126,7 @@ class Connection(RequestHandler):
     def resume_writing(self) -> None:
         """The caller has taken what was written."""
         super().resume_writing()
-        self._turn.do(ANSWER, Connection._proceed, self)
+        self._batches.do(ANSWER, Connection._proceed, self)
 
     def _bound_what_waits(self) -> None:
         if not self._buffer_paused and self._waiting_bytes() >= HIGH_WATER:
@@ -141,7 +155,7 @@ class Connection(RequestHandler):
     def reply(self, data: bytes) -> None:
         """Sends a whole response, together with others that are ready by now."""
         if self.transport is not None:
-            self._turn.do(REPLY, self.transport.write, data)
+            self._batches.do(REPLY, self.transport.write, data)
 
     async def drain(self) -> None:
         """Waits until the caller has taken enough. Raises ConnectionError when it left."""
@@ -202,7 +216,7 @@ class Connection(RequestHandler):
 
     def relay(self) -> None:
         """There is news of the response to the call that was sent without the task."""
-        self._turn.do(ANSWER, Connection._relay, self)
+        self._batches.do(ANSWER, Connection._relay, self)
 
     def _relay(self) -> None:
         call, ready = self._call, self._ready
@@ -212,12 +226,12 @@ class Connection(RequestHandler):
             self._hand_over(ready)
             return
         self._call = None
-        self._turn.do(RECORD, self._server.done, call)
+        self._batches.do(RECORD, self._server.done, call)
         if call.persistent:
             self._wait()
             self._proceed()
         else:
-            self._turn.do(RECORD, Connection._end, self)
+            self._batches.do(RECORD, Connection._end, self)
 
     def _hand_over(self, ready: "asyncio.Future[None]") -> None:
         self._ready = None
@@ -354,7 +368,7 @@ class Connection(RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        taking = Taking(transport, patience, self._loop.time())
+        taking = Stall(transport, patience, self._loop.time())
 
         def look() -> None:
             """Looks again later, or gives the caller up."""

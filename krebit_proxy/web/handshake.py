@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from krebit_proxy.core.rules import Rules
+from krebit_proxy.core.access import Rules
 from krebit_proxy.tasks import spawn
-from krebit_proxy.web.accepting import Take
+from krebit_proxy.web.accept import Take
 
 _log: Final = structlog.get_logger()
 

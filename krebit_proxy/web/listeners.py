@@ -20,9 +20,9 @@ from typing import Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
-from krebit_proxy.config.rules import EXPOSE, says_who
+from krebit_proxy.config.conflicts import EXPOSE, says_who
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.accepting import BACKLOG, Accepting, Serving, Take
+from krebit_proxy.web.accept import BACKLOG, Accepting, Serving, Take
 
 _TRIES: Final = 20  # to find a port that is free on both families
 _NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))

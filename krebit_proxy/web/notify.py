@@ -17,7 +17,7 @@ import structlog
 
 from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message
-from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.core.origin import own_origin
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES
 from krebit_proxy.tasks import spawn

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from krebit_proxy import __version__
 from krebit_proxy.config import Settings
-from krebit_proxy.core.authorization import own_origin, serves
+from krebit_proxy.core.origin import own_origin, serves
 from krebit_proxy.errors import ProxyError, Refused
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from typing import Final, Protocol, cast
 
 from aiohttp import web
 
+from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.admission import admit, check_method
-from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.fields import readable_by, withheld
+from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.rate import Rates
-from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
-from krebit_proxy.turns import Turn
 from krebit_proxy.web import own
 from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.call import Call
@@ -57,7 +57,7 @@ class Server(web.Server):
         api: Api,
         pages: Mapping[str, Page],
         metrics: Metrics,
-        turn: Turn | None = None,
+        batches: Batches | None = None,
         observe: Callable[[Call], None] | None = None,
     ) -> None:
         """`api` answers calls for /api/; `pages` has our own pages by path; `observe` sees each call at its end."""
@@ -70,7 +70,7 @@ class Server(web.Server):
         self._api = api
         self._pages = pages
         self._metrics = metrics
-        self.turn = turn or Turn()
+        self.batches = batches or Batches()
         self._logged = settings.log.access
         self._setup_origin = own_origin(settings.redirect_uri, access.allowed_hosts)
         self._ids = map((token_hex(4) + "-%x").__mod__, count(1))

@@ -21,24 +21,22 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.authorization import (
     ATTEMPT_LIFETIME,
     ENDED,
-    Attempt,
     AuthorizationResponse,
+    SetupAttempt,
     authorization_url,
     begin,
     browser_mark,
     cautions,
-    check_key,
     explain,
-    mint_key,
-    own_origin,
     pasted_query,
     read_response,
-    serves,
     verdict,
     will_stop,
 )
 from krebit_proxy.core.grant import Issued, Outcome, Refusal
+from krebit_proxy.core.origin import own_origin, serves
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.setup_key import check_key, mint_key
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn
@@ -56,7 +54,7 @@ _log = structlog.get_logger()
 class Settled:
     """The attempt that was answered last, and what comes of it: None for success."""
 
-    attempt: Attempt
+    attempt: SetupAttempt
     result: asyncio.Task[ProxyError | None]
 
 
@@ -118,7 +116,7 @@ class Setup:
         attempt, cookies = self._begin(request, until)
         return see_other(self._authorization_url(attempt), cookies)
 
-    def _begin(self, request: web.BaseRequest, until: float) -> tuple[Attempt, list[str]]:
+    def _begin(self, request: web.BaseRequest, until: float) -> tuple[SetupAttempt, list[str]]:
         """Starts the one pending attempt, instead of any older one; also the cookies that bind it to the browser."""
         cookie, now = Secret(secrets.token_urlsafe(32)), time.time()
         attempt = begin(secrets.token_bytes, now=now, pkce=self._settings.oauth.pkce, browser=cookie)
@@ -139,7 +137,7 @@ class Setup:
         paths = {"/setup"} if self._callback.startswith("/setup/") else {"/setup", self._callback}
         return [f"{self._cookie}={cookie.reveal()}; Path={path}; {attributes}" for path in sorted(paths)]
 
-    def _authorization_url(self, attempt: Attempt) -> str:
+    def _authorization_url(self, attempt: SetupAttempt) -> str:
         return authorization_url(
             self._settings.authorize_url,
             attempt,
@@ -210,14 +208,14 @@ class Setup:
             self._tell(request, error)
             return self._paste_page(attempt, error=error)
 
-    def _attempt_of(self, request: web.BaseRequest) -> Attempt | None:
+    def _attempt_of(self, request: web.BaseRequest) -> SetupAttempt | None:
         """The pending attempt, if it is this browser's and not too old."""
         attempt, mark = self._attempt, browser_mark(self._cookie_of(request))
         same = hmac.compare_digest(attempt.browser or "", mark)
         return attempt if same and time.time() < attempt.expires_at else None
 
     def _paste_page(
-        self, attempt: Attempt, *, error: Refused | None = None, cookies: Iterable[str] = ()
+        self, attempt: SetupAttempt, *, error: Refused | None = None, cookies: Iterable[str] = ()
     ) -> web.Response:
         link = self._authorization_url(attempt)
         authorize = urlsplit(self._settings.authorize_url)
@@ -252,7 +250,7 @@ class Setup:
             raise error
         return see_other("/setup/done")
 
-    def _answers(self, attempt: Attempt, request: web.BaseRequest, response: AuthorizationResponse) -> bool:
+    def _answers(self, attempt: SetupAttempt, request: web.BaseRequest, response: AuthorizationResponse) -> bool:
         try:
             verdict(attempt, response, now=time.time(), browser=self._cookie_of(request))
         except Refused:

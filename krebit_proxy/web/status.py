@@ -7,7 +7,7 @@ from aiohttp import web
 
 from krebit_proxy import __version__
 from krebit_proxy.config import Settings
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES, SETUP_CODES
 from krebit_proxy.metrics import CONTENT_TYPE, Metrics

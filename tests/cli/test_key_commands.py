@@ -17,7 +17,7 @@ from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError, StoreError
 from krebit_proxy.stores import open_store
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.command import Command, run, running, write_settings
 

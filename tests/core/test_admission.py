@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from krebit_proxy.core.access import Caller, Peer, Rules
 from krebit_proxy.core.admission import Call, admit, allowed_by
 from krebit_proxy.core.fields import checked
-from krebit_proxy.core.rules import Caller, Peer, Rules
 from krebit_proxy.errors import Refused
 
 DEFAULT = Rules.compiled()

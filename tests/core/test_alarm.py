@@ -3,7 +3,7 @@
 import pytest
 
 from krebit_proxy.core.alarm import Alarm, Message
-from krebit_proxy.core.outlook import GrantStatus
+from krebit_proxy.core.grant_status import GrantStatus
 
 AFTER = 600.0
 PERSON = ["setup_required", "reauthorization_required", "misconfigured"]

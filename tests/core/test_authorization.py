@@ -1,6 +1,5 @@
 import secrets
 from base64 import urlsafe_b64decode
-from hashlib import sha256
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 import pytest
@@ -10,19 +9,14 @@ from hypothesis import strategies as st
 from krebit_proxy.core.authorization import (
     ATTEMPT_LIFETIME,
     ENDED,
-    KEY_LIFETIME,
-    Attempt,
+    SetupAttempt,
     authorization_url,
     begin,
     browser_mark,
     cautions,
-    check_key,
     explain,
-    mint_key,
-    own_origin,
     pasted_query,
     read_response,
-    serves,
     verdict,
     will_stop,
 )
@@ -34,11 +28,11 @@ NOW = 1_700_000_000.0
 CALLBACK = "http://localhost:8321/setup/callback"
 
 
-def attempt_of(*, pkce: bool = True, browser: Secret | None = None) -> Attempt:
+def attempt_of(*, pkce: bool = True, browser: Secret | None = None) -> SetupAttempt:
     return begin(secrets.token_bytes, now=NOW, pkce=pkce, browser=browser)
 
 
-def answer_to(attempt: Attempt, **parameters: str) -> str:
+def answer_to(attempt: SetupAttempt, **parameters: str) -> str:
     return urlencode({"code": "abc", "state": attempt.state.reveal(), **parameters})
 
 
@@ -278,99 +272,3 @@ def test_a_scope_that_is_as_asked_or_not_told_is_not_mentioned(granted: str, ask
 def test_access_ends_where_no_refresh_token_came() -> None:
     assert will_stop(issued(refresh=None).tokens)
     assert not will_stop(issued().tokens)
-
-
-# Which redirect URI is ours
-
-
-@pytest.mark.parametrize(
-    ("uri", "origin"),
-    [
-        ("http://localhost:8321/setup/callback", "http://localhost:8321"),
-        ("http://127.0.0.1:8321/cb", "http://127.0.0.1:8321"),
-        ("http://[::1]:8321/cb", "http://[::1]:8321"),
-        ("http://app.localhost/cb", "http://app.localhost"),
-        ("https://Proxy.Example/cb", "https://Proxy.Example"),
-        ("https://[2001:db8::1]/cb", "https://[2001:db8::1]"),
-        ("https://old.example/cb", None),
-        ("http://192.168.1.5/cb", None),
-        ("com.example.app:/cb", None),
-        ("urn:ietf:wg:oauth:2.0:oob", None),
-        ("http://[::1/cb", None),
-        ("localhost", None),
-    ],
-)
-def test_a_redirect_uri_is_ours_on_loopback_and_on_the_hosts_that_we_serve(uri: str, origin: str | None) -> None:
-    assert own_origin(uri, ("proxy.example.", "[2001:db8::1]")) == origin
-
-
-@pytest.mark.parametrize(
-    ("origin", "authority", "same"),
-    [
-        ("http://localhost:8321", "localhost:8321", True),
-        ("http://localhost:8321", "LOCALHOST.:8321", True),
-        ("http://localhost:8321", "127.0.0.1:8321", False),
-        ("http://localhost:8321", "localhost:9000", False),
-        ("http://localhost", "localhost:80", True),
-        ("https://proxy.example", "proxy.example", True),
-        ("https://proxy.example", "proxy.example:443", True),
-        ("https://proxy.example", "proxy.example:80", False),
-        ("http://[::1]:8321", "[::1]:8321", True),
-        ("http://localhost", "", False),
-        ("http://localhost", "localhost:x", False),
-    ],
-)
-def test_two_spellings_of_one_place_are_one_place(origin: str, authority: str, same: bool) -> None:
-    assert serves(origin, authority) is same
-
-
-# One-time keys
-
-SECRET = Secret("client secret")
-RUN = "run-1"
-
-
-def key_of(secret: Secret = SECRET, run: str = RUN) -> str:
-    return mint_key(secret, run=run, now=NOW, nonce=b"n" * 16)
-
-
-def expiry(key: str, *, now: float = NOW) -> float | None:
-    return check_key(SECRET, key, run=RUN, now=now)
-
-
-def test_a_key_opens_for_fifteen_minutes() -> None:
-    key = key_of()
-
-    assert expiry(key) == NOW + KEY_LIFETIME
-    assert expiry(key, now=NOW + KEY_LIFETIME - 1) == NOW + KEY_LIFETIME
-    assert expiry(key, now=NOW + KEY_LIFETIME) is None
-    assert quote(key) == key
-
-
-def test_a_key_of_another_secret_is_none() -> None:
-    assert expiry(key_of(Secret("other"))) is None
-
-
-def test_a_key_for_an_earlier_run_of_the_proxy_is_none() -> None:
-    assert expiry(key_of(run="run-0")) is None
-
-
-def test_a_key_gives_nothing_of_the_secret_away() -> None:
-    key = key_of()
-
-    assert sha256(SECRET.reveal().encode()).hexdigest() not in key
-    assert SECRET.reveal() not in key
-
-
-@given(st.data())
-def test_a_key_changed_anywhere_is_none(data: st.DataObject) -> None:
-    key = key_of()
-    at = data.draw(st.integers(0, len(key)))
-    changed = key[:at] + data.draw(st.text(max_size=2)) + key[at + data.draw(st.integers(0, 2)) :]
-
-    assert changed == key or expiry(changed) is None
-
-
-@given(st.text())
-def test_no_other_text_is_a_key(text: str) -> None:
-    assert expiry(text) is None

@@ -1,4 +1,4 @@
-"""The state machine of the grant: who waits, who goes on, and what is started when."""
+"""The state machine of the grant: who waits, who goes on, what is started when, and what must not be lost."""
 
 import math
 from dataclasses import replace
@@ -7,11 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Intent, Issued, Verdict
-from krebit_proxy.core.lifecycle import LOCK_TIMEOUT, TRANSITIONS, IllegalEventError, step
-from krebit_proxy.core.outlook import OUTAGE, PATIENCE, status
-from krebit_proxy.core.protocol import (
+from krebit_proxy.core.events import (
     Abandoned,
     Answer,
     Answered,
@@ -37,9 +33,24 @@ from krebit_proxy.core.protocol import (
     WriteGrant,
     Written,
 )
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Grant, Intent, Issued, NotSent, Refusal, Unclear, Verdict
+from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, status
+from krebit_proxy.core.lifecycle import (
+    AT_ONCE,
+    LOCK_TIMEOUT,
+    LONGEST_UNSTORED,
+    LOOK_EVERY,
+    MISCONFIGURED_PAUSE,
+    SUPERSEDED,
+    TRANSITIONS,
+    IllegalEventError,
+    step,
+)
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.storing import LOOK_EVERY, SUPERSEDED
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
+
+EXPIRED = grant(1, tokens(left=-1))
 
 
 def test_the_normal_way_through() -> None:
@@ -468,3 +479,395 @@ def test_whatever_callers_do_at_most_one_token_request_is_under_way(acts: list[s
             following = play.on(Read(grant(1, tokens(left=left))))
             spent += sum(isinstance(effect, TakeLock) for effect in following)
     assert spent <= 1
+
+
+# One refresh: what each outcome of a token request leads to
+
+
+def test_the_intent_names_the_token_the_time_and_the_holder() -> None:
+    play = Play().holding(EXPIRED)
+    [write] = play.locked(EXPIRED)
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.intent == Intent(1000.0, Secret("r1").fingerprint(), "host/1")
+
+
+def test_an_intent_that_meets_another_generation_is_given_up() -> None:
+    play = Play().holding(EXPIRED)
+    play.locked(EXPIRED)
+
+    assert play.on(Conflicted()) == [FreeLock(), ReadStore()]
+
+
+def test_an_unclear_outcome_presents_the_same_token_twice_at_once_with_the_lock_kept() -> None:
+    play = Play().spending(EXPIRED)
+    for pause in AT_ONCE:
+        assert play.on(Answered(Unclear("reset"))) == []
+        assert play.state.locked
+        assert play.later(pause - 0.1) == []
+        assert play.later(0.1) == [Spend(Secret("r1"))]
+
+    assert play.on(Answered(Unclear("reset"))) == [FreeLock()]
+    assert play.state.grant is not None
+    assert play.state.grant.intent is not None  # it stays: nobody knows
+    assert play.later(1) == [ReadStore()]
+
+
+def test_what_was_unclear_before_is_presented_once_at_a_time() -> None:
+    suspect = grant(1, tokens(left=-1), intent=Intent(5.0, "x", "host/1"))
+    play = Play().spending(suspect)
+
+    assert play.on(Answered(Unclear("reset"))) == [FreeLock()]
+    assert play.later(1) == [ReadStore()]
+
+
+def test_a_server_that_asks_for_patience_gets_it() -> None:
+    play = Play().spending(EXPIRED)
+
+    assert play.on(Answered(Unclear("HTTP status 503", 40))) == [FreeLock()]
+    assert play.state.try_at == 1040
+
+
+def test_a_lost_lock_ends_the_repetition() -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Answered(Unclear("reset")))
+
+    assert play.later(1) == [Spend(Secret("r1"))]
+    assert play.on(Failed(DOWN)) == [FreeLock()]  # nothing was sent
+    assert play.phase is Phase.IDLE
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "pause"),
+    [
+        (NotSent("no connection"), "token_unavailable", 1),
+        (NotSent("HTTP status 429", 120), "token_unavailable", 120),
+        (Refusal("temporarily_unavailable", "later"), "token_unavailable", 1),
+        (Refusal("invalid_client"), "misconfigured", MISCONFIGURED_PAUSE),
+        (Refusal("unauthorized_client", "not yours"), "misconfigured", MISCONFIGURED_PAUSE),
+    ],
+)
+def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
+    outcome: NotSent | Refusal, code: str, pause: float
+) -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Demanded(1))
+    assert play.on(Answered(outcome)) == [WriteGrant(1, EXPIRED, under_lock=True)]
+    effects = play.on(Written())
+
+    assert FreeLock() in effects
+    [told] = answers(effects)
+    assert told.denial is not None
+    assert told.denial.code == code
+    assert play.state.try_at == 1000 + pause
+    assert play.state.grant == EXPIRED
+
+
+def test_a_retraction_that_fails_is_let_be() -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Answered(NotSent("no connection")))
+
+    assert play.on(Failed(DOWN)) == [FreeLock()]
+    assert play.phase is Phase.IDLE
+
+
+def test_failures_in_a_row_make_the_pauses_longer() -> None:
+    play, pauses = Play().holding(EXPIRED), []
+    for _ in range(8):
+        play.locked(EXPIRED)
+        play.on(Written())
+        play.on(Answered(NotSent("no connection")))
+        play.on(Written())
+        pauses.append(play.state.try_at - play.now)
+        play.later(pauses[-1])
+        play.on(Read(EXPIRED))
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_refused_refresh_token_is_a_verdict_and_the_tokens_stay() -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Demanded(1))
+    [write] = play.on(Answered(Refusal("invalid_grant", "gone")))
+    assert isinstance(write, WriteGrant)
+    assert write.grant.generation == 1
+    assert write.grant.tokens == EXPIRED.tokens
+    [told] = answers(play.on(Written()))
+
+    assert told.denial is not None
+    assert told.denial.code == "reauthorization_required"
+    assert "invalid_grant: gone" in told.denial.detail
+    assert play.reports == ["grant.refused"]
+    assert play.later(3600) == [ReadStore()]
+    assert play.on(Read(play.state.grant)) == []  # no token request ever again
+
+
+def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
+    play = Play().holding(EXPIRED)
+    suspicious = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(0.0, "x", "other/17"))
+    play.locked(suspicious)
+    play.on(Written())
+    [write] = play.on(Answered(Refusal("invalid_grant")))
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.verdict is not None
+    assert "1970-01-01 00:00:00 UTC by other/17" in write.grant.verdict.reason
+
+
+def test_a_verdict_that_meets_a_newer_generation_is_dropped() -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Answered(Refusal("invalid_grant")))
+
+    assert play.on(Conflicted()) == [ReadStore()]
+    assert play.on(Read(grant(2))) == [FreeLock()]
+    assert play.state.grant == grant(2)
+
+
+def test_where_locks_can_be_lost_the_holder_of_an_unfinished_intent_gets_time() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    strange = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "other/17"))
+
+    assert play.locked(strange) == [FreeLock()]
+    assert play.state.try_at == 1010
+    play.later(6)
+    play.on(Read(strange))
+    play.later(4)
+    assert play.on(Read(strange))
+    play.on(Locked())
+    [write] = play.on(Read(strange))
+    assert isinstance(write, WriteGrant)  # long enough
+
+
+def test_callers_wait_while_another_holder_may_still_bring_the_token() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    strange = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "other/17"))
+    play.locked(strange)
+
+    assert play.on(Demanded(1)) == []
+    play.later(6)
+    assert play.on(Read(grant(2))) == [Answer(1)]
+
+
+def test_that_time_counts_anew_when_the_store_was_away() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    strange = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "other/17"))
+    play.locked(strange)
+    play.later(6)
+    play.on(Failed(DOWN))
+    play.later(6)
+    play.on(Read(strange))
+
+    assert play.locked(strange) == [FreeLock()]
+    assert play.state.try_at == 1022
+
+
+def test_a_lock_that_was_lost_right_before_the_token_request_spends_nothing() -> None:
+    play = Play().spending(EXPIRED)
+
+    assert play.on(Failed(DOWN)) == [FreeLock()]
+    assert play.phase is Phase.IDLE
+    assert play.state.try_at == 1001
+
+
+def test_our_own_unfinished_intent_is_not_waited_for() -> None:
+    play = Play(intent_grace=10).holding(EXPIRED)
+    own = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(5.0, "x", "host/1"))
+
+    assert isinstance(play.locked(own)[0], WriteGrant)
+
+
+def test_warnings_of_a_token_response_are_reported() -> None:
+    play = Play().spending(EXPIRED)
+    play.on(Answered(Issued(tokens(2), ("odd",))))
+
+    assert play.reports == ["grant.warning"]
+
+
+def test_an_answer_without_a_scope_leaves_the_scope_as_it_was() -> None:
+    play = Play().spending(grant(1, replace(tokens(left=-1), scope="read write")))
+    [write] = play.on(Answered(Issued(tokens(2))))
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.tokens == replace(tokens(2), scope="read write")
+
+
+def test_an_answer_with_a_scope_is_believed() -> None:
+    play = Play().spending(grant(1, replace(tokens(left=-1), scope="read write")))
+    [write] = play.on(Answered(Issued(replace(tokens(2), scope="read"))))
+
+    assert isinstance(write, WriteGrant)
+    assert write.grant.tokens == replace(tokens(2), scope="read")
+
+
+# Writes that must not be lost, and what is believed of a store that changes under us
+
+
+RENEWED = grant(2, NEW.tokens)
+
+
+def unstored() -> Play:
+    """A process whose token request was answered, and whose store refuses the answer."""
+    play = Play().spending(EXPIRED)
+    play.on(Answered(NEW))
+    play.on(Failed(DOWN))
+    assert play.phase is Phase.UNSTORED
+    return play
+
+
+def test_an_answer_that_cannot_be_stored_is_used_and_the_lock_is_kept() -> None:
+    play = unstored()
+
+    assert play.on(Demanded(1)) == [Answer(1)]
+    assert play.state.tokens == NEW.tokens
+    assert play.state.locked
+    assert play.alarm == 1001
+
+
+def test_the_write_is_tried_until_it_succeeds() -> None:
+    play, pauses = unstored(), []
+    for _ in range(7):
+        pauses.append(play.alarm - play.now)
+        assert play.later(pauses[-1]) == [WriteGrant(1, RENEWED)]
+        play.on(Failed(DOWN))
+
+    assert pauses == [1, 2, 4, 8, 16, LONGEST_UNSTORED, LONGEST_UNSTORED]
+    play.later(LONGEST_UNSTORED)
+    assert FreeLock() in play.on(Written())
+    assert play.state.store_trouble is None
+
+
+def test_where_locks_can_be_lost_the_write_is_tried_well_within_the_time_that_others_wait() -> None:
+    play = Play(intent_grace=10).spending(EXPIRED)
+    play.on(Answered(NEW))
+    pauses = []
+    for _ in range(4):
+        play.on(Failed(DOWN))
+        pauses.append(play.alarm - play.now)
+        play.later(pauses[-1])
+
+    assert pauses == [1, 2, 2.5, 2.5]
+
+
+def test_a_process_that_stops_goes_on_trying_for_a_while_and_says_so() -> None:
+    play = unstored()
+
+    assert play.on(Stopping()) == [WriteGrant(1, RENEWED)]
+    for _ in range(10):
+        assert play.on(Failed(DOWN)) == []
+        assert play.later(1) == [WriteGrant(1, RENEWED)]
+    assert play.on(Failed(DOWN)) == [FreeLock()]
+    assert play.reports == ["grant.not_stored"]
+    assert play.phase is Phase.IDLE
+
+
+def test_a_write_that_happened_after_all_is_recognized() -> None:
+    play = unstored()
+    play.later(1)
+
+    assert play.on(Conflicted()) == [ReadStore()]
+    assert play.on(Read(RENEWED)) == [FreeLock()]
+    assert play.state.grant == RENEWED
+
+
+def test_a_newer_grant_of_somebody_else_is_adopted_and_ours_is_dropped() -> None:
+    play, theirs = unstored(), grant(2, tokens(9))
+    play.later(1)
+    play.on(Conflicted())
+
+    assert play.on(Read(theirs)) == [FreeLock()]
+    assert play.state.grant == theirs
+    assert play.on(Demanded(1)) == [Answer(1)]
+
+
+def test_a_store_that_was_set_back_is_set_right() -> None:
+    play = unstored()
+    play.later(1)
+    play.on(Conflicted())
+
+    assert play.on(Read(None)) == [WriteGrant(0, RENEWED)]
+
+
+def test_a_look_that_fails_while_reconciling_goes_back_to_trying() -> None:
+    play = unstored()
+    play.later(1)
+    play.on(Conflicted())
+    play.on(Failed(DOWN))
+
+    assert play.phase is Phase.UNSTORED
+
+
+def test_memory_that_is_newer_than_the_store_is_kept_and_stored_with_the_next_intent() -> None:
+    play = Play().holding(grant(5, tokens(left=30)))
+    play.locked(None)
+    assert play.state.generation == 5
+    assert play.on(Written())
+    [write] = play.on(Answered(NEW))
+
+    assert isinstance(write, WriteGrant)
+    assert (write.expected, write.grant.generation) == (5, 6)
+
+
+def test_the_same_generation_with_other_tokens_is_what_the_store_says() -> None:
+    play = Play().holding(grant(1, tokens(1)))
+    play.later(5)
+    play.on(Read(grant(1, tokens(9))))
+
+    assert play.state.tokens == tokens(9)
+
+
+def test_an_authorization_wins_over_whatever_was_stored_meanwhile() -> None:
+    play = Play().holding(EXPIRED)
+    found = tokens(7, at=2000)
+    play.on(Authorized(1, found))
+    play.locked(EXPIRED)
+    play.on(Conflicted())
+
+    assert play.on(Read(grant(4))) == [WriteGrant(4, grant(5, found, authorized_at=found.obtained_at))]
+    assert Answer(1) in play.on(Written())
+
+
+def test_an_authorization_yields_to_a_later_one_that_was_stored_meanwhile() -> None:
+    play = Play().holding(EXPIRED)
+    play.on(Authorized(1, tokens(7)))
+    play.locked(EXPIRED)
+    play.on(Conflicted())
+    theirs = grant(2, tokens(8), authorized_at=5000.0)
+
+    assert play.on(Read(theirs)) == [Answer(1, SUPERSEDED), FreeLock()]
+    assert play.state.grant == theirs
+
+
+def test_a_person_whose_authorization_cannot_be_stored_is_told_and_served_all_the_same() -> None:
+    play = Play().holding(None)
+    play.on(Authorized(1, tokens(2)))
+    play.on(Read(None))
+    play.locked(None)
+
+    assert answers(play.on(Failed(DOWN))) == [Answer(1, DOWN)]
+    assert play.on(Demanded(2)) == [Answer(2)]
+    play.later(1)
+    assert play.on(Written()) == [FreeLock()]
+
+
+def test_an_authorization_that_had_to_be_served_from_memory_still_wins_when_the_store_is_back() -> None:
+    play = Play().holding(EXPIRED)
+    found = tokens(7, at=2000)
+    play.on(Authorized(1, found))
+    play.locked(EXPIRED)
+    play.on(Failed(DOWN))
+    play.later(1)
+    play.on(Conflicted())
+
+    assert play.on(Read(grant(2))) == [WriteGrant(2, grant(3, found, authorized_at=found.obtained_at))]
+    assert play.on(Written()) == [FreeLock()]
+    assert play.state.tokens == found
+
+
+def test_a_logout_is_announced_as_such() -> None:
+    play = unstored()
+    forgotten = Grant(3, "acme", "app", None, authorized_at=9999.0)
+    play.later(1)
+    play.on(Conflicted())
+    play.on(Read(forgotten))
+
+    assert play.state.tokens is None

@@ -2,18 +2,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krebit_proxy.core.replay import Allowance, Breaker, Kept, Verdict, decide
+from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, decide
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 407, 500, 503])
 def test_only_a_401_is_ever_replayed(status: int) -> None:
-    assert decide(status=status, challenges=[], held=True, barred=False) is Verdict.RELAY
+    assert decide(status=status, challenges=[], held=True, barred=False) is Decision.RELAY
 
 
 @pytest.mark.parametrize("challenges", [[], [b"Bearer"], [b'Bearer error="invalid_token"'], [b"Basic realm=x"]])
 def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) -> None:
-    assert decide(status=401, challenges=challenges, held=True, barred=False) is Verdict.REPLAY
-    assert decide(status=401, challenges=challenges, held=False, barred=False) is Verdict.NOT_REPLAYED
+    assert decide(status=401, challenges=challenges, held=True, barred=False) is Decision.REPLAY
+    assert decide(status=401, challenges=challenges, held=False, barred=False) is Decision.NOT_REPLAYED
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) ->
     ],
 )
 def test_a_missing_scope_is_relayed(challenge: bytes) -> None:
-    assert decide(status=401, challenges=[b"Basic", challenge], held=True, barred=False) is Verdict.RELAY
+    assert decide(status=401, challenges=[b"Basic", challenge], held=True, barred=False) is Decision.RELAY
 
 
 def test_a_401_is_relayed_while_the_breaker_is_open() -> None:
-    assert decide(status=401, challenges=[], held=True, barred=True) is Verdict.RELAY
+    assert decide(status=401, challenges=[], held=True, barred=True) is Decision.RELAY
 
 
 def test_the_breaker_opens_for_thirty_seconds_and_doubles_up_to_fifteen_minutes() -> None:
@@ -73,7 +73,7 @@ def test_the_breaker_remembers_the_last_paths_only() -> None:
 
 @pytest.mark.parametrize(("size", "complete"), [(9, True), (10, True), (11, False)])
 def test_content_is_kept_up_to_the_limit_of_a_request(size: int, complete: bool) -> None:
-    kept = Kept(10, Allowance(100))
+    kept = Kept(10, ReplayBudget(100))
     kept.add(b"x" * size)
 
     assert kept.complete is complete
@@ -81,23 +81,23 @@ def test_content_is_kept_up_to_the_limit_of_a_request(size: int, complete: bool)
 
 
 def test_the_allowance_is_shared_and_given_back() -> None:
-    allowance = Allowance(15)
-    first, second = Kept(10, allowance), Kept(10, allowance)
+    budget = ReplayBudget(15)
+    first, second = Kept(10, budget), Kept(10, budget)
     first.add(b"x" * 10)
     second.add(b"y" * 6)
 
     assert first.complete
     assert not second.complete
-    assert allowance.free == 5
+    assert budget.free == 5
     first.release()
     first.release()
     first.add(b"x")
-    assert allowance.free == 15
+    assert budget.free == 15
     assert not first.complete
 
 
 def test_what_was_let_go_once_is_never_kept_in_part() -> None:
-    kept = Kept(10, Allowance(100))
+    kept = Kept(10, ReplayBudget(100))
     kept.add(b"x" * 11)
     kept.add(b"y")
 
@@ -107,8 +107,8 @@ def test_what_was_let_go_once_is_never_kept_in_part() -> None:
 
 @given(st.lists(st.binary(max_size=9000), max_size=40), st.integers(0, 60_000), st.integers(0, 60_000))
 def test_kept_content_is_whole_or_nothing_and_never_over_a_limit(pieces: list[bytes], limit: int, total: int) -> None:
-    allowance = Allowance(total)
-    kept = Kept(limit, allowance)
+    budget = ReplayBudget(total)
+    kept = Kept(limit, budget)
     sent = b""
     for piece in pieces:
         kept.add(piece)
@@ -116,11 +116,11 @@ def test_kept_content_is_whole_or_nothing_and_never_over_a_limit(pieces: list[by
 
         held = b"".join(kept.pieces)
         assert held == (sent if kept.complete else b"")
-        assert allowance.free == total - len(held)
+        assert budget.free == total - len(held)
         assert len(held) <= min(limit, total)
         assert kept.complete == (len(sent) <= min(limit, total)) or not kept.complete
     kept.release()
-    assert allowance.free == total
+    assert budget.free == total
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"/api/a", b"/api/b"]), st.booleans(), st.floats(0, 500)), max_size=60))

@@ -2,10 +2,7 @@
 
 from typing import Final
 
-from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Issued, Tokens
-from krebit_proxy.core.lifecycle import step
-from krebit_proxy.core.protocol import (
+from krebit_proxy.core.events import (
     Answer,
     Denial,
     Effect,
@@ -20,6 +17,9 @@ from krebit_proxy.core.protocol import (
     Woke,
     Written,
 )
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Grant, Issued, Tokens
+from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.secret import Secret
 
 DOWN: Final = Denial("token_unavailable", "The store failed.", "Wait.")

@@ -17,8 +17,8 @@ from krebit_proxy import log
 from krebit_proxy.config import Settings
 from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.program import Proxy
 from krebit_proxy.stores import open_store
-from krebit_proxy.web import Proxy
 from tests.fakes.client import Client
 from tests.fakes.upstream import Upstream
 from tests.fakes.waiting import DEADLINE

@@ -10,11 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Issued, NotSent, Outcome, Refusal, Tokens, Unclear
-from krebit_proxy.core.lifecycle import step
-from krebit_proxy.core.outlook import PATIENCE
-from krebit_proxy.core.protocol import (
+from krebit_proxy.core.events import (
     NEVER,
     Answer,
     Answered,
@@ -43,6 +39,10 @@ from krebit_proxy.core.protocol import (
     WriteGrant,
     Written,
 )
+from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.grant import Grant, Issued, NotSent, Outcome, Refusal, Tokens, Unclear
+from krebit_proxy.core.grant_status import PATIENCE
+from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.secret import Secret
 
 Act = Callable[[], None]

@@ -10,7 +10,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.stores import Store, open_store
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.database import Database, database
 from tests.fakes.pooler import Pooler, needs_pooler, pooler
 

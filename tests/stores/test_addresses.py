@@ -7,7 +7,7 @@ import pytest
 
 from krebit_proxy.errors import StoreError
 from krebit_proxy.stores import Store
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.certificates import Authority
 from tests.fakes.database import Database
 from tests.fakes.pooler import PASSWORD, Pooler, needs_pooler

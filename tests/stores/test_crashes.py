@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from krebit_proxy.sandbox import Options, Sandbox
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.processes import Process
 from tests.fakes.programs import call_all_the_time, refresh_once
 from tests.fakes.waiting import eventually

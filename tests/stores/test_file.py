@@ -15,7 +15,7 @@ import pytest
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreError
 from krebit_proxy.stores import Store
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.stores.conftest import Place
 
 ROOT = os.geteuid() == 0

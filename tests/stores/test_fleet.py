@@ -13,7 +13,7 @@ import pytest
 
 from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
-from krebit_proxy.stores.sealing import new_key
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.command import run, running
 from tests.fakes.fleet import Fleet, fleet
 from tests.fakes.pooler import needs_pooler

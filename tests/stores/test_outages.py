@@ -12,8 +12,8 @@ import pytest
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused
+from krebit_proxy.stores.encryption import new_key
 from krebit_proxy.stores.postgres import PostgresStore
-from krebit_proxy.stores.sealing import new_key
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HANG, AuthorizationServer
 from tests.fakes.database import Database

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from krebit_proxy.errors import StoreConflictError, StoreError
+from krebit_proxy.stores.encryption import new_key
 from krebit_proxy.stores.postgres import PostgresStore
-from krebit_proxy.stores.sealing import new_key
 from tests.fakes.database import Database
 from tests.fakes.relay import Relay
 from tests.fakes.waiting import DEADLINE, eventually

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.rules import Rules
+from krebit_proxy.core.access import Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.web.admission import KeyFile, access_rules, read_keys

@@ -12,7 +12,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.rules import Rules
+from krebit_proxy.core.access import Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.web.call import Call

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from krebit_proxy.cli.running import ask as ask_proxy
+from krebit_proxy.cli.running_proxy import ask as ask_proxy
 from krebit_proxy.errors import ProxyError, SettingsError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client

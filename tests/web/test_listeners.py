@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.rules import Peer, Rules
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.web.admission import access_rules, peer_of

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from krebit_proxy.core.authorization import KEY_LIFETIME, mint_key
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.setup_key import KEY_LIFETIME, mint_key
 from tests.fakes.authorization_server import HANG, AuthorizationServer
 from tests.fakes.setup_site import CLIENT_SECRET, Answer, Site, setup_site
 from tests.fakes.waiting import DEADLINE

@@ -15,8 +15,8 @@ from aiohttp import ClientSession, web
 from krebit_proxy import log
 from krebit_proxy.config import Settings
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.program import Proxy
 from krebit_proxy.sandbox import Options, Sandbox
-from krebit_proxy.web import Proxy
 from tests.fakes.browser import Browser, Tab, chromium, needs_chromium
 from tests.fakes.waiting import eventually
 

@@ -12,7 +12,7 @@ import pytest
 
 from krebit_proxy import log
 from krebit_proxy.core.grant import Intent
-from krebit_proxy.web import Proxy, _try_out
+from krebit_proxy.program import Proxy, _try_out
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.proxy import settings_of
 from tests.fakes.setup_site import Answer, Site, setup_site

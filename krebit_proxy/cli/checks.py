@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from krebit_proxy.cli.running import is_running
-from krebit_proxy.cli.stored import store_of
+from krebit_proxy.cli.running_proxy import is_running
+from krebit_proxy.cli.stored_grant import store_of
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
-from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.loopback import is_loopback
+from krebit_proxy.core.origin import own_origin
 from krebit_proxy.errors import StoreError
 from krebit_proxy.trust import client_context
 

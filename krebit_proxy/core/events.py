@@ -226,7 +226,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Waiter:
     """Somebody who waits for a token."""
 
     id: int
@@ -259,7 +259,7 @@ class State:
     rejected: bool = False  # the upstream answered 401 to this generation: it counts as expired
     locked: bool = False
     run: Run = field(default_factory=Run)
-    callers: tuple[Caller, ...] = ()
+    callers: tuple[Waiter, ...] = ()
     orders: tuple[Authorized | LogoutAsked, ...] = ()
     look_at: float = NEVER  # boot clock: next look at the store
     try_at: float = NEVER  # boot clock: no attempt before

@@ -3,31 +3,31 @@
 import asyncio
 from typing import Any
 
-from krebit_proxy.turns import ANSWER, RECORD, REPLY, SEND, Turn
+from krebit_proxy.batches import ANSWER, RECORD, REPLY, SEND, Batches
 
 
 async def test_a_turn_takes_one_step_for_all_before_the_next_one() -> None:
-    turn, taken = Turn(), list[str]()
+    batches, taken = Batches(), list[str]()
 
     for name in ("a", "b"):
-        turn.do(RECORD, taken.append, f"record {name}")
-        turn.do(REPLY, taken.append, f"reply {name}")
-        turn.do(ANSWER, taken.append, f"answer {name}")
-        turn.do(SEND, taken.append, f"send {name}")
+        batches.do(RECORD, taken.append, f"record {name}")
+        batches.do(REPLY, taken.append, f"reply {name}")
+        batches.do(ANSWER, taken.append, f"answer {name}")
+        batches.do(SEND, taken.append, f"send {name}")
     await asyncio.sleep(0)
 
     assert taken == [f"{step} {name}" for step in ("answer", "send", "reply", "record") for name in ("a", "b")]
 
 
 async def test_what_work_adds_is_done_too_a_later_step_in_the_same_turn() -> None:
-    turn, taken = Turn(), list[str]()
+    batches, taken = Batches(), list[str]()
 
     def answer(name: str) -> None:
         taken.append(name)
-        turn.do(ANSWER, taken.append, "answer of the next turn")
-        turn.do(SEND, taken.append, "send")
+        batches.do(ANSWER, taken.append, "answer of the next turn")
+        batches.do(SEND, taken.append, "send")
 
-    turn.do(ANSWER, answer, "answer")
+    batches.do(ANSWER, answer, "answer")
     await asyncio.sleep(0)
 
     assert taken == ["answer", "send"]
@@ -36,15 +36,15 @@ async def test_what_work_adds_is_done_too_a_later_step_in_the_same_turn() -> Non
 
 
 async def test_a_fault_is_reported_and_takes_nothing_along() -> None:
-    turn, taken, reported = Turn(), list[str](), list[dict[str, Any]]()
+    batches, taken, reported = Batches(), list[str](), list[dict[str, Any]]()
 
     def fail(_name: str) -> None:
         raise ZeroDivisionError
 
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
 
-    turn.do(ANSWER, fail, "this one")
-    turn.do(ANSWER, taken.append, "the next one")
+    batches.do(ANSWER, fail, "this one")
+    batches.do(ANSWER, taken.append, "the next one")
     await asyncio.sleep(0)
 
     assert taken == ["the next one"]

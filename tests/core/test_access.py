@@ -2,7 +2,7 @@
 
 import pytest
 
-from krebit_proxy.core.rules import Caller, Peer, Rules
+from krebit_proxy.core.access import Caller, Peer, Rules
 from krebit_proxy.errors import SettingsError
 
 

@@ -3,14 +3,14 @@
 import pytest
 
 from krebit_proxy.core.fields import withheld
-from krebit_proxy.core.section import Section
+from krebit_proxy.core.head import Head
 from krebit_proxy.errors import Refused
 
 HOST = (b"Host", b"localhost:8321")
 
 
-def section(*fields: tuple[bytes, bytes], http10: bool = False) -> Section:
-    return Section.examined(fields, http10=http10, withheld=withheld())
+def section(*fields: tuple[bytes, bytes], http10: bool = False) -> Head:
+    return Head.examined(fields, http10=http10, withheld=withheld())
 
 
 def test_it_knows_names_length_and_what_goes_upstream() -> None:

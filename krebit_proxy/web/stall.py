@@ -5,7 +5,7 @@ import asyncio
 from krebit_proxy.sockets import unacknowledged
 
 
-class Taking:
+class Stall:
     """Watches one caller. `due` is when to look, by the loop's clock."""
 
     __slots__ = ("_ends", "_patience", "_sock", "_transport", "_unsent", "due")

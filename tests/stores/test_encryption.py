@@ -8,7 +8,7 @@ import pytest
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import StoreError
-from krebit_proxy.stores.sealing import Sealing, new_key
+from krebit_proxy.stores.encryption import Sealing, new_key
 from tests.stores.conftest import Place
 
 GRANT = Place("").grant(3)

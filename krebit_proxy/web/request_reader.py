@@ -7,7 +7,7 @@ from typing import Final
 import httptools
 
 from krebit_proxy.core.admission import check_method
-from krebit_proxy.core.section import NO_FIELDS, Section
+from krebit_proxy.core.head import NO_FIELDS, Head
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Connection, Content
 
@@ -24,7 +24,7 @@ class _Stop(Exception):
     """Tells the parser to stop: what follows on this connection is not read."""
 
 
-class Requests:
+class RequestReader:
     """Turns what arrives into calls, in order. Content goes to the call's `content`.
 
     `reading_head` is true while a head has begun and is not complete. `finished` means that no more is read, because
@@ -41,12 +41,12 @@ class Requests:
         withheld: frozenset[bytes],
         arrived: Callable[[Call], None],
     ) -> None:
-        """`limit`: bytes of a head; `patience`: seconds between two pieces of content; `withheld`: for `Section`."""
+        """`limit`: bytes of a head; `patience`: seconds between two pieces of content; `withheld`: for `Head`."""
         self._connection = connection
         self._limit = limit
         self._patience = patience
         self._withheld = withheld
-        self._section = NO_FIELDS  # of the last request: the next one may well have the same fields
+        self._head = NO_FIELDS  # of the last request: the next one may well have the same fields
         self._arrived = arrived
         self._http: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._target = b""
@@ -219,20 +219,20 @@ class Requests:
         self._arrived(call)
 
     def _examine(self, call: Call, version: str) -> None:
-        """Raises Refused for what is not a valid message, as `Section.examined` does."""
+        """Raises Refused for what is not a valid message, as `Head.examined` does."""
         if version not in {"1.1", "1.0"}:
             raise Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
         if self._fed > self._limit and self._head_size() > self._limit:
             raise self._too_large()
-        section = self._section
-        if section.fields != call.fields or section.http10 != call.http10 or section is NO_FIELDS:
-            section = Section.examined(call.fields, http10=call.http10, withheld=self._withheld)
-            self._section = section if self._fed <= _MEMORABLE else NO_FIELDS
-        call.section = section
-        call.names, call.fields, call.length = section.names, section.fields, section.length
+        head = self._head
+        if head.fields != call.fields or head.http10 != call.http10 or head is NO_FIELDS:
+            head = Head.examined(call.fields, http10=call.http10, withheld=self._withheld)
+            self._head = head if self._fed <= _MEMORABLE else NO_FIELDS
+        call.head = head
+        call.names, call.fields, call.length = head.names, head.fields, head.length
         if call.length != 0:
             call.content = self.content = Content(self._connection, self._patience)
-            call.expects = section.expects
+            call.expects = head.expects
 
     def on_body(self, piece: bytes) -> None:
         """Content, without its framing."""

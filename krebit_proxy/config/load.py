@@ -9,10 +9,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from krebit_proxy.config.conflicts import conflicts
 from krebit_proxy.config.document import PREFIX, Document, Key, Problem, add_environment, dotted, read_file
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
-from krebit_proxy.config.rules import conflicts
 from krebit_proxy.config.secrets import exposure, file_problem, read_secret
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.trust import ca_file_problem

@@ -8,7 +8,7 @@ from krebit_proxy.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class Head:
     """What follows from the fields of a request alone.
 
     A caller sends the same fields again and again on a connection: this is made for the first of these requests, and
@@ -33,7 +33,7 @@ class Section:
     lines: bytes = field(repr=False)
 
     @classmethod
-    def examined(cls, fields: Fields, *, http10: bool, withheld: frozenset[bytes]) -> "Section":
+    def examined(cls, fields: Fields, *, http10: bool, withheld: frozenset[bytes]) -> "Head":
         """Raises Refused for what is no valid message, or does not end in a way that everybody agrees on."""
         names = checked(fields)
         # RFC 9112, 3.2, knows exactly one Host field, and none only in HTTP/1.0: what comes else is no valid message.
@@ -57,4 +57,4 @@ class Section:
         return self.lines
 
 
-NO_FIELDS: Final = Section((), NO_NAMES, http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")
+NO_FIELDS: Final = Head((), NO_NAMES, http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")

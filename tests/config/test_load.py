@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from krebit_proxy.config import Settings, load
-from krebit_proxy.config.loading import find
+from krebit_proxy.config.load import find
 from krebit_proxy.config.secrets import exposure
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError

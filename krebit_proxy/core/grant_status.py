@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from krebit_proxy.core.events import Denial, Phase, State, Waiter, given
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.protocol import Caller, Denial, Phase, State, given
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
 OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that restarts, before callers are told
@@ -57,7 +57,7 @@ def renewable(state: State) -> bool:
     return bool(state.tokens and state.tokens.refresh_token and state.grant and not state.grant.verdict)
 
 
-def is_ready(state: State, caller: Caller, now: Moment) -> bool:
+def is_ready(state: State, caller: Waiter, now: Moment) -> bool:
     """Whether the token at hand is all that this caller can wish for."""
     left = time_left(state, now)
     if state.fresh is None or left <= state.fresh.margin:
@@ -65,7 +65,7 @@ def is_ready(state: State, caller: Caller, now: Moment) -> bool:
     return left >= min(caller.lifetime, state.fresh.lifetime / 2)
 
 
-def answer(state: State, caller: Caller, now: Moment) -> Denial | bool:
+def answer(state: State, caller: Waiter, now: Moment) -> Denial | bool:
     """True: use the token. False: wait. Else why there is none.
 
     A caller waits only while something is under way that may bring a better token, and never longer than `PATIENCE`.

@@ -19,7 +19,7 @@ REPLY: Final = 2  # responses go to their callers
 RECORD: Final = 3  # what is over is logged and counted
 
 
-class Turn:
+class Batches:
     """What is to be done in this turn of the loop. One for each loop."""
 
     __slots__ = ("_due", "_steps")

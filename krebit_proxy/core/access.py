@@ -51,7 +51,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Allowance:
+class AllowRule:
     """One line of `access.allow`. Without callers, methods or paths it speaks of all of them."""
 
     text: str
@@ -80,7 +80,7 @@ class Rules:
     keys: tuple[tuple[str, bytes], ...] = ()
     require_header: bytes | None = None
     read_only: bool = False
-    allow: tuple[Allowance, ...] = ()
+    allow: tuple[AllowRule, ...] = ()
 
     @classmethod
     def compiled(
@@ -120,7 +120,7 @@ class Rules:
         origins = sifted(allowed_origins, _ORIGIN, "access.allowed_origins")
         sifted([require_header] if require_header is not None else [], _TOKEN, "access.require_header")
         networks, owners = _clients(allow_clients, problems)
-        lines = tuple(_allowance(*line, problems) for line in allow)
+        lines = tuple(_allow_rule(*line, problems) for line in allow)
         if problems:
             raise SettingsError(problems)
         return cls(
@@ -195,7 +195,7 @@ def _clients(
     return tuple(networks), owners
 
 
-def _allowance(methods: Sequence[str], paths: Sequence[str], callers: Sequence[str], problems: list[str]) -> Allowance:
+def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[str], problems: list[str]) -> AllowRule:
     named = {method.upper().encode("ascii", "replace") for method in methods}
     if b"GET" in named:
         named.add(b"HEAD")  # RFC 9110, 9.3.2: "identical to GET except that the server MUST NOT send content"
@@ -206,7 +206,7 @@ def _allowance(methods: Sequence[str], paths: Sequence[str], callers: Sequence[s
         except ValueError as error:
             problems.append(f"access.allow: {path}: {error}")
     text = f"{' '.join(methods) or 'any method'} on {' '.join(paths) or 'any path'}"
-    return Allowance(text, frozenset(callers), frozenset(named), tuple(patterns))
+    return AllowRule(text, frozenset(callers), frozenset(named), tuple(patterns))
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen
-from krebit_proxy.core.authorization import own_origin
+from krebit_proxy.core.origin import own_origin
 from krebit_proxy.errors import ProxyError
 
 _TIMEOUT: Final = 5.0  # seconds; the proxy answers these pages from memory
@@ -21,14 +21,14 @@ class NotRunningError(ProxyError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What the proxy said: the HTTP status, and the JSON document."""
 
     status: int
     document: dict[str, Any]
 
 
-def ask(settings: Settings, path: str) -> Answer:
+def ask(settings: Settings, path: str) -> Reply:
     """Asks the proxy of these settings for one of its own pages, as JSON.
 
     Raises:
@@ -43,7 +43,7 @@ def ask(settings: Settings, path: str) -> Answer:
         try:
             connection.request("GET", path, headers={"Host": host, "Accept": "application/json"})
             response = connection.getresponse()
-            return Answer(response.status, _document(response, place))
+            return Reply(response.status, _document(response, place))
         except (OSError, HTTPException):
             continue
         finally:

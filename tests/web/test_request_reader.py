@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.fields import withheld
-from krebit_proxy.core.rules import Peer, Rules
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import Call, Content
-from krebit_proxy.web.reading import Requests
+from krebit_proxy.web.request_reader import RequestReader
 
 GET = b"GET /api/x?q HTTP/1.1\r\nHost: localhost\r\nX-A:  1 \t\r\n\r\n"
 POST = b"POST /api/y HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello"
@@ -50,9 +50,9 @@ class Caller:
         raise AssertionError
 
 
-def reading(limit: int = 4096) -> tuple[Requests, list[Call]]:
+def reading(limit: int = 4096) -> tuple[RequestReader, list[Call]]:
     calls: list[Call] = []
-    return Requests(Caller(), limit=limit, patience=1, withheld=withheld(), arrived=calls.append), calls
+    return RequestReader(Caller(), limit=limit, patience=1, withheld=withheld(), arrived=calls.append), calls
 
 
 def read(*pieces: bytes, limit: int = 4096) -> list[Call]:
@@ -140,12 +140,12 @@ def test_fields_that_come_again_are_examined_once_and_others_anew() -> None:
         GET.replace(b"X-A:  1", b"X-A: " + b"1" * 4096),
         limit=8192,
     )
-    assert (first.section is second.section, second.target) == (True, b"/api/y?q")
-    assert third.section.lines == b"X-A: 2\r\n"
-    assert old.section.http10
-    assert larger.section is not last.section
+    assert (first.head is second.head, second.target) == (True, b"/api/y?q")
+    assert third.head.lines == b"X-A: 2\r\n"
+    assert old.head.http10
+    assert larger.head is not last.head
     with pytest.raises(AttributeError):
-        first.section.lines = b""  # type: ignore[misc]
+        first.head.lines = b""  # type: ignore[misc]
 
 
 def test_a_method_that_nobody_knows_is_told_of_behind_another_request_too() -> None:

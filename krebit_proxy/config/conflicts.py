@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from krebit_proxy.config.addresses import split_listen, taken_path
 from krebit_proxy.config.document import Key
 from krebit_proxy.config.model import Settings
-from krebit_proxy.core.authorization import own_origin
 from krebit_proxy.core.loopback import is_loopback
+from krebit_proxy.core.origin import own_origin
 
 EXPOSE = """\
 listening on {address} lets other computers use your grant. If that is meant, add two lines under `access:`
