@@ -45,9 +45,10 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Tokens, Unclear, word_for
+from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.grant_status import GrantStatus, status
 from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.token_response import Unclear, word_for
 from krebit_proxy.errors import Refused, StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store

@@ -8,8 +8,8 @@ from urllib.parse import quote_plus
 import aiohttp
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.grant import NotSent, Outcome, Unclear, read_answer
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import NotSent, Outcome, Unclear, read_answer
 from krebit_proxy.trust import client_context
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer

@@ -12,8 +12,9 @@ import pytest
 
 from krebit_proxy.config import OAuth, Settings, Upstream
 from krebit_proxy.core.events import Phase
-from krebit_proxy.core.grant import Grant, Intent, NotSent, Outcome, Tokens
+from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import NotSent, Outcome
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.metrics import Metrics

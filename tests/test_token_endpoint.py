@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from krebit_proxy.config import OAuth, Settings, Upstream
-from krebit_proxy.core.grant import Issued, NotSent, Refusal, Unclear
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HALF, RESET, AuthorizationServer
 from tests.fakes.certificates import Authority

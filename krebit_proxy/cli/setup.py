@@ -16,8 +16,8 @@ from krebit_proxy.errors import ProxyError, Refused
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
     from krebit_proxy.core.authorization import SetupAttempt
-    from krebit_proxy.core.grant import Refusal
     from krebit_proxy.core.secret import Secret
+    from krebit_proxy.core.token_response import Refusal
 
 _NO_BROWSER: Final = "krebit-proxy setup --no-browser"
 
@@ -72,7 +72,7 @@ def _open(link: str) -> bool:
 
 def _by_pasting(settings: "Settings") -> None:
     from krebit_proxy.core.authorization import authorization_url, begin, explain  # noqa: PLC0415
-    from krebit_proxy.core.grant import Refusal  # noqa: PLC0415
+    from krebit_proxy.core.token_response import Refusal  # noqa: PLC0415
 
     asyncio.run(_probe_store(settings))
     attempt = begin(secrets.token_bytes, now=time.time(), pkce=settings.oauth.pkce)
@@ -119,7 +119,7 @@ def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
 async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:
     from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
     from krebit_proxy.core.authorization import cautions, explain  # noqa: PLC0415
-    from krebit_proxy.core.grant import Issued  # noqa: PLC0415
+    from krebit_proxy.core.token_response import Issued  # noqa: PLC0415
     from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
 
     token_endpoint = TokenEndpoint(settings)

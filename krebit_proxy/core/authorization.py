@@ -14,8 +14,9 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from krebit_proxy.core.grant import Issued, NotSent, Refusal, Tokens, Unclear, displayable
+from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear, displayable
 from krebit_proxy.errors import Refused
 
 ATTEMPT_LIFETIME: Final = 600  # seconds
@@ -188,12 +189,12 @@ _REFUSALS: Final = {
 _UNKNOWN: Final = ("Krebit did not give an authorization.", f"{_CHECK_REDIRECT_URI} {_START_AGAIN}")
 
 
-def explain(outcome: Refusal | NotSent | Unclear, *, redirect_uri: str) -> Refused:
+def explain(outcome: Rotated | Refusal | NotSent | Unclear, *, redirect_uri: str) -> Refused:
     """The error for a person, after an attempt that brought no tokens."""
     if isinstance(outcome, NotSent):
         detail = f"The token endpoint could not be used: {outcome.reason}."
         return Refused("setup_failed", detail, hint=f"Run `krebit-proxy check` to see why. {_START_AGAIN}")
-    if isinstance(outcome, Unclear):
+    if isinstance(outcome, Unclear | Rotated):
         detail = f"The token endpoint gave no usable answer: {outcome.reason}."
         return Refused("setup_failed", detail, hint=f"Wait a minute. {_START_AGAIN}")
     detail, hint = _REFUSALS.get(outcome.error, _UNKNOWN)

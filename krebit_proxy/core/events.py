@@ -5,8 +5,9 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from krebit_proxy.core.freshness import Freshness
-from krebit_proxy.core.grant import Grant, Intent, Outcome, Tokens
+from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Outcome
 
 NEVER: Final = float("-inf")
 T = TypeVar("T")

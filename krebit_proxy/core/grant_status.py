@@ -38,6 +38,9 @@ class GrantStatus:
     lock_holder: str | None  # host and process that have the lock, or had it and left a refresh unfinished
     refresh_began_at: float | None  # when the holder stored its intent
     store_error: str | None
+    suspected: bool = False  # the upstream refused the token, and has not accepted it since
+    refresh_token_expires_at: float | None = None
+    refresh_token_end_is_fixed: bool = False  # a renewal did not move it: a person must authorize again before it
 
 
 def time_left(state: State, now: Moment) -> float:

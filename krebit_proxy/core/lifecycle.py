@@ -73,9 +73,10 @@ from krebit_proxy.core.events import (
     given,
 )
 from krebit_proxy.core.freshness import Freshness, Moment
-from krebit_proxy.core.grant import Grant, Intent, Issued, NotSent, Refusal, Tokens, Unclear, Verdict
+from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict
 from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, answer, renewable, time_left, window
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear
 
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
 LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
@@ -295,6 +296,8 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
             tokens = replace(tokens, scope=tokens.scope or given(state.tokens).scope)
             state, effects = _write(_pend(replace(state, refreshed="ok"), tokens, given(state.grant).authorized_at))
             return state, (*(_report("grant.warning", "warning", text=text) for text in warnings), *effects)
+        case Rotated(_, reason):
+            return _doubt(state, reason, None, now)
         case Refusal("invalid_grant", description):
             return _condemn(state, description, now)
         case Refusal(("invalid_client" | "unauthorized_client") as error, description):

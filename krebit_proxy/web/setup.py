@@ -33,10 +33,10 @@ from krebit_proxy.core.authorization import (
     verdict,
     will_stop,
 )
-from krebit_proxy.core.grant import Issued, Outcome, Refusal
 from krebit_proxy.core.origin import own_origin, serves
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.setup_key import check_key, mint_key
+from krebit_proxy.core.token_response import Issued, Outcome, Refusal
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn

@@ -20,8 +20,9 @@ from krebit_proxy.core.authorization import (
     verdict,
     will_stop,
 )
-from krebit_proxy.core.grant import Issued, NotSent, Refusal, Tokens, Unclear
+from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
 from krebit_proxy.errors import Refused
 
 NOW = 1_700_000_000.0

@@ -8,25 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krebit_proxy.core.grant import (
+from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict, from_json, to_json
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import (
     DEFAULT_LIFETIME,
     LONGEST_LIFETIME,
     LONGEST_TOKEN,
-    Grant,
-    Intent,
     Issued,
     NotSent,
     Refusal,
-    Tokens,
     Unclear,
-    Verdict,
     displayable,
-    from_json,
     read_answer,
-    to_json,
     word_for,
 )
-from krebit_proxy.core.secret import Secret
 
 GOOD = {"access_token": "a", "token_type": "Bearer", "expires_in": 60, "refresh_token": "r"}
 

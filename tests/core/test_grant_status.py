@@ -4,9 +4,10 @@ import pytest
 
 from krebit_proxy.core.events import Answer, Answered, Demanded, Denial, Failed, Locked, Phase, Read, Woke, Written
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Intent, NotSent, Refusal, Verdict
+from krebit_proxy.core.grant import Grant, Intent, Verdict
 from krebit_proxy.core.grant_status import GrantStatus, denial, status
 from krebit_proxy.core.lifecycle import LOOK_EVERY
+from krebit_proxy.core.token_response import NotSent, Refusal
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 

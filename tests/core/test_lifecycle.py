@@ -34,7 +34,7 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Intent, Issued, NotSent, Refusal, Unclear, Verdict
+from krebit_proxy.core.grant import Grant, Intent, Verdict
 from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, status
 from krebit_proxy.core.lifecycle import (
     AT_ONCE,
@@ -48,6 +48,7 @@ from krebit_proxy.core.lifecycle import (
     step,
 )
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 EXPIRED = grant(1, tokens(left=-1))
@@ -402,7 +403,7 @@ def test_a_logout_that_cannot_reach_the_store_is_told_and_not_repeated() -> None
 
 
 def test_an_order_ends_a_pause_between_unclear_requests() -> None:
-    from krebit_proxy.core.grant import Unclear
+    from krebit_proxy.core.token_response import Unclear
 
     held = grant(1, tokens(left=-1))
     play = Play().spending(held)
@@ -415,7 +416,7 @@ def test_an_order_ends_a_pause_between_unclear_requests() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOOKING, Phase.CHECKING, Phase.PAUSING])
 def test_stopping_starts_nothing_new(phase: Phase) -> None:
-    from krebit_proxy.core.grant import Unclear
+    from krebit_proxy.core.token_response import Unclear
 
     held = grant(1, tokens(left=-1))
     play = Play()

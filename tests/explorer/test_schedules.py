@@ -30,8 +30,9 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Refusal, Unclear
+from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.token_response import Refusal, Unclear
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
 SCHEDULES = int(os.environ.get("KREBIT_TEST_SCHEDULES", "3000"))

@@ -18,9 +18,10 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Issued, Tokens
+from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued
 
 DOWN: Final = Denial("token_unavailable", "The store failed.", "Wait.")
 

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from krebit_proxy.core.grant import Grant, Outcome
+from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Outcome
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused
 from krebit_proxy.stores import Store, open_store

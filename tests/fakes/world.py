@@ -40,10 +40,11 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Issued, NotSent, Outcome, Refusal, Tokens, Unclear
+from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.grant_status import PATIENCE
 from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, Unclear
 
 Act = Callable[[], None]
 Step = Callable[[State, Event, Moment], tuple[State, tuple[Effect, ...]]]
