@@ -116,6 +116,13 @@ _ERROR_CODES: Final = frozenset(
 )
 
 
+_KINDS: Final = {
+    "invalid_grant": RefusalKind.VERDICT,
+    "invalid_client": RefusalKind.CLIENT,
+    "unauthorized_client": RefusalKind.CLIENT,
+}
+
+
 def read_answer(
     status: int,
     content: bytes,
@@ -144,7 +151,8 @@ def read_answer(
     if status in _ERROR_STATUSES and isinstance(error, str) and error:
         shown = error in _ERROR_CODES or displayable(error, sent) == error
         code = error if shown else "an error code that cannot be shown"
-        return Refusal(code, displayable(document.get("error_description"), sent))
+        kind = _KINDS.get(error, RefusalKind.OTHER)
+        return Refusal(code, displayable(document.get("error_description"), sent), kind, error)
     reason = f"HTTP status {status}"
     if status in _NOT_PROCESSED:
         return NotSent(reason, seconds_to_wait(retry_after, sent_at))

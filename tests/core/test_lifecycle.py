@@ -18,6 +18,7 @@ from krebit_proxy.core.events import (
     Event,
     Failed,
     FreeLock,
+    Go,
     Locked,
     LogoutAsked,
     Phase,
@@ -48,7 +49,8 @@ from krebit_proxy.core.lifecycle import (
     step,
 )
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
+from krebit_proxy.core.suspicion import Unauthorized
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Unclear
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 EXPIRED = grant(1, tokens(left=-1))
@@ -133,11 +135,11 @@ def test_the_alarm_is_set_to_the_opening_of_the_window() -> None:
 def test_a_401_is_charged_to_the_generation_it_was_sent_with() -> None:
     play = Play().holding(grant(2))
 
-    assert play.on(Demanded(1, rejected=1)) == [Answer(1)]
-    assert play.on(Demanded(2, rejected=2)) == [ReadStore()]
-    assert play.on(Demanded(3, rejected=2)) == []
+    assert play.on(Demanded(1, refusal=Unauthorized(1))) == [Answer(1)]
+    assert play.on(Demanded(2, refusal=Unauthorized(2))) == [ReadStore()]
+    assert play.on(Demanded(3, refusal=Unauthorized(2))) == []
     assert play.on(Read(grant(3))) == [Answer(2), Answer(3)]
-    assert not play.state.rejected
+    assert not play.state.trust.suspected
 
 
 def test_a_newer_grant_under_the_lock_is_taken_and_nothing_is_spent() -> None:
@@ -172,8 +174,8 @@ def test_nobody_waits_longer_than_the_patience() -> None:
     assert play.alarm == 1000 + PATIENCE
     assert answers(play.later(PATIENCE - 1)) == []
     [told] = answers(play.later(1))
-    assert told.denial is not None
-    assert told.denial.code == "token_unavailable"
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "token_unavailable"
     assert play.phase is Phase.SPENDING
 
 
@@ -197,12 +199,14 @@ def test_callers_wait_while_a_store_is_away_for_a_moment_and_are_told_when_it_st
     assert answers(play.on(Demanded(1))) == []
     assert play.later(LOOK_EVERY) == [ReadStore()]
     assert answers(play.on(Failed(DOWN))) == []
-    assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore()]
-    assert answers(play.on(Failed(DOWN))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
-    assert answers(play.on(Demanded(2))) == [Answer(2, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
+    told = Denial("token_unavailable", "The store failed.", "Wait.", 1)
+    assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore(), Answer(1, told)]
+    assert answers(play.on(Demanded(2))) == [Answer(2, told)]
+    assert play.on(Failed(DOWN)) == []
+    assert answers(play.on(Demanded(3))) == [Answer(3, replace(told, retry_after=4))]
     assert play.later(LOOK_EVERY) == [ReadStore()]
     play.on(Read(grant()))
-    assert play.on(Demanded(3)) == [Answer(3)]
+    assert play.on(Demanded(4)) == [Answer(4)]
 
 
 def test_a_database_that_restarts_costs_no_call() -> None:
@@ -321,8 +325,8 @@ def test_an_authorization_lifts_a_verdict() -> None:
     condemned = grant(1, tokens(left=-1), verdict=Verdict(1.0, "refused"))
     play = Play().holding(condemned)
     [told] = answers(play.on(Demanded(1)))
-    assert told.denial is not None
-    assert told.denial.code == "reauthorization_required"
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "reauthorization_required"
     play.on(Authorized(2, tokens(2)))
     play.on(Read(condemned))
     play.locked(condemned)
@@ -364,7 +368,7 @@ def test_a_logout_revokes_then_forgets_and_keeps_counting() -> None:
     assert isinstance(write, WriteGrant)
     assert (write.expected, write.grant.generation, write.grant.tokens) == (4, 5, None)
     assert play.on(Written()) == [Answer(1), FreeLock()]
-    assert answers(play.on(Demanded(2)))[0].denial is not None
+    assert answers(play.on(Demanded(2)))[0].told is not Go.ON
 
 
 def test_a_logout_without_a_refresh_token_revokes_the_access_token() -> None:
@@ -543,9 +547,9 @@ def test_a_lost_lock_ends_the_repetition() -> None:
     [
         (NotSent("no connection"), "token_unavailable", 1),
         (NotSent("HTTP status 429", 120), "token_unavailable", 120),
-        (Refusal("temporarily_unavailable", "later"), "token_unavailable", 1),
-        (Refusal("invalid_client"), "misconfigured", MISCONFIGURED_PAUSE),
-        (Refusal("unauthorized_client", "not yours"), "misconfigured", MISCONFIGURED_PAUSE),
+        (Refusal("invalid_request", "later"), "token_unavailable", 2),
+        (Refusal("invalid_client", "", RefusalKind.CLIENT), "misconfigured", MISCONFIGURED_PAUSE),
+        (Refusal("unauthorized_client", "not yours", RefusalKind.CLIENT), "misconfigured", MISCONFIGURED_PAUSE),
     ],
 )
 def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
@@ -558,8 +562,8 @@ def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
 
     assert FreeLock() in effects
     [told] = answers(effects)
-    assert told.denial is not None
-    assert told.denial.code == code
+    assert isinstance(told.told, Denial)
+    assert told.told.code == code
     assert play.state.try_at == 1000 + pause
     assert play.state.grant == EXPIRED
 
@@ -589,15 +593,15 @@ def test_failures_in_a_row_make_the_pauses_longer() -> None:
 def test_a_refused_refresh_token_is_a_verdict_and_the_tokens_stay() -> None:
     play = Play().spending(EXPIRED)
     play.on(Demanded(1))
-    [write] = play.on(Answered(Refusal("invalid_grant", "gone")))
+    [write] = play.on(Answered(Refusal("invalid_grant", "gone", RefusalKind.VERDICT)))
     assert isinstance(write, WriteGrant)
     assert write.grant.generation == 1
     assert write.grant.tokens == EXPIRED.tokens
     [told] = answers(play.on(Written()))
 
-    assert told.denial is not None
-    assert told.denial.code == "reauthorization_required"
-    assert "invalid_grant: gone" in told.denial.detail
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "reauthorization_required"
+    assert "invalid_grant: gone" in told.told.detail
     assert play.reports == ["grant.refused"]
     assert play.later(3600) == [ReadStore()]
     assert play.on(Read(play.state.grant)) == []  # no token request ever again
@@ -608,7 +612,7 @@ def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
     suspicious = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(0.0, "x", "other/17"))
     play.locked(suspicious)
     play.on(Written())
-    [write] = play.on(Answered(Refusal("invalid_grant")))
+    [write] = play.on(Answered(Refusal("invalid_grant", "", RefusalKind.VERDICT)))
 
     assert isinstance(write, WriteGrant)
     assert write.grant.verdict is not None
@@ -617,7 +621,7 @@ def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
 
 def test_a_verdict_that_meets_a_newer_generation_is_dropped() -> None:
     play = Play().spending(EXPIRED)
-    play.on(Answered(Refusal("invalid_grant")))
+    play.on(Answered(Refusal("invalid_grant", "", RefusalKind.VERDICT)))
 
     assert play.on(Conflicted()) == [ReadStore()]
     assert play.on(Read(grant(2))) == [FreeLock()]

@@ -7,13 +7,13 @@ from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, deci
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 407, 500, 503])
 def test_only_a_401_is_ever_replayed(status: int) -> None:
-    assert decide(status=status, challenges=[], held=True, barred=False) is Decision.RELAY
+    assert decide(status, [], held=True, barred=False) is Decision.RELAY
 
 
 @pytest.mark.parametrize("challenges", [[], [b"Bearer"], [b'Bearer error="invalid_token"'], [b"Basic realm=x"]])
 def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) -> None:
-    assert decide(status=401, challenges=challenges, held=True, barred=False) is Decision.REPLAY
-    assert decide(status=401, challenges=challenges, held=False, barred=False) is Decision.NOT_REPLAYED
+    assert decide(401, challenges, held=True, barred=False) is Decision.REPLAY
+    assert decide(401, challenges, held=False, barred=False) is Decision.NOT_REPLAYED
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) ->
     ],
 )
 def test_a_missing_scope_is_relayed(challenge: bytes) -> None:
-    assert decide(status=401, challenges=[b"Basic", challenge], held=True, barred=False) is Decision.RELAY
+    assert decide(401, [b"Basic", challenge], held=True, barred=False) is Decision.RELAY
 
 
 def test_a_401_is_relayed_while_the_breaker_is_open() -> None:
-    assert decide(status=401, challenges=[], held=True, barred=True) is Decision.RELAY
+    assert decide(401, [], held=True, barred=True) is Decision.RELAY
 
 
 def test_the_breaker_opens_for_thirty_seconds_and_doubles_up_to_fifteen_minutes() -> None:

@@ -12,6 +12,7 @@ from krebit_proxy.errors import Refused
 from krebit_proxy.sandbox import Sandbox
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.processes import plain
+from tests.fakes.refusals import token_after_401
 from tests.stores.conftest import Place
 
 
@@ -54,7 +55,7 @@ class Site:
         try:
             self.sandbox.faults.token_lifetime = 3600
             found = await credentials.bearer()
-            token = (await credentials.bearer(rejected=found.generation)).field.decode().removeprefix("Bearer ")
+            token = (await token_after_401(credentials, found.generation)).field.decode().removeprefix("Bearer ")
             assert self.sandbox._grants.live(token, time.time())
         except Refused as refused:
             return f"{refused.code}: {refused.detail}"
