@@ -237,7 +237,7 @@ async def test_when_all_callers_have_left_the_next_one_is_answered(server: Autho
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "<html>", {}), (403, "blocked", {})])
+@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "<html>", {}), (408, "late", {})])
 async def test_an_unclear_outcome_presents_the_same_token_again(
     server: AuthorizationServer, tmp_path: Path, fault: object
 ) -> None:
