@@ -13,7 +13,9 @@ OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that res
 
 _SHORTEST: Final = 2.0  # seconds; a refresh token that is said to last less says nothing of use
 # What takes the store no time. To get the lock may: somebody else may be at a refresh.
-OF_THE_STORE: Final = frozenset({Phase.LOOKING, Phase.CHECKING, Phase.INTENDING})
+OF_THE_STORE: Final = frozenset(
+    {Phase.LOOKING, Phase.CHECKING, Phase.INTENDING, Phase.STORING, Phase.RECONCILING, Phase.RETRACTING}
+)
 _RENEWING: Final = frozenset(
     {Phase.LOCKING, Phase.CHECKING, Phase.INTENDING, Phase.SPENDING, Phase.PAUSING, Phase.STORING, Phase.RECONCILING}
 )

@@ -137,3 +137,22 @@ def test_a_path_is_open_at_most_fifteen_minutes_after_its_last_failure(
             breaker.reset(path)
             assert not breaker.is_open(path, now)
         assert not breaker.is_open(path, now + Breaker.LONGEST)
+
+
+def test_one_path_is_one_path_however_it_is_spelt() -> None:
+    breaker = Breaker()
+    breaker.trip(b"/api/a%62c?x=1", 0)
+
+    assert breaker.is_open(b"/api/abc", 1)
+    assert breaker.is_open(b"/api/%2561%62%63", 1)
+    assert not breaker.is_open(b"/api/abd", 1)
+    breaker.reset(b"/api/%61bc?y=2")
+    assert not breaker.is_open(b"/api/abc", 1)
+
+
+def test_a_403_that_says_that_the_token_is_bad_is_as_good_as_a_401() -> None:
+    bad = [b'Bearer realm="krebit", error="invalid_token"']
+
+    assert decide(403, bad, held=True, barred=False) is Decision.REPLAY
+    assert decide(403, [b'Bearer error="insufficient_scope"'], held=True, barred=False) is Decision.RELAY
+    assert decide(403, [], held=True, barred=False) is Decision.RELAY
