@@ -1,6 +1,7 @@
 """The status of the grant: what callers, people and probes are told about a state of `core.lifecycle`."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,7 +14,7 @@ OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that res
 
 _SHORTEST: Final = 2.0  # seconds; a refresh token that is said to last less says nothing of use
 # What takes the store no time. To get the lock may: somebody else may be at a refresh.
-OF_THE_STORE: Final = frozenset(
+_OF_THE_STORE: Final = frozenset(
     {Phase.LOOKING, Phase.CHECKING, Phase.INTENDING, Phase.STORING, Phase.RECONCILING, Phase.RETRACTING}
 )
 _RENEWING: Final = frozenset(
@@ -126,7 +127,7 @@ def _is_hopeful(state: State, caller: Waiter, now: Moment) -> bool:
         return False
     trouble = state.store_trouble
     lost = state.store_lost_at != NEVER and now.boot >= state.store_lost_at + OUTAGE
-    if state.phase in OF_THE_STORE:
+    if state.phase in _OF_THE_STORE:
         return not lost and now.boot < state.phase_since + OUTAGE
     if state.phase is Phase.LOCKING:
         return not lost
@@ -136,6 +137,26 @@ def _is_hopeful(state: State, caller: Waiter, now: Moment) -> bool:
     awaited = state.stranger is not None and now.boot < state.try_at
     outage = trouble is not None and trouble.code != "misconfigured" and not lost
     return (awaited or outage) and not state.stopping
+
+
+def answers_change_at(state: State, now: Moment) -> Iterator[float]:
+    """When those who wait get another answer than now, by the boot clock, if nothing happens before."""
+    if not state.callers:
+        return
+    fresh = state.fresh
+    for caller in state.callers:
+        yield caller.since + PATIENCE
+        if fresh and caller.refusal:
+            yield _upcoming(now.boot - fresh.age(now) + SETTLED, now)
+    if state.trust.suspected:
+        yield _upcoming(state.trust.probe_at, now)
+    yield _upcoming(state.store_lost_at + OUTAGE, now)
+    if state.phase in _OF_THE_STORE:
+        yield _upcoming(state.phase_since + OUTAGE, now)
+
+
+def _upcoming(at: float, now: Moment) -> float:
+    return at if at > now.boot else math.inf
 
 
 def denial(state: State, now: Moment) -> Denial:

@@ -9,22 +9,27 @@ Theory
 A refresh token may be good for one use only, a second use may kill the whole grant, and the answer to a use may be lost
 between the server and our disk. So:
 
-1.  *One at a time, over all processes.* A refresh token is spent only under the lock that all processes of a store
-    share, and only after the store was read again under that lock: who waited for it usually finds newer tokens there.
+1.  *One at a time, over all processes.* A process spends a refresh token only under the lock that all processes of a
+    store share, and only after it has read the store again under that lock: after a wait it usually finds newer tokens.
 2.  *Intent before, answer after.* The intent is stored before the token is spent. That is also the test that the store
     can be written: a token is never spent when the store has just refused a write. The answer is stored before it is
-    used. If that write fails the answer is used all the same, from memory, and the write is tried until it succeeds,
-    with the lock kept, so that nobody else spends the old token.
+    used. If that write fails, the answer is used all the same, from memory. The process keeps the lock and tries the
+    write until it succeeds, so that nobody else spends the old token.
 3.  *Compare and set.* Every write names the generation that it replaces. A generation is one set of tokens; a newer one
     is never overwritten by an older one. Intents and verdicts are notes on a generation.
-4.  *Only invalid_grant is a verdict.* It is stored if the generation is still the one that was refused; otherwise
-    somebody else was quicker and theirs is adopted. The tokens stay: nothing is ever deleted but by a logout.
+4.  *Only invalid_grant and its kin are a verdict.* It is stored if the generation is still the one that was refused;
+    otherwise another process was quicker, and its tokens are adopted. Any other definite refusal is a soft verdict when
+    it comes twice and no access token is left: a person is called, and the token is still tried. Nothing is ever
+    deleted but by a logout.
 5.  *Unclear is not failed.* When nobody knows whether the token was spent, the same token is presented again, twice at
     once and then with growing pauses: servers with a grace time answer again, and on strict ones nothing is lost that
     was not lost already. When it was certainly not spent, the intent is retracted and the lock freed between tries.
-6.  *A 401 is charged to the generation it was sent with*, so a hundred late ones cause one refresh.
-7.  *Callers wait only when no usable token is left* (see `core.grant_status`). They never own a refresh: leaving
-    cancels nothing.
+6.  *What can be read is kept.* A refresh token that comes without a usable access token is stored as the next
+    generation, with the old access token.
+7.  *A refused access token is suspected, not dead* (see `core.suspicion`). A 401 is charged to the generation that its
+    call was sent with, so a hundred late ones cause one refresh.
+8.  *Callers wait only for what may help them* (see `core.grant_status`). They never own a refresh: leaving cancels
+    nothing.
 
 The normal way through, one line for each phase (see `Phase`); every other arrow is a way back to IDLE:
 
@@ -34,8 +39,7 @@ An order of a person (`Authorized`, `LogoutAsked`) takes the same way as far as 
 `TRANSITIONS` is the whole table. A result in a phase that did not ask for it is an error that names both.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -79,9 +83,6 @@ from krebit_proxy.core.events import (
 from krebit_proxy.core.freshness import Freshness, Moment
 from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict
 from krebit_proxy.core.grant_status import (
-    OF_THE_STORE,
-    OUTAGE,
-    PATIENCE,
     answer,
     due_in,
     refresh_due,
@@ -89,7 +90,6 @@ from krebit_proxy.core.grant_status import (
     time_left,
 )
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.suspicion import SETTLED
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
@@ -204,7 +204,7 @@ def _answer_callers(state: State, now: Moment) -> Step:
 
 def _alarm(state: State, now: Moment) -> float:
     """The next moment, by the boot clock, at which something is due without anything happening before."""
-    times = [*_alarms_of_callers(state, now)] if state.callers else []
+    times = [*answers_change_at(state, now)]
     if state.phase is Phase.IDLE:
         times.append(state.look_at)
         if state.fresh and renewable(state):
@@ -217,24 +217,6 @@ def _alarm(state: State, now: Moment) -> float:
     elif state.phase in {Phase.PAUSING, Phase.UNSTORED}:
         times.append(state.run.until)
     return max(now.boot, min(times, default=now.boot + LOOK_EVERY))
-
-
-def _alarms_of_callers(state: State, now: Moment) -> Iterator[float]:
-    """When those who wait get another answer than before."""
-    fresh = state.fresh
-    for caller in state.callers:
-        yield caller.since + PATIENCE
-        if fresh and caller.refusal:
-            yield _upcoming(now.boot - fresh.age(now) + SETTLED, now)
-    if state.trust.suspected:
-        yield _upcoming(state.trust.probe_at, now)
-    yield _upcoming(state.store_lost_at + OUTAGE, now)
-    if state.phase in OF_THE_STORE:
-        yield _upcoming(state.phase_since + OUTAGE, now)
-
-
-def _upcoming(at: float, now: Moment) -> float:
-    return at if at > now.boot else math.inf
 
 
 # What the store holds
