@@ -82,13 +82,7 @@ from krebit_proxy.core.events import (
 )
 from krebit_proxy.core.freshness import Freshness, Moment
 from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict
-from krebit_proxy.core.grant_status import (
-    answer,
-    due_in,
-    refresh_due,
-    renewable,
-    time_left,
-)
+from krebit_proxy.core.grant_status import answer, answers_change_at, due_in, refresh_due, renewable, time_left
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
