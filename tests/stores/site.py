@@ -10,6 +10,7 @@ from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused
 from krebit_proxy.sandbox import Sandbox
+from krebit_proxy.sandbox.grants import Terms
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.processes import plain
 from tests.fakes.refusals import token_after_401
@@ -20,7 +21,7 @@ async def family(sandbox: Sandbox, *, left: float) -> Tokens:
     """The tokens of a new consent, of which the access token has `left` seconds for us."""
     now = time.time()
     code = sandbox._grants.code(None, None, now)
-    pair = sandbox._grants.exchange(code, None, None, lifetime=60, now=now)
+    pair = sandbox._grants.exchange(code, None, None, terms=Terms(60), now=now)
     assert pair.refresh_token is not None
     return Tokens(Secret(pair.access_token), Secret(pair.refresh_token), now + left - 60, now + left)
 
