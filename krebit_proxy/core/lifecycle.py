@@ -94,11 +94,13 @@ AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeate
 MISCONFIGURED_PAUSE: Final = 60.0  # seconds; only a person can help, so there is no hurry
 SUPERSEDED: Final = Denial(
     "token_unavailable",
-    "Somebody else authorized, or logged out, while this had to wait for the store; that counts.",
-    "Look at the status page, and do it again if it is still wanted.",
+    "Somebody else authorized the proxy, or logged it out, while this waited for the store. The later change counts.",
+    "Check the status page. Repeat this if you still want it.",
 )
 LOCK_LOST: Final = Denial(
-    "token_unavailable", "The lock of the grant store was lost.", "It is tried again; so should you."
+    "token_unavailable",
+    "The proxy lost the lock of the grant store.",
+    "The proxy keeps trying. Retry your request later.",
 )
 LOOK_EVERY: Final = 4.0  # seconds; a new authorization or a logout elsewhere is seen within five
 LONGEST_PAUSE: Final = 60.0  # seconds between attempts
@@ -303,7 +305,7 @@ def _intended(state: State, _: Written, now: Moment) -> Step:
     # A store that had been set back holds our generation again from here on.
     state = _recovered(replace(state, grant=grant, run=replace(state.run, base=grant.generation)))
     if state.stopping:
-        return _retract(state, _unavailable("the proxy is stopping"), now)
+        return _retract(state, Denial("token_unavailable", "The proxy is stopping.", "Retry your request later."), now)
     return _spend(state, now)
 
 
@@ -334,7 +336,7 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
         case Refusal(error, description, RefusalKind.CLIENT):
             trouble = Denial(
                 "misconfigured",
-                f"Krebit does not accept this client ({_cause(error, description)}).",
+                f"Krebit does not accept this client. It said: {_sentence(_cause(error, description))}",
                 "Check client_id, client_secret and oauth.client_auth.",
             )
             return _retract(state, trouble, now, pause=MISCONFIGURED_PAUSE)
@@ -377,7 +379,7 @@ def _refused(state: State, refusal: Refusal, now: Moment) -> Step:
         return _retract(state, _unavailable(words), now, pause=REPEATED_AFTER)
     verdict = Denial(
         "reauthorization_required",
-        f"Krebit refuses to renew the access token. It says: {words}.",
+        f"Krebit refuses to renew the access token. It says: {_sentence(words)}",
         "Open /setup in a browser to authorize again. The proxy keeps trying.",
     )
     told = () if state.soft_verdict else (_report("grant.refused", "error", reason=verdict.detail, final=False),)
@@ -404,10 +406,10 @@ def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) ->
 
 def _condemn(state: State, cause: str, now: Moment) -> Step:
     """The compare-and-set of the verdict is also the second look: it fails if somebody stored a newer generation."""
-    reason = f"Krebit refused the refresh token ({cause})."
+    reason = f"Krebit refused the refresh token. It said: {_sentence(cause)}"
     if state.run.suspect:
         at = datetime.fromtimestamp(state.run.suspect.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        reason += f" It was probably spent at {at} by {state.run.suspect.holder}, whose answer was lost."
+        reason += f" {state.run.suspect.holder} probably used the token at {at}, and the response was lost."
     condemned = replace(given(state.grant), intent=None, verdict=Verdict(now.wall, reason))
     return _write(replace(state, refreshed="invalid_grant", run=replace(state.run, pending=condemned)))
 
@@ -438,7 +440,11 @@ def _refresh_token(state: State) -> Secret:
 
 
 def _cause(error: str, description: str) -> str:
-    return f"{error}: {description.rstrip('.')}" if description else error
+    return f"{error}: {description}" if description else error
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 # What a process believes of the grant, and the writes that must not be lost
@@ -639,7 +645,11 @@ def _pause(failures: int, now: Moment, *, longest: float) -> float:
 
 def _unavailable(reason: str) -> Denial:
     """The token endpoint brought nothing for now."""
-    return Denial("token_unavailable", f"The token endpoint failed: {reason}.", "It is tried again; so should you.")
+    return Denial(
+        "token_unavailable",
+        f"Krebit's token endpoint failed: {_sentence(reason)}",
+        "The proxy keeps trying. Retry your request later.",
+    )
 
 
 def _announcement(grant: Grant, order: Authorized | LogoutAsked | None) -> Report:

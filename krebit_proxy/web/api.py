@@ -171,33 +171,28 @@ class Api:
             self._accepted = bearer
             self._credentials.accepted(bearer)
 
-    async def _after_refusal(self, call: Call, target: bytes, kept: Kept, first: SentRequest) -> SentRequest:
+    async def _after_refusal(self, call: Call, target: bytes, kept: Kept, refused: SentRequest) -> SentRequest:
         """The upstream refused the token: sends the request again, once, with a better one, if one is to be had.
 
         Returns what is to be relayed. A token that is so young that not all of the upstream may know it is tried a
-        second time before it is given up, so one request may be sent three times.
+        second time before anything is concluded, so a request may be sent three times.
 
         Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
         not_replayed.
         """
-        barred = not self._renewed_since(first) and self._breaker.is_open(target, monotonic())
-        decision = decide(first.response.status, _challenges(first.response), held=kept.complete, barred=barred)
+        barred = not self._renewed_since(refused) and self._breaker.is_open(target, monotonic())
+        decision = decide(refused.response.status, _challenges(refused.response), held=kept.complete, barred=barred)
         if decision is Decision.RELAY:
-            if first.response.status != 401:
-                self._accept(first.bearer)
+            if refused.response.status != 401:
+                self._accept(refused.bearer)
             self._metrics.replayed("relayed")
-            return first
-        try:
-            await first.stop_sending()
-            fresh = await self._credentials.after_401(first.bearer, repeated=call.replayed)
-        except BaseException:
-            first.abort()
-            raise
+            return refused
+        fresh = await self._better_bearer(refused, repeated=call.replayed)
         if fresh is None:
             self._breaker.trip(target, monotonic())
             self._metrics.replayed("relayed")
-            return first
-        await first.discard()
+            return refused
+        await refused.discard()
         if decision is Decision.NOT_REPLAYED:
             self._metrics.replayed("not_held")
             raise Refused(
@@ -206,18 +201,27 @@ class Api:
                 hint="Send the request again.",
                 retry_after=1,
             )
-        again = fresh.generation == first.bearer.generation
-        repeated, call.replayed = call.replayed, True
-        second = await self._send(call, target, fresh, kept)
-        if second.response.status != 401:
+        settled = fresh.generation == refused.bearer.generation and not call.replayed
+        call.replayed = True
+        sent = await self._send(call, target, fresh, kept)
+        if sent.response.status != 401:
             self._accept(fresh)
             self._metrics.replayed("done")
-        elif again and not repeated:
-            return await self._after_refusal(call, target, kept, second)
+        elif settled:
+            return await self._after_refusal(call, target, kept, sent)
         else:
             self._breaker.trip(target, monotonic())
             self._metrics.replayed("refused_again")
-        return second
+        return sent
+
+    async def _better_bearer(self, refused: SentRequest, *, repeated: bool) -> Bearer | None:
+        """What the credentials offer instead. Meanwhile the 401 is kept, since it may have to be relayed."""
+        try:
+            await refused.stop_sending()
+            return await self._credentials.after_401(refused.bearer, repeated=repeated)
+        except BaseException:
+            refused.abort()
+            raise
 
     def _renewed_since(self, sent: SentRequest) -> bool:
         """Another request may have brought a newer token meanwhile: to send this one again costs no refresh then."""

@@ -619,7 +619,7 @@ def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
 
     assert isinstance(write, WriteGrant)
     assert write.grant.verdict is not None
-    assert "1970-01-01 00:00:00 UTC by other/17" in write.grant.verdict.reason
+    assert "other/17 probably used the token at 1970-01-01 00:00:00 UTC" in write.grant.verdict.reason
 
 
 def test_a_verdict_that_meets_a_newer_generation_is_dropped() -> None:
