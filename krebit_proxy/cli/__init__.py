@@ -45,7 +45,7 @@ COMMANDS: Final = {
     "health": "Check that the proxy is running, for container probes.",
     "policy": "Find out which requests your tools send, and allow only those.",
     "key": "Create and rotate the keys that encrypt the grant.",
-    "grant": "Move the grant to another machine, or import one from another program.",
+    "grant": "Move the grant to another machine, or import one.",
     "logout": "Delete the grant.",
     "sandbox": "Start only the stand-in for Krebit.",
 }
@@ -75,11 +75,17 @@ class _Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @common_options
 def _krebit_proxy() -> None:
-    """Adds OAuth 2.0 tokens to requests for Krebit's API, for tools that cannot log in.
+    r"""Adds OAuth tokens to Krebit API requests, for tools that cannot log in.
 
-    Reads settings from the first of these files: --config PATH, $KREBIT_PROXY_CONFIG, ./config.yaml,
-    $XDG_CONFIG_HOME/krebit-proxy/config.yaml, /etc/krebit-proxy/config.yaml. Environment variables win over the
-    file, for example KREBIT_PROXY_CLIENT_ID.
+    \b
+    The settings file is the first of these:
+      --config PATH
+      $KREBIT_PROXY_CONFIG
+      ./config.yaml
+      $XDG_CONFIG_HOME/krebit-proxy/config.yaml
+      /etc/krebit-proxy/config.yaml
+
+    Environment variables win over the file, for example KREBIT_PROXY_CLIENT_ID.
 
     Exit status: 0 success, 1 failure, 2 wrong usage or invalid settings.
     """

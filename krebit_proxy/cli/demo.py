@@ -58,8 +58,8 @@ _SET_UP: Final = "1. Setup is already done: the grant is still there."
 def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool) -> int:
     """Try the proxy with a stand-in for Krebit, without any settings.
 
-    The demo prints what to open, what to type and what to watch. It needs no network and no account. Proxy and
-    stand-in listen on this computer only, on ports 8321 and 8322, or on free ports if those are taken.
+    The demo prints what to open, what to type and what to watch. It needs no network and no account. The proxy
+    and the stand-in listen on this computer only, on ports 8321 and 8322, or on free ports if those are taken.
 
     With --once, the demo needs no browser and exits with status 0 only if every step works.
     """

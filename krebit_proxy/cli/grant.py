@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.group
 @common_options
 def grant() -> None:
-    """Move the grant to another machine, or import one from another program.
+    """Move the grant to another machine, or import one.
 
     To set up a server without a browser, run `krebit-proxy grant import` on the server. It prints an address. Run
     `krebit-proxy grant export ADDRESS` on the computer that has the grant. It prints the grant, encrypted for that

@@ -23,7 +23,7 @@ def _size(value: Any) -> int:
         return value
     match = re.fullmatch(r"(\d+)\s*([KMG]iB|B|)", str(value), re.IGNORECASE)
     if match is None:
-        raise wrong("is not a size; write a number of bytes, or for example 16KiB or 1MiB")
+        raise wrong("is not a size; write for example 65536, 16KiB or 1MiB")
     return int(match[1]) * _UNITS[match[2].upper()]
 
 

@@ -165,7 +165,7 @@ access: {cookies: eat, allow: [{path: /api/x}]}
         "config.yaml:10: limits.drain: must be more than 0",
         "config.yaml:11: access.allow[0].path: is not a setting; did you mean access.allow.paths?",
         "config.yaml:11: access.cookies: must be 'drop' or 'forward'",
-        "KREBIT_PROXY_REPLAY__MAX_BODY: replay.max_body: is not a size; write a number of bytes, or for example 16KiB or 1MiB",
+        "KREBIT_PROXY_REPLAY__MAX_BODY: replay.max_body: is not a size; write for example 65536, 16KiB or 1MiB",
     ]
 
 
