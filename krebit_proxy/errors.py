@@ -1,49 +1,49 @@
 """The few exceptions of the program. Each carries a code, an HTTP status and a hint for a person.
 
-A class exists only where somebody catches it. Texts say what happened (`detail`) and what to do next (`hint`),
-and never hold a token, a code, a secret or a query string: they are shown to callers and written to logs.
+A class exists only if some code catches it. `detail` says what happened, `hint` says what to do next. Callers and logs
+see both texts, so they never contain a token, a code, a secret or a query string.
 """
 
 from typing import Final
 
-# code -> (HTTP status, title). The contract with callers; they tell our errors from Krebit's by these codes.
+# code -> (HTTP status, title). Callers tell our errors from Krebit's by the codes, so codes never change.
 CODES: Final[dict[str, tuple[int, str]]] = {
-    "setup_required": (503, "Setup is needed"),
-    "reauthorization_required": (503, "A new authorization is needed"),
-    "misconfigured": (503, "The settings do not work"),
-    "token_unavailable": (503, "No valid token for now"),
+    "setup_required": (503, "Setup required"),
+    "reauthorization_required": (503, "New authorization required"),
+    "misconfigured": (503, "The proxy is misconfigured"),
+    "token_unavailable": (503, "No valid token right now"),
     "not_replayed": (503, "Send the request again"),
     "overloaded": (503, "Too many connections"),
-    "upstream_unreachable": (502, "The upstream cannot be reached"),
-    "upstream_invalid": (502, "The upstream's answer is not valid HTTP"),
-    "upstream_timeout": (504, "The upstream did not answer in time"),
+    "upstream_unreachable": (502, "Krebit cannot be reached"),
+    "upstream_invalid": (502, "Krebit's response is not valid HTTP"),
+    "upstream_timeout": (504, "Krebit did not respond in time"),
     "bad_request": (400, "The request is not valid HTTP"),
-    "header_too_large": (431, "The request's head is too large"),
-    "uri_too_long": (414, "The request target is too long"),
+    "header_too_large": (431, "The request header is too large"),
+    "uri_too_long": (414, "The URL is too long"),
     "request_timeout": (408, "The request took too long to arrive"),
     "version_not_supported": (505, "This HTTP version is not supported"),
-    "expectation_failed": (417, "This expectation is not supported"),
+    "expectation_failed": (417, "This Expect header is not supported"),
     "not_implemented": (501, "This is not supported"),
-    "not_forwarded": (404, "Only /api/ is forwarded"),
+    "not_forwarded": (404, "Only paths under /api/ are forwarded"),
     "forbidden_path": (403, "This path is not allowed"),
     "method_not_allowed": (405, "This method is not allowed"),
-    "cross_site": (403, "Requests from other web sites are refused"),
-    "client_not_allowed": (403, "This caller is not allowed"),
-    "host_not_allowed": (421, "This host name is not served"),
-    "client_key_required": (401, "A client key is needed"),
+    "cross_site": (403, "Requests from other websites are blocked"),
+    "client_not_allowed": (403, "This client is not allowed"),
+    "host_not_allowed": (421, "This host name is not allowed"),
+    "client_key_required": (401, "Client key required"),
     "rate_limited": (429, "Too many requests"),
-    # Our own pages only, never in answer to an API call:
+    # For our own pages only, never for an API call:
     "setup_closed": (410, "Setup is closed"),
-    "setup_failed": (400, "The authorization did not work"),
-    "setup_key_required": (403, "A one-time key is needed"),
+    "setup_failed": (400, "The authorization failed"),
+    "setup_key_required": (403, "One-time key required"),
 }
 
-# Those that a person ends at /setup.
+# Errors that a person resolves at /setup.
 SETUP_CODES: Final = frozenset({"setup_required", "reauthorization_required"})
 
 
 class ProxyError(Exception):
-    """What all our errors share: `detail` says what is wrong, `hint` what to do about it."""
+    """The base of all our errors. `detail` says what is wrong, `hint` says what to do."""
 
     code: str = "misconfigured"
 
@@ -54,19 +54,19 @@ class ProxyError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status that answers this error."""
+        """The HTTP status of the answer."""
         return CODES[self.code][0]
 
     @property
     def title(self) -> str:
-        """A short sentence for the kind of error, the same each time (RFC 9457, 3.1.3)."""
+        """A short summary that is the same for each error with this code (RFC 9457, 3.1.3)."""
         return CODES[self.code][1]
 
 
 class Refused(ProxyError):
     """A request that we answer ourselves.
 
-    `code` is one of `CODES`; `retry_after` is whole seconds or None; `allow` are the methods that a 405 leaves.
+    `code` is a key of `CODES`. `retry_after` is in whole seconds. `allow` lists the methods that a 405 still allows.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Refused(ProxyError):
 
 
 class SettingsError(ProxyError):
-    """Settings that can not work. `problems` lists every one, each a line ready to print."""
+    """Invalid settings. `problems` has one line for each problem, ready to print."""
 
-    def __init__(self, problems: list[str], *, hint: str = "config.example.yaml explains every setting") -> None:
+    def __init__(self, problems: list[str], *, hint: str = "see config.example.yaml for all settings") -> None:
         super().__init__("\n".join(problems), hint=hint)
         self.problems = problems
 
 
 class StoreError(ProxyError):
-    """The grant store cannot be read, locked or written. The grant that it holds is untouched.
+    """The grant store cannot be read, locked or written. The stored grant is unchanged.
 
-    `code` is "misconfigured" where only a person can help, "token_unavailable" where time may.
+    `code` is "misconfigured" if a person must act, "token_unavailable" if it may pass by itself.
     """
 
     def __init__(self, detail: str, *, hint: str = "", code: str = "misconfigured") -> None:
@@ -104,8 +104,8 @@ class StoreError(ProxyError):
 
 
 class StoreBusyError(StoreError):
-    """Another process holds the lock of the store for longer than we were ready to wait."""
+    """Another process held the lock of the store for longer than our time-out."""
 
 
 class StoreConflictError(StoreError):
-    """A compare-and-set found another generation than the expected one: somebody else was quicker."""
+    """Another process wrote first: compare-and-set found a different generation than expected."""

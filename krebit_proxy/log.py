@@ -1,15 +1,15 @@
-"""What is written to standard error: one line for each event, for people on a terminal and as JSON elsewhere.
+"""The log on standard error: one line for each event, readable on a terminal, JSON elsewhere.
 
-    log = structlog.get_logger()          # where each request writes one: structlog.get_logger().bind(), once
+    log = structlog.get_logger()          # on the hot path, once: structlog.get_logger().bind()
     log.info("request.done", method="GET", path="/api/x", status=200)
 
-An event is a dotted name with flat values. Nothing secret gets out, by construction and not by care: a `Secret` is
-masked by its type, a path loses its query, an exception is named by its type and its places in the code (its text may
-hold what somebody sent), and what other libraries log is cut down in the same way. Control characters, which could
-take over a terminal or forge a line, are escaped.
+An event is a dotted name with flat values. The log cannot leak secrets: `Secret` masks itself, a path loses its query,
+and an exception shows only its type and its places in the code, because its text may contain data of a request. The
+same holds for messages of other libraries. Control characters are escaped: they could take over a terminal or forge a
+line.
 
-It is cheap, since one event is written for each request: one processor makes the line, and the lines of a hundredth of
-a second are written together, errors at once.
+The log is cheap, because each request writes an event. One processor makes the line. Lines are written together every
+hundredth of a second, errors at once.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Event = MutableMapping[str, Any]
 
 _COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
-_MOMENT: Final = 0.01  # seconds that a line may wait for others
+_MOMENT: Final = 0.01  # seconds that a line waits for others
 
 
 class LogSettings(Protocol):
@@ -44,7 +44,7 @@ class LogSettings(Protocol):
 
     @property
     def level(self) -> str:
-        """The least that is written."""
+        """The lowest level to write."""
 
     @property
     def format(self) -> str:
@@ -52,15 +52,15 @@ class LogSettings(Protocol):
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Sends every event from now on to `stream`, standard error if None. May be called again.
+    """Sends all events to `stream` from now on (None: standard error). May be called again.
 
-    `settings.access` is for whoever writes `request.done`: it is not filtered here.
+    Does not look at `settings.access`. The code that writes `request.done` does.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
     console = settings.format == "console" or (settings.format == "auto" and terminal)
     _writer.open(stream)
-    # In place: loggers that were used before hold this list, and hear of the change by that.
+    # In place, because loggers that are already in use hold this list.
     _processors[:] = [_Console(colours=terminal) if console else _json]
     _quick[0] = settings.level in {"debug", "info"}
     structlog.configure(
@@ -84,8 +84,8 @@ def request_done(
     seconds: float,
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """The one event that each request writes: `log.info("request.done", ..., **more)`, for a small part of its cost."""
-    # What is out of the ordinary goes the ordinary way.
+    """Writes the event of a request. The same as `log.info("request.done", ..., **more)`, but much cheaper."""
+    # Unusual events take the usual, slower way.
     if _quick[0] and _processors[0] is _json and more is None and "?" not in path and "\x7f" not in path + caller:
         _writer.info(
             f'{{"timestamp":"{_timestamp()}","level":"info","event":"request.done","request_id":{_quoted(request_id)},'
@@ -108,7 +108,7 @@ def request_done(
 
 
 def flush() -> None:
-    """Writes out what is still waiting to be written."""
+    """Writes all waiting lines."""
     _writer.flush()
 
 
@@ -133,7 +133,7 @@ def _line(level: str, name: str, event: Event) -> str:
             line += f',"{key}":{value}'
         else:
             line += f',"{key}":{_encode(value)}'
-    # ASCII alone is left now, and of that all that is control is escaped but this one.
+    # Only ASCII is left here, and JSON escapes all its control characters except this one.
     return (line if "\x7f" not in line else line.replace("\x7f", "\\u007f")) + "}"
 
 
@@ -161,7 +161,7 @@ def _without_query(event: Event) -> None:
 
 
 def _simple(value: object) -> object:
-    """A value that is no text, number or list, as something that gives nothing away."""
+    """Turns a value of another type into one that JSON knows, without revealing a secret."""
     match value:
         case Secret():
             return MASK
@@ -186,10 +186,10 @@ def _printable(value: object) -> str:
 
 
 def _timestamp() -> str:
-    """Now, in UTC, to the millisecond."""
+    """The current time in UTC, with milliseconds."""
     now = int(time.time() * 1000)
     if now != _now[0]:
-        # Many events fall into one millisecond, and nearly all into the second of the one before.
+        # Many events share a millisecond, and most share the second of the event before.
         second, millisecond = divmod(now, 1000)
         if second != _second[0]:
             _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -203,7 +203,7 @@ _second: Final[list[Any]] = [0, ""]
 
 
 def _failure(error: BaseException | bool | None) -> dict[str, str]:
-    """Type and places of an exception. Neither its text nor any variable: both may hold what was sent."""
+    """Type and places of an exception, but not its text and no variables: both may contain data of a request."""
     if not isinstance(error, BaseException):
         error = sys.exception() if error else None
     if error is None:
@@ -216,11 +216,11 @@ def _places(trace: TracebackType | None) -> str:
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
-# Where it goes
+# The stream
 
 
 class _Writer:
-    """Collects lines and writes them together: one call to the system for many of them."""
+    """Collects lines and writes many of them with one system call."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -228,12 +228,12 @@ class _Writer:
         self._stream: TextIO | None = None
 
     def open(self, stream: TextIO) -> None:
-        """Writes to `stream` from now on; what waits still goes to the stream before."""
+        """Writes to `stream` from now on. Waiting lines still go to the previous stream."""
         self.flush()
         self._stream = stream
 
     def info(self, line: str) -> None:
-        """Takes a line; it is written in a moment, or at the end of the process."""
+        """Adds a line. It is written soon, at the latest when the process ends."""
         lines = self._lines
         lines.append(line)
         if len(lines) == 1:
@@ -245,14 +245,14 @@ class _Writer:
     debug = info
 
     def error(self, line: str) -> None:
-        """Takes a line and writes it at once: the next thing may be the end of the process."""
+        """Adds a line and writes at once, because the process may end next."""
         self._lines.append(line)
         self.flush()
 
     warning = critical = error
 
     def flush(self) -> None:
-        """Writes all lines. A log that cannot be written must not stop the proxy."""
+        """Writes all lines. Ignores write errors, because they must not stop the proxy."""
         if not self._lines or self._stream is None:
             return
         text = "\n".join(self._lines) + "\n"
@@ -264,20 +264,20 @@ class _Writer:
 
 _writer: Final = _Writer()
 _processors: Final[list[Any]] = []
-_quick: Final = [False]  # whether events of level info are written
+_quick: Final = [False]  # whether level info is written
 atexit.register(flush)
 
 
-# What others log
+# Other libraries
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class _Foreign(logging.Handler):
-    """Records of other libraries: who, where and what kind, without their text, which may hold octets of a request."""
+    """Logs records of other libraries by logger and place, without their text: it may contain data of a request."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one record as an event of our own."""
+        """Writes one record as an event."""
         error = record.exc_info[1] if record.exc_info else None
         level = "error" if record.levelno >= logging.ERROR else "warning"
         place = f"{record.module}:{record.lineno} {record.funcName}"

@@ -1,4 +1,4 @@
-"""What the kernel still holds for the other side of a connection."""
+"""How much data the kernel still holds for the other side of a connection."""
 
 import sys
 
@@ -13,8 +13,8 @@ else:
 
     def unacknowledged(descriptor: int) -> int:
         """Octets written to a socket that the other side has not taken yet; 0 where the system does not tell."""
-        # A socket is writable again when a third of its buffer is free, which may be megabytes: a slow peer has taken
-        # something long before.
+        # A socket becomes writable when a third of its buffer is free, which may be megabytes. This number shows much
+        # earlier that a slow peer reads.
         try:
             return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         except (OSError, ValueError):

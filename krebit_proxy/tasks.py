@@ -1,4 +1,4 @@
-"""The one place that starts tasks: it keeps them alive and says so when one fails."""
+"""Starts all tasks. asyncio itself neither keeps a task alive nor logs its failure."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,7 +12,7 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Starts `coroutine` as a task called `name`, holds it until it ends, and logs an exception nobody awaited."""
+    """Starts a task, holds a reference until it ends, and logs its exception."""
     task = asyncio.get_running_loop().create_task(coroutine, name=name)
     _running.add(task)
     task.add_done_callback(_ended)

@@ -27,7 +27,7 @@ def _add(ca_file: Path, context: ssl.SSLContext) -> str | None:
     try:
         context.load_verify_locations(cafile=ca_file)
     except ssl.SSLError:
-        return f"{ca_file} holds no certificate; give a PEM file with the authority's"
+        return f"{ca_file} contains no certificate; it must be a PEM file with certificates"
     except OSError as error:
         return f"{ca_file} cannot be read: {error.strerror}"
     return None

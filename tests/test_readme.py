@@ -53,12 +53,10 @@ def test_the_settings_that_it_names_exist() -> None:
     assert named - known == set()
 
 
-def test_the_codes_that_it_names_exist() -> None:
-    table = re.findall(r"^\|[^|]*\| 50\d ([^|]*)\|", README, re.MULTILINE)
-    named = {code for cell in table for code in re.findall(r"`([a-z_]+)`", cell)}
+def test_each_code_has_a_heading_with_its_status() -> None:
+    told = dict(re.findall(r"^### ([a-z_]+)\n\n(\d+)\b", README, re.MULTILINE))
 
-    assert named
-    assert named - CODES.keys() == set()
+    assert told == {code: str(status) for code, (status, _) in CODES.items()}
 
 
 def test_the_files_that_it_links_exist() -> None:

@@ -33,7 +33,7 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]
             file.write_text("not a certificate")
         case _:
             file.touch()
-    return file, f"{file} holds no certificate; give a PEM file with the authority's"
+    return file, f"{file} contains no certificate; it must be a PEM file with certificates"
 
 
 def test_a_file_that_cannot_be_used_is_told_of_with_the_setting(unusable: tuple[Path, str]) -> None:

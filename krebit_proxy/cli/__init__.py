@@ -1,7 +1,7 @@
 """The command line. Each command has its own module, which is loaded when the command is used.
 
-This floor alone reads argv and the environment. `main` is the one place where errors become an exit code and two
-lines: what is wrong, and what to do.
+Only this floor reads argv and the environment. `main` alone turns an error into an exit status and two lines: what is
+wrong, and what to do.
 """
 
 import errno
@@ -23,31 +23,31 @@ DONE: Final = 0
 FAILED: Final = 1
 WRONG_USE: Final = 2
 
-_LOOK_AROUND: Final = "krebit-proxy check looks at the surroundings"
+_CHECK: Final = "run `krebit-proxy check`"
 _TO_DO: Final = {
-    errno.EEXIST: "move it away, or choose another name",
-    errno.ENOENT: "make its folder first, or choose another place",
-    errno.ENOTDIR: "choose another place",
-    errno.EACCES: "look at its owner and its mode, or choose another place",
-    errno.EROFS: "choose a place that can be written",
-    errno.ENOSPC: "make room on the disk",
+    errno.EEXIST: "move it, or choose another name",
+    errno.ENOENT: "create its folder first, or choose another path",
+    errno.ENOTDIR: "choose another path",
+    errno.EACCES: "check its owner and permissions, or choose another path",
+    errno.EROFS: "choose a path on a writable disk",
+    errno.ENOSPC: "free some disk space",
 }
 
-# In the order in which a person meets them.
+# In the order in which a new user needs them.
 COMMANDS: Final = {
-    "demo": "Try it out: sandbox and proxy together, nothing to configure.",
-    "init": "Write a settings file by asking, or from flags.",
-    "check": "Look whether everything is in place, and say what is not.",
+    "demo": "Try the proxy with a stand-in for Krebit, without any settings.",
+    "init": "Write a settings file.",
+    "check": "Check that everything is in place.",
     "run": "Start the proxy in the foreground.",
-    "setup": "Authorize the proxy in a browser, once.",
+    "setup": "Authorize the proxy once, in a browser.",
     "status": "Show the state of the grant.",
-    "wait": "Wait until requests are authenticated.",
-    "health": "Probe whether the proxy serves, for containers.",
-    "policy": "Find out which requests callers need, and allow no others.",
-    "key": "Make and change the keys that encrypt the stored grant.",
-    "grant": "Move the grant from one machine to another, or in from another program.",
-    "logout": "Forget the grant.",
-    "sandbox": "Start the stand-in for Krebit alone.",
+    "wait": "Wait until the proxy is ready.",
+    "health": "Check that the proxy is running, for container probes.",
+    "policy": "Find out which requests your tools send, and allow only those.",
+    "key": "Create and rotate the keys that encrypt the grant.",
+    "grant": "Move the grant to another machine, or import one.",
+    "logout": "Delete the grant.",
+    "sandbox": "Start only the stand-in for Krebit.",
 }
 
 
@@ -55,18 +55,18 @@ class _Commands(click.Group):
     """Lists the commands without loading them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click calls it
-        """The names of all commands, in the order in which a person meets them."""
+        """In the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command called `cmd_name`, loaded only now; None if there is none."""
+        """Imports the module of the command. None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"krebit_proxy.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Writes all commands into the help, in that order, without loading them."""
+        """Uses the summaries in `COMMANDS`, so that no module is imported."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -75,23 +75,29 @@ class _Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @common_options
 def _krebit_proxy() -> None:
-    """Lets tools without any authentication use Krebit's API through localhost.
+    r"""Adds OAuth tokens to Krebit API requests, for tools that cannot log in.
 
-    The settings come from --config, else $KREBIT_PROXY_CONFIG, ./config.yaml,
-    $XDG_CONFIG_HOME/krebit-proxy/config.yaml or /etc/krebit-proxy/config.yaml; each may also come from the
-    environment, e.g. KREBIT_PROXY_CLIENT_ID.
+    \b
+    The settings file is the first of these:
+      --config PATH
+      $KREBIT_PROXY_CONFIG
+      ./config.yaml
+      $XDG_CONFIG_HOME/krebit-proxy/config.yaml
+      /etc/krebit-proxy/config.yaml
 
-    Exit status: 0 done, 1 failed, 2 wrong use or wrong settings.
+    Environment variables win over the file, for example KREBIT_PROXY_CLIENT_ID.
+
+    Exit status: 0 success, 1 failure, 2 wrong usage or invalid settings.
     """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Takes the arguments without the program's name, and returns the exit status."""
+    """Runs one command and returns its exit status. `argv` does not include the program's name."""
     _have_streams()
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
-    except Exception as error:  # noqa: BLE001  the last stop before the person
+    except Exception as error:  # noqa: BLE001  no error gets past here
         if invocation.debug:
             traceback.print_exc()
         return _report(error)
@@ -101,10 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _have_streams() -> None:
-    """Leads to nowhere what the caller has closed of standard input, output and error.
+    """Opens /dev/null for each of standard input, output and error that the parent process has closed.
 
-    Else a file or a socket would get its number: something might be printed into it, and libuv ends the process when
-    it is closed.
+    Otherwise a file or a socket gets that number. We would print into it, and libuv ends the process when it is closed.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -114,7 +119,7 @@ def _have_streams() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Says what is wrong and what to do, and returns the exit status for it."""
+    """Prints what is wrong and what to do. Returns the exit status."""
     match error:
         case click.exceptions.Abort():
             terminal.complain("stopped")
@@ -123,7 +128,7 @@ def _report(error: Exception) -> int:
             return WRONG_USE
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "krebit-proxy"
-            terminal.complain(error.format_message(), hint=f"{path} --help shows what can be used")
+            terminal.complain(error.format_message(), hint=f"run `{path} --help`")
             return WRONG_USE
         case click.ClickException():
             terminal.complain(error.format_message())
@@ -135,10 +140,10 @@ def _report(error: Exception) -> int:
         case OSError():
             what, _, to_do = (error.strerror or str(error)).partition("; ")
             named = f"{error.filename}: {what}" if error.filename else what
-            terminal.complain(named, hint=to_do or _TO_DO.get(error.errno or 0, _LOOK_AROUND))
+            terminal.complain(named, hint=to_do or _TO_DO.get(error.errno or 0, _CHECK))
         case _:
-            what = f"{type(error).__name__}, a mistake in krebit-proxy itself"
-            terminal.complain(what, hint="repeat it with --debug, and report what it prints")
+            what = f"internal error: {type(error).__name__}"
+            terminal.complain(what, hint="run it again with --debug, and report the output")
     return FAILED
 
 

@@ -62,22 +62,22 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
         addresses = socket.getaddrinfo(first.hostname, first.port or 443, type=socket.SOCK_STREAM)
     except OSError:
         setting = "upstream.proxy" if proxy else "organization, upstream.url and oauth"
-        yield Finding(False, f"name: {first.hostname} is not known", f"check {setting}, and the DNS of this computer")
+        yield Finding(False, f"DNS: cannot resolve {first.hostname}", f"check {setting}, and this computer's DNS")
         return
     if (address := addresses[0][4][0]) != first.hostname:
-        yield Finding(True, f"name: {first.hostname} is {address}")
+        yield Finding(True, f"DNS: {first.hostname} is {address}")
     place = f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
     try:
         date = _head(settings, url, proxy)
     except ssl.SSLCertVerificationError as error:
-        hint = "a company's own authority? name its certificates in upstream.ca_file"
+        hint = "if your company has its own certificate authority, set upstream.ca_file"
         yield Finding(False, f"TLS: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
         way = f" through {proxy.hostname}:{proxy.port or 80}" if proxy else ""
-        hint = "is there a firewall, or a corporate proxy that belongs into upstream.proxy?"
-        yield Finding(False, f"connection: {place} cannot be reached{way}: {str(error) or type(error).__name__}", hint)
+        hint = "a firewall may block it; behind a corporate proxy, set upstream.proxy"
+        yield Finding(False, f"connection: cannot reach {place}{way}: {str(error) or type(error).__name__}", hint)
     else:
-        yield Finding(True, f"connection: {place} answers{', TLS is fine' if url.scheme == 'https' else ''}")
+        yield Finding(True, f"connection: {place} responds{', TLS works' if url.scheme == 'https' else ''}")
         yield from _clock(date)
 
 
@@ -114,11 +114,11 @@ def _clock(date: str | None) -> Iterator[Finding]:
     except ValueError:
         return
     if abs(skew) <= TOLERATED_SKEW:
-        yield Finding(True, "clock: agrees with Krebit's")
+        yield Finding(True, "clock: matches Krebit's")
     else:
         direction = "ahead of" if skew > 0 else "behind"
-        text = f"clock: this computer's is {abs(skew):.0f} s {direction} Krebit's"
-        yield Finding(False, text, "set it, e.g.: timedatectl set-ntp true")
+        text = f"clock: {abs(skew):.0f} s {direction} Krebit's"
+        yield Finding(False, text, "set the clock, for example with: timedatectl set-ntp true")
 
 
 def _listening(settings: Settings) -> Iterator[Finding]:
@@ -129,14 +129,14 @@ def _listening(settings: Settings) -> Iterator[Finding]:
     for address in settings.listen:
         tcp = split_listen(address)
         if tcp is not None:
-            problem, hint = _bind_problem(*tcp), "is another program running there? change the setting `listen`"
+            problem, hint = _bind_problem(*tcp), "stop the program that uses it, or change `listen`"
         elif address.startswith("unix:"):
             folder = Path(split_unix(address)[0]).parent
-            problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made: {folder} cannot be written"
-            hint = "make that folder, or change the setting `listen`"
+            problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be created: {folder} is not writable"
+            hint = "create that folder, or change `listen`"
         else:
             continue  # whoever starts the proxy passes it
-        text = f"listen: {address} {problem or 'is free; the proxy is not running'}"
+        text = f"listen: {address} {problem or 'is free, the proxy is not running'}"
         yield Finding(not problem, text, hint if problem else "")
 
 
@@ -156,10 +156,10 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
     """Whether the browser comes back to this proxy."""
     uri = settings.redirect_uri
     origin = own_origin(uri, settings.access.allowed_hosts)
-    registered = "register it with the app at Krebit, exactly as it is"
+    registered = "register exactly this URI in your app at Krebit"
     if origin is None:
-        text = f"redirect URI: {uri} leads elsewhere, which is fine"
-        yield Finding(True, text, f"{registered}, and use: krebit-proxy setup --no-browser")
+        text = f"redirect URI: {uri} does not lead to this proxy, which is fine"
+        yield Finding(True, text, f"{registered}, then run: krebit-proxy setup --no-browser")
         return
     url = urlsplit(origin)
     ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
@@ -168,9 +168,9 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, f"redirect URI: {uri}", registered)
         return
     text = (
-        f"redirect URI: {uri} leads to port {port}, where nothing listens; the proxy has {', '.join(map(str, ports))}"
+        f"redirect URI: {uri} uses port {port}, but nothing listens there; the proxy uses {', '.join(map(str, ports))}"
     )
-    yield Finding(False, text, "change redirect_uri here and at Krebit, or use: krebit-proxy setup --no-browser")
+    yield Finding(False, text, "change redirect_uri here and at Krebit, or run: krebit-proxy setup --no-browser")
 
 
 def _connects(host: str, port: int) -> bool:
@@ -197,7 +197,7 @@ async def _stored(settings: Settings) -> list[Finding]:
 
 def _granted(grant: Grant | None) -> Finding:
     if grant is None or grant.tokens is None:
-        return Finding(True, "grant: none yet", "with the proxy running: krebit-proxy setup")
+        return Finding(True, "grant: none yet", "start the proxy, then run: krebit-proxy setup")
     if grant.verdict:
-        return Finding(False, f"grant: {grant.verdict.reason}", "authorize again: krebit-proxy setup")
-    return Finding(True, f"grant: there is one, number {grant.generation}")
+        return Finding(False, f"grant: {grant.verdict.reason}", "authorize again with: krebit-proxy setup")
+    return Finding(True, f"grant: present, number {grant.generation}")

@@ -31,40 +31,41 @@ _LOOPBACKS: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _BETWEEN: Final = 0.25  # seconds between two looks whether the grant has arrived
 
 _INTRODUCTION: Final = """\
-Krebit's stand-in   {sandbox}   (invented data; faults on demand)
-krebit-proxy        {proxy}
+Stand-in for Krebit   {sandbox}   (made-up data, faults on demand)
+krebit-proxy          {proxy}
 
 {first}
-2. Call it, without any authentication:
+2. Call the API, without authentication:
      curl {proxy}/api/me
      curl {proxy}/api/customers
-3. Watch below: an access token lives {lifetime:g} s here, and is renewed in time. Or revoke it, and call again:
+3. Watch the lines below. Each access token lasts {lifetime:g} s, and the proxy renews it in time.
+   To revoke the token, run this. Then call again:
      curl -d revoke=access {sandbox}/sandbox/faults
    More faults: {sandbox}/sandbox/faults
 
 Ctrl-C stops both.
 """
-_TO_SET_UP: Final = "1. Open this in a browser, and press Allow:\n     {proxy}/setup"
-_SET_UP: Final = "1. Setup was done the last time; the grant is still there."
+_TO_SET_UP: Final = "1. Open this in a browser and press Allow:\n     {proxy}/setup"
+_SET_UP: Final = "1. Setup is already done: the grant is still there."
 
 
 @click.command
-@click.option("--once", is_flag=True, help="Walk through the whole flow without a browser, and tell what held.")
+@click.option("--once", is_flag=True, help="Run the whole flow without a browser, and print each step.")
 @click.option("--token-lifetime", type=Seconds(1, 86400), metavar="SECONDS", default=30, show_default=True,
-              help="Of an access token, in seconds.")  # fmt: skip
+              help="Lifetime of an access token.")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-              help="Keeps the grant for the next time; else it is forgotten.")  # fmt: skip
+              help="Keep the grant in FOLDER for the next demo.")  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Show the proxy's log.")
 @fault_options
 @common_options
 def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool, order: Order | None) -> int:
-    """Try it out: sandbox and proxy together, nothing to configure.
+    """Try the proxy with a stand-in for Krebit, without any settings.
 
-    Both listen on this machine only, on ports 8321 and 8322, or on free ones where these are taken. Nothing is opened
-    by itself: it prints what to open, what to type and what to watch. Needs no network and no account.
+    The demo prints what to open, what to type and what to watch. It needs no network and no account. The proxy
+    and the stand-in listen on this computer only, on ports 8321 and 8322, or on free ports if those are taken.
 
-    With --once an HTTP client plays the browser. Exit status 0 only if every step held.
-    The flags from --replication-lag on have the sandbox misbehave. They do not go with --once.
+    With --once, the demo needs no browser and exits with status 0 only if every step works. The flags from
+    --replication-lag on make the sandbox misbehave. You cannot use them with --once.
     """
     if once and order is not None:
         raise click.UsageError("--once orders its own faults. Leave out either --once or the faults.")
@@ -122,7 +123,7 @@ async def _announce_grant(origin: str) -> None:
     while not ready:
         await asyncio.sleep(_BETWEEN)
         ready = await _ready(origin)
-    tell("Setup is done: the proxy has its grant. Now type the curl line.")
+    tell("Setup is done. The proxy has its grant. Now run the curl command.")
 
 
 async def _ready(origin: str) -> bool:

@@ -35,12 +35,12 @@ class Receiver:
         content = _bytes(envelope)
         sender, sealed = content[:_KEY_LENGTH], content[_KEY_LENGTH:]
         if len(sender) < _KEY_LENGTH:
-            raise ValueError("this is no exported grant")
+            raise ValueError("this is not an exported grant")
         shared = self._private.exchange(X25519PublicKey.from_public_bytes(sender))
         try:
             opened = _cipher(shared, sender, _bytes(self.address)).decrypt(_NONCE, sealed, _PURPOSE)
         except InvalidTag:
-            raise ValueError("it was not exported to this address, or is not complete") from None
+            raise ValueError("this grant was exported to another address, or part of it is missing") from None
         return from_json(opened)
 
 
@@ -48,7 +48,7 @@ def seal(grant: Grant, address: str) -> str:
     """An envelope that only the receiver of `address` can open. Raises ValueError if that is no address."""
     receiver = _bytes(address)
     if len(receiver) != _KEY_LENGTH:
-        raise ValueError("this is no address of krebit-proxy grant import")
+        raise ValueError("this is not an address from krebit-proxy grant import")
     mine = X25519PrivateKey.generate()
     sender = mine.public_key().public_bytes_raw()
     shared = mine.exchange(X25519PublicKey.from_public_bytes(receiver))

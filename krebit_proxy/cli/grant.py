@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 @click.group
 @common_options
 def grant() -> None:
-    """Move the grant from one machine to another, or in from another program.
+    """Move the grant to another machine, or import one.
 
-    For a server without a browser: `krebit-proxy grant import` on the server prints an address; `krebit-proxy grant
-    export ADDRESS` on the computer with the browser prints the grant, sealed to that address; paste it at the server.
+    To set up a server without a browser, run `krebit-proxy grant import` on the server. It prints an address. Run
+    `krebit-proxy grant export ADDRESS` on the computer that has the grant. It prints the grant, encrypted for that
+    address. Paste it on the server.
     """
 
 
@@ -38,16 +39,16 @@ def grant() -> None:
 @common_options
 @pass_invocation
 def export(invocation: Invocation, address: str) -> None:
-    """Print the grant, and forget it here.
+    """Print the grant, encrypted for ADDRESS, and delete it here.
 
-    It is sealed to ADDRESS. It is forgotten since two who hold one grant would spend it twice.
+    Only one proxy may use a grant: two of them would spend the same refresh token.
     """
     from krebit_proxy.cli.envelope import seal  # noqa: PLC0415
 
     def pack(found: "Grant") -> str:
         """The grant, sealed. Raises ProxyError if it is of no use, and ValueError for a bad address."""
         if found.verdict is not None:
-            raise ProxyError("this grant was refused", hint="authorize anew with: krebit-proxy setup")
+            raise ProxyError("Krebit no longer accepts this grant", hint="authorize again with: krebit-proxy setup")
         return seal(found, address)
 
     try:
@@ -55,18 +56,18 @@ def export(invocation: Invocation, address: str) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     terminal.say(f"{textwrap.fill(envelope, 76)}\n")
-    terminal.note("The grant is forgotten here. Paste all of this where krebit-proxy grant import waits for it.")
+    terminal.note("The grant is deleted here. Paste all of this into krebit-proxy grant import on the other computer.")
 
 
 @grant.command("import")
-@click.option("--refresh-token-stdin", is_flag=True, help="Read a refresh token of another program, and try it once.")
+@click.option("--refresh-token-stdin", is_flag=True, help="Read a refresh token from standard input, and try it once.")
 @common_options
 @pass_invocation
 def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
-    """Take a grant in from elsewhere.
+    """Import a grant from another machine or program.
 
-    It asks for what `krebit-proxy grant export` prints there, or takes the refresh token of another program. Such a
-    token is tried at once, and what comes back is stored. From then on the other program must not use it.
+    Asks for the output of `krebit-proxy grant export`. With --refresh-token-stdin, takes the refresh token of another
+    program, uses it at once and stores the result. From then on the other program must not use that token.
     """
     from krebit_proxy.core.secret import Secret  # noqa: PLC0415
 
@@ -75,7 +76,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
     if refresh_token_stdin:
         line = click.prompt("Refresh token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
         if not (token := line.strip()):
-            terminal.complain("there is no refresh token on standard input", hint="give it in one line, e.g.: < FILE")
+            terminal.complain("no refresh token on standard input", hint="pass it as one line, e.g. with: < FILE")
             return 1
         return asyncio.run(_try(settings, Secret(token)))
     return _receive(settings)
@@ -85,23 +86,23 @@ def _receive(settings: "Settings") -> int:
     from krebit_proxy.cli.envelope import Receiver  # noqa: PLC0415
 
     receiver = Receiver()
-    terminal.note(f"On the other computer run:  krebit-proxy grant export {receiver.address}")
-    terminal.note("Then paste here what it prints, and press Enter:")
+    terminal.note(f"On the other computer, run:  krebit-proxy grant export {receiver.address}")
+    terminal.note("Then paste its output here, and press Enter:")
     # In lines, since a terminal passes on no longer ones than 4096 bytes.
     lines = takewhile(str.strip, dropwhile(lambda line: not line.strip(), sys.stdin))
     try:
         found = receiver.open("".join(lines))
     except ValueError as error:
-        terminal.complain(str(error), hint="start again with krebit-proxy grant import")
+        terminal.complain(str(error), hint="start again with: krebit-proxy grant import")
         return 1
     if (found.organization, found.client_id) != (settings.organization, settings.client_id) or found.tokens is None:
         terminal.complain(
             f"this grant is for {found.organization} and client id {found.client_id}",
-            hint="the settings of both computers must name the same organization and app",
+            hint="use the same organization and client_id on both computers",
         )
         return 1
     asyncio.run(_put_in(settings, found.tokens))
-    terminal.say("The grant is here now. A running proxy uses it within five seconds.")
+    terminal.say("The grant is stored here. A running proxy uses it within five seconds.")
     return 0
 
 
@@ -122,13 +123,13 @@ async def _try(settings: "Settings", refresh_token: "Secret") -> int:
         except Refused as refused:
             code, detail, hint = refused.code, refused.detail, refused.hint
         else:
-            terminal.say("The refresh token works, and what came back is stored. Stop the program that it came from.")
+            terminal.say("The refresh token works, and the new tokens are stored. Stop the program that it came from.")
             return 0
     if code != "reauthorization_required":
-        terminal.complain(detail, hint=f"{hint} The token is stored: krebit-proxy run goes on trying")
+        terminal.complain(detail, hint=f"{hint} The token is stored: krebit-proxy run keeps trying")
         return 1
     await _take_out(settings, lambda _: "")
-    terminal.complain(detail, hint="take a newer one, or authorize this proxy with krebit-proxy setup")
+    terminal.complain(detail, hint="use a newer refresh token, or authorize this proxy with: krebit-proxy setup")
     return 1
 
 
@@ -140,7 +141,7 @@ async def _require_room(settings: "Settings") -> None:
 
 def _check_room(found: "Grant | None") -> None:
     if found is not None and found.tokens is not None:
-        raise ProxyError("there is a grant already", hint="forget it first with: krebit-proxy logout")
+        raise ProxyError("there is already a grant here", hint="delete it first with: krebit-proxy logout")
 
 
 async def _put_in(settings: "Settings", tokens: "Tokens") -> None:

@@ -9,11 +9,12 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 @common_options
 @pass_invocation
 def health(invocation: Invocation) -> int:
-    """Probe whether the proxy serves, for containers.
+    """Check that the proxy is running, for container probes.
 
-    Asks /healthz at the address that the settings say the proxy listens on. Exit status 0 if it serves, else 1. It
-    says nothing about the grant: a proxy that waits for its setup is healthy, and restarting it would not help. For
-    readiness use: krebit-proxy wait --for 0
+    Asks /healthz at the address in the settings. Exit status: 0 if the proxy is running, otherwise 1.
+
+    The grant does not count: a proxy that waits for setup is healthy, and a restart would not help. To check that the
+    proxy is ready, use: krebit-proxy wait --for 0
     """
     from krebit_proxy.cli.running_proxy import ask  # noqa: PLC0415
 

@@ -17,13 +17,13 @@ _DEFAULT_LISTEN: Final = "localhost:8321"
 
 @click.command
 @click.option("--organization", metavar="NAME", help="The word before .krebit.se.")
-@click.option("--client-id", metavar="ID", help="Of the app at /developer/my-apps.")
+@click.option("--client-id", metavar="ID", help="Client id of your app.")
 @click.option("--client-secret-file", type=click.Path(path_type=Path), metavar="PATH",
-              help="A file that holds the client secret; without it the secret is asked for.")  # fmt: skip
+              help="File with the client secret. Without it, init asks for the secret.")  # fmt: skip
 @click.option(
-    "--redirect-uri", metavar="URI", help="As registered with the app.  [default: http://localhost:PORT/setup/callback]"
+    "--redirect-uri", metavar="URI", help="Redirect URI of your app.  [default: http://localhost:PORT/setup/callback]"
 )
-@click.option("--listen", metavar="ADDRESS", default=_DEFAULT_LISTEN, show_default=True, help="Where to listen.")
+@click.option("--listen", metavar="ADDRESS", default=_DEFAULT_LISTEN, show_default=True, help="Address to listen on.")
 @common_options
 @pass_invocation
 def init(
@@ -35,16 +35,16 @@ def init(
     redirect_uri: str | None,
     listen: str,
 ) -> None:
-    """Write a settings file by asking, or from flags.
+    """Write a settings file.
 
-    Writes config.yaml, or the file that --config names, and beside it the client secret in a file of its own; both can
-    be read by nobody else. It never replaces a file.
+    Asks for each value that no option gives. Writes config.yaml, or the file from --config, and the client secret in
+    a second file beside it. Only you can read these files. init never overwrites a file.
     """
     path = invocation.config or Path("config.yaml")
     secret_path = path.parent / _SECRET_NAME
     for taken in (path, *([] if client_secret_file else [secret_path])):
         if taken.exists():
-            raise ProxyError(f"{taken} is there already", hint="move it away, or choose another place with --config")
+            raise ProxyError(f"{taken} already exists", hint="move it, or choose another path with --config")
     flags = {"organization": organization, "client_id": client_id, "redirect_uri": redirect_uri, "listen": listen}
     _check({name: value for name, value in flags.items() if value is not None})
     values = {"organization": organization or _answer("organization", "Organization (the word before .krebit.se)")}
@@ -64,7 +64,7 @@ def _check(flags: dict[str, str]) -> None:
     from krebit_proxy.config.load import problems_of  # noqa: PLC0415
 
     if problems := problems_of(flags):
-        raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
+        raise SettingsError(problems, hint="run `krebit-proxy init --help`")
 
 
 def _port(listen: str) -> int:
@@ -100,7 +100,7 @@ def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | 
     """Writes both files or none."""
     import yaml  # noqa: PLC0415
 
-    text = "# Settings of krebit-proxy. All others, with their defaults: config.example.yaml\n\n"
+    text = "# Settings of krebit-proxy. For all settings and their defaults, see config.example.yaml.\n\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     if secret is not None:
         create(secret_path, secret + "\n")
@@ -115,11 +115,11 @@ def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | 
 def _next_steps(path: Path, values: dict[str, str]) -> None:
     option = "" if path == Path("config.yaml") else f" --config {path}"
     terminal.say()
-    terminal.say("Register this redirect URI, exactly as it is, with the app at")
+    terminal.say("Register exactly this redirect URI in your app at")
     terminal.say(f"https://{values['organization']}.krebit.se/developer/my-apps")
     terminal.say(f"    {values['redirect_uri']}")
     terminal.say()
     terminal.say("Then:")
-    terminal.say(f"    krebit-proxy check{option}      looks whether everything is in place")
+    terminal.say(f"    krebit-proxy check{option}      checks that everything is in place")
     terminal.say(f"    krebit-proxy run{option}        starts the proxy")
-    terminal.say(f"    krebit-proxy setup{option}      in another window: authorizes it, once")
+    terminal.say(f"    krebit-proxy setup{option}      authorizes it once; run it in another window")

@@ -1,4 +1,4 @@
-"""What all commands share: where the settings are, and how much is told when something fails."""
+"""What all commands share: the settings file, and whether an error shows its traceback."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Invocation:
     def settings(self) -> "Settings":
         """The settings of this call. Raises SettingsError.
 
-        Those in the environment are taken out of it, so that no program that is started from here inherits a secret.
+        Removes our variables from the environment, so that no program started from here inherits a secret.
         """
         from krebit_proxy.config import find, is_setting, load  # noqa: PLC0415  --help needs no settings
 
@@ -41,7 +41,7 @@ class Seconds(click.FloatRange):
     name = "number of seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. Fails for what is none, and for `nan`, which is neither within a range nor beyond it."""
+        """Refuses `nan` too, which is neither inside a range nor outside it."""
         seconds = super().convert(value, param, ctx)
         if isnan(seconds):
             self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
@@ -49,10 +49,10 @@ class Seconds(click.FloatRange):
 
 
 def common_options(command: F) -> F:
-    """Adds `--config` and `--debug`, which may stand before the name of the command or behind it."""
+    """Adds `--config` and `--debug`. Both may come before or after the name of the command."""
 
     def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
-        """Keeps the option in the invocation, wherever on the command line it stood."""
+        """Stores the option in the invocation."""
         if value:
             setattr(ctx.obj, str(option.name), value)
 
@@ -61,7 +61,7 @@ def common_options(command: F) -> F:
         "--config", type=path, metavar="PATH", expose_value=False, callback=remember, help="The settings file."
     )
     debug = click.option(
-        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show a traceback with an error."
+        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show the traceback of an error."
     )
     return config(debug(command))
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.group
 @common_options
 def key() -> None:
-    """Make and change the keys that encrypt the stored grant.
+    """Create and rotate the keys that encrypt the grant.
 
-    The setting encryption_key_file names a file with one key a line. The first one encrypts, each may decrypt. A
-    running proxy reads the file anew each time, so that a change needs no restart.
+    Set encryption_key_file to a file with one key on each line. The first key encrypts, all keys decrypt. A running
+    proxy reads the file each time it needs a key, so you can change it without a restart.
     """
 
 
@@ -29,12 +29,12 @@ def key() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @common_options
 def new(file: Path | None) -> None:
-    """Make a key.
+    """Create a key.
 
-    It is printed, or written to a new FILE that only you can read.
+    Prints the key, or writes it to a new FILE that only you can read.
 
-    Give a copy of FILE to each machine that shares the grant, and keep one in a safe place: without it nobody can read
-    the grant again. Losing it costs no more than a new authorization.
+    Copy FILE to each machine that shares the grant, and keep a copy in a safe place. Without the key, nobody can read
+    the grant: you then have to authorize the proxy again.
     """
     from krebit_proxy.stores.encryption import new_key  # noqa: PLC0415
 
@@ -43,22 +43,22 @@ def new(file: Path | None) -> None:
         terminal.say(made)
         return
     create(file, f"{made}\n")
-    terminal.say(f"A new key is in {file}. Set encryption_key_file to it.")
+    terminal.say(f"Wrote a new key to {file}. Set encryption_key_file to this path.")
 
 
 @key.command
-@click.option("--only-seal", is_flag=True, help="Make no key: seal the grant with the first one that is there.")
-@click.option("--drop-old", is_flag=True, help="Then remove all keys but the first from the file.")
+@click.option("--only-seal", is_flag=True, help="Create no key. Encrypt the grant with the first key in the file.")
+@click.option("--drop-old", is_flag=True, help="Afterwards, remove all keys except the first from the file.")
 @common_options
 @pass_invocation
 def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
-    """Put a new key first, and seal the grant with it.
+    """Add a new key and encrypt the grant with it.
 
-    The old keys stay below it in encryption_key_file.
+    The new key becomes the first line of encryption_key_file. The old keys stay below it.
 
-    Where machines share the grant, all must know the new key before one uses it. So write it as the last line into the
-    file of each machine (`krebit-proxy key new >> FILE`, once, then copy that line), then move it to the top in each
-    file, and run `krebit-proxy key rotate --only-seal` on one of them.
+    If several machines share the grant, all of them need the new key before one of them uses it. Run `krebit-proxy
+    key new >> FILE` on one machine, and add that last line to the file of each other machine. Then move the line to
+    the top in each file, and run `krebit-proxy key rotate --only-seal` on one machine.
     """
     from krebit_proxy.errors import SettingsError  # noqa: PLC0415
     from krebit_proxy.stores.encryption import new_key, read_keys  # noqa: PLC0415
@@ -67,16 +67,16 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     file = settings.encryption_key_file
     if file is None and not (only_seal and settings.encryption_key):
         raise SettingsError(
-            ["encryption_key_file: is not set, so there is no file to put a new key into"],
-            hint="make one with: krebit-proxy key new FILE",
+            ["encryption_key_file: is not set, so there is no file for the new key"],
+            hint="create one with: krebit-proxy key new FILE",
         )
     if file is not None and not only_seal:
         _replace(file, f"{new_key()}\n{file.read_text()}")
     sealed = asyncio.run(_seal_again(settings))
-    terminal.say("The grant is sealed with the first key." if sealed else "There is no grant yet to be sealed.")
+    terminal.say("The grant is encrypted with the first key." if sealed else "There is no grant yet.")
     if file is not None and drop_old:
         _replace(file, f"{read_keys(file)[0]}\n")
-        terminal.say(f"The old keys are gone from {file}.")
+        terminal.say(f"Removed the old keys from {file}.")
 
 
 async def _seal_again(settings: "Settings") -> bool:

@@ -12,10 +12,10 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 @common_options
 @pass_invocation
 def logout(invocation: Invocation) -> None:
-    """Forget the grant.
+    """Delete the grant.
 
-    Revokes the tokens where oauth.revoke_url is set, and deletes them from the store in any case. Until the next setup
-    the proxy answers API requests with 503. To take the permission back at Krebit too, remove the app's access there.
+    Deletes the tokens from the store. If oauth.revoke_url is set, revokes them first. Until the next setup, the proxy
+    answers API requests with 503. To withdraw the permission at Krebit as well, remove the app's access there.
     """
     from krebit_proxy.cli.stored_grant import credentials, stored  # noqa: PLC0415
     from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
@@ -32,4 +32,4 @@ def logout(invocation: Invocation) -> None:
         return True
 
     had = asyncio.run(forget())
-    terminal.say("The grant is forgotten." if had else "There was no grant to forget.")
+    terminal.say("Deleted the grant." if had else "There is no grant to delete.")

@@ -11,10 +11,10 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 @click.group
 @common_options
 def policy() -> None:
-    """Find out which requests callers need, and allow no others.
+    """Find out which requests your tools send, and allow only those.
 
-    `krebit-proxy run --observe FILE` writes down what callers use; `policy suggest FILE` prints the rules that allow
-    just that; `policy test` tells what the rules in the settings make of one request.
+    `krebit-proxy run --observe FILE` records the requests. `policy suggest FILE` prints the rules that allow exactly
+    these. `policy test` shows whether the rules in the settings allow one request.
     """
 
 
@@ -22,15 +22,15 @@ def policy() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @common_options
 def suggest(file: Path) -> int:
-    """Print the `access.allow` rules for what was observed in FILE.
+    """Print the `access.allow` rules for the requests recorded in FILE.
 
-    Look them over, and paste them into the settings. They name a caller only where not all callers do the same.
+    Review the rules, then paste them into the settings. A rule names clients only if not all clients need it.
     """
     from krebit_proxy.web.observer import read_observations  # noqa: PLC0415
 
     lines = read_observations(file).suggested()
     if not lines:
-        terminal.complain(f"{file} has no request", hint="let the tools do their work while the proxy observes")
+        terminal.complain(f"{file} contains no requests", hint="use your tools while `run --observe` is running")
         return 1
     for line in ("access:", "  allow:", *[f"    - {line}" for line in lines]):
         terminal.say(line)
@@ -40,13 +40,15 @@ def suggest(file: Path) -> int:
 @policy.command
 @click.argument("method")
 @click.argument("path")
-@click.option("--caller", metavar="NAME", help="Whose request it is: the name of a client key.")
+@click.option("--caller", metavar="NAME", help="Name of the client key that sends the request.")
 @common_options
 @pass_invocation
 def test(invocation: Invocation, method: str, path: str, caller: str | None) -> int:
-    """Tell whether a request would be forwarded, and why. Exits 1 if not.
+    """Show whether the proxy would forward a request, and why.
 
     For example: krebit-proxy policy test GET /api/invoices/17
+
+    Exit status: 0 if it would forward the request, otherwise 1.
     """
     from krebit_proxy.core.admission import allowed_by, check_method  # noqa: PLC0415
     from krebit_proxy.core.target import upstream_target  # noqa: PLC0415
@@ -60,12 +62,12 @@ def test(invocation: Invocation, method: str, path: str, caller: str | None) -> 
         check_method(verb)
         names = [name for name, _ in rules.keys]
         if names and caller not in names:
-            raise Refused("client_key_required", "This caller has no key.", hint=f"use --caller {' or '.join(names)}")
+            raise Refused("client_key_required", "No client key is given.", hint=f"use --caller {' or '.join(names)}")
         line = allowed_by(rules, caller or "loopback", verb, target.partition(b"?")[0])
     except Refused as refusal:
         terminal.complain(f"refused with {refusal.status} {refusal.code}: {refusal.detail}", hint=refusal.hint)
         return 1
-    terminal.say(f"Forwarded: {line.text}." if line else "Forwarded: no rule of access.allow limits requests.")
+    terminal.say(f"Forwarded: {line.text}." if line else "Forwarded: access.allow is empty.")
     if rules.require_header:
-        terminal.say(f"It needs the field {rules.require_header.decode()}, by access.require_header.")
+        terminal.say(f"It needs the header {rules.require_header.decode()} (access.require_header).")
     return 0

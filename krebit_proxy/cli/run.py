@@ -24,19 +24,20 @@ _OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token end
     "--observe",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Let all methods and paths pass, and write what callers use to FILE, for: krebit-proxy policy suggest.",
+    help="Allow all methods and paths, and record them in FILE for `krebit-proxy policy suggest`.",
 )
 @common_options
 @pass_invocation
 def run(invocation: Invocation, observe: Path | None) -> None:
     """Start the proxy in the foreground.
 
-    It logs where it listens, and how to authorize it while that is needed. SIGTERM, SIGINT (Ctrl-C) and SIGHUP (its
-    terminal is closed) stop it: it accepts nothing more, finishes what is in flight within limits.drain, and waits for
-    a refresh that is under way. A second signal ends it at once.
+    Logs the address it listens on, and a setup link while it needs one.
+
+    SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal closes) stop the proxy. It stops accepting connections, gives
+    running requests limits.drain seconds, and waits for a running token refresh. A second signal stops it at once.
     """
-    # structlog loads it, where it is installed: 4 MB and a tenth of a second, for what is never printed here.
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which means that there is none
+    # structlog imports rich if it is installed. That costs 4 MB and 0.1 s, and we never use it.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None: not installed
     from krebit_proxy import log  # noqa: PLC0415
 
     _leave_no_core()
@@ -48,7 +49,7 @@ def run(invocation: Invocation, observe: Path | None) -> None:
 
 
 def _leave_no_core() -> None:
-    """Turns core dumps off, where the system has them: they would hold the tokens."""
+    """Turns core dumps off: they would contain the tokens."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -57,23 +58,23 @@ def _leave_no_core() -> None:
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - loads slowly
 
-        # The limit does not keep a core from a program that the system pipes it to; this does. It also closes memory
-        # and environment to other processes of the same user.
+        # The limit does not apply when the system pipes cores to a program. This setting does. It also hides memory
+        # and environment from other processes of the same user.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _have_descriptors_for(connections: int) -> None:
-    """Sees that the system lets this process open all that it may need. Without one, not even the grant is stored."""
+    """Raises the limit of open files to what this process may need. Without a free one it cannot store the grant."""
     import structlog  # noqa: PLC0415
 
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
         return
-    wanted = 3 * connections + _OTHER_FILES  # a caller's and the upstream's for each, and those that are closing
+    wanted = 3 * connections + _OTHER_FILES  # for each: the caller's, the upstream's, and one that is closing
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        hint = "raise the limit of open files (ulimit -n), or lower limits.connections"
+        hint = "raise the limit on open files (ulimit -n), or lower limits.connections"
         structlog.get_logger().warning("limits.few_descriptors", has=hard, wants=wanted, hint=hint)
         wanted = hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -81,7 +82,7 @@ def _have_descriptors_for(connections: int) -> None:
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
-    """The faster event loop, where there is one."""
+    """uvloop's, if it is installed."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:
@@ -104,21 +105,21 @@ async def _serve(settings: "Settings", observe: Path | None) -> None:
     try:
         logger.info("proxy.started", urls=" ".join(proxy.urls), redirect_uri=settings.redirect_uri)
         await stopped.wait()
-        logger.info("proxy.stopping", hint="a second signal ends it at once")
+        logger.info("proxy.stopping", hint="send the signal again to stop at once")
     finally:
         await proxy.stop()
     logger.info("proxy.stopped")
 
 
 def stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM, SIGINT or SIGHUP; the next does what it always does, and ends the process."""
+    """Set by the first SIGTERM, SIGINT or SIGHUP. The second one ends the process, as it does by default."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     names = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    heard = [name for name in names if signal.getsignal(name) is not signal.SIG_IGN]  # as nohup sets it
+    heard = [name for name in names if signal.getsignal(name) is not signal.SIG_IGN]  # nohup ignores SIGHUP
 
     def stop() -> None:
-        """The first signal came: from the next one on, each does what it always does."""
+        """Restores the default action for the next signal."""
         for name in heard:
             loop.remove_signal_handler(name)
             signal.signal(name, signal.SIG_DFL)

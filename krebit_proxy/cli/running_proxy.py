@@ -48,7 +48,7 @@ def ask(settings: Settings, path: str) -> Reply:
             continue
         finally:
             connection.close()
-    where = " or ".join(map(_shown, places)) or "an address that the settings name (port 0 and fd:N cannot be asked)"
+    where = " or ".join(map(_shown, places)) or "the address in `listen` (port 0 and fd:N have no known address)"
     raise NotRunningError(f"no proxy answers at {where}", hint="start it with: krebit-proxy run")
 
 
@@ -108,10 +108,10 @@ def _document(response: HTTPResponse, place: str | tuple[str, int]) -> dict[str,
         document = None
     if not isinstance(document, dict) or not (refused or response.getheader("Server") == "krebit-proxy"):
         raise NotRunningError(
-            f"something else than this proxy answers at {_shown(place)}", hint="stop it, or change the setting `listen`"
+            f"another program answers at {_shown(place)}", hint="stop that program, or change `listen`"
         )
     if refused:
-        raise ProxyError(f"the proxy at {_shown(place)} refuses to answer: {document.get('detail')}")
+        raise ProxyError(f"the proxy at {_shown(place)} refuses the request: {document.get('detail')}")
     return document
 
 

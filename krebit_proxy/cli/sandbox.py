@@ -28,38 +28,38 @@ _SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
     metavar="PORT",
     default=DEFAULT_PORT,
     show_default=True,
-    help="0: a free one.",
+    help="Port to listen on. 0 picks a free port.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
-@click.option("--organization", default=_DEFAULT.organization, show_default=True, help="Whom the data belongs to.")
-@click.option("--client-id", default=_DEFAULT.client_id, show_default=True, help="Of the registered app.")
-@click.option("--client-secret", default=_DEFAULT.client_secret, show_default=True, help="Of the registered app.")
-@click.option("--redirect-uri", default=_DEFAULT.redirect_uri, show_default=True, help="Of the registered app.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on.")
+@click.option("--organization", default=_DEFAULT.organization, show_default=True, help="Owner of the data.")
+@click.option("--client-id", default=_DEFAULT.client_id, show_default=True, help="Client id of the app.")
+@click.option("--client-secret", default=_DEFAULT.client_secret, show_default=True, help="Client secret of the app.")
+@click.option("--redirect-uri", default=_DEFAULT.redirect_uri, show_default=True, help="Redirect URI of the app.")
 @click.option(
     "--token-lifetime",
     type=_SECONDS,
     metavar="SECONDS",
     default=3600,
     show_default=True,
-    help="Of an access token, in seconds.",
+    help="Lifetime of an access token.",
 )
 @click.option("--rotation", type=click.Choice(get_args(Rotation)), default="strict", show_default=True,
-              help="What becomes of a used refresh token: dead; never replaced; good for the same pair for --grace "
-              "seconds; dead, and its second use revokes the whole grant.")  # fmt: skip
+              help="What happens to a used refresh token. strict: it stops working. off: it keeps working. grace: it "
+              "returns the same tokens for --grace seconds. family: a second use revokes the grant.")  # fmt: skip
 @click.option(
-    "--grace", type=_SECONDS, metavar="SECONDS", default=30, show_default=True, help="In seconds, for --rotation grace."
+    "--grace", type=_SECONDS, metavar="SECONDS", default=30, show_default=True, help="Period for --rotation grace."
 )
 @click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
-              help="Seconds before every answer.")  # fmt: skip
+              help="Delay before every response.")  # fmt: skip
 @click.option("--state", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Keeps codes and tokens over a restart.")  # fmt: skip
+              help="Keep codes and tokens in FILE over a restart.")  # fmt: skip
 @fault_options
 @common_options
 def sandbox(order: Order | None, **options: Any) -> None:
-    """Start the stand-in for Krebit alone.
+    """Start only the stand-in for Krebit.
 
-    It has a consent page, a token endpoint and a small API with invented data. It misbehaves on demand: by the flags
-    below, and on its page /sandbox/faults while it runs. It listens on loopback only. Ctrl-C stops it.
+    The sandbox has a consent page, a token endpoint and a small API with made-up data. It can also produce faults:
+    use the flags below, or its page /sandbox/faults. It listens on loopback only. Ctrl-C stops it.
     """
     stand_in = Sandbox(Options(**options), tell)
     if order is not None:
@@ -74,8 +74,8 @@ async def _serve(stand_in: Sandbox) -> None:
     except OSError as error:
         raise _explained(error, stand_in.options.port) from error
     try:
-        terminal.say(f"Krebit's stand-in is at {stand_in.url}; open that in a browser to see what it can do.")
-        terminal.say("The settings of a proxy to it:\n")
+        terminal.say(f"The stand-in for Krebit is at {stand_in.url}. Open it in a browser to see what it can do.")
+        terminal.say("Settings for a proxy that uses it:\n")
         terminal.say(f"    organization: {stand_in.options.organization}")
         terminal.say(f"    client_id: {stand_in.client_id}")
         terminal.say(f"    client_secret: {stand_in.client_secret}")
@@ -89,7 +89,7 @@ async def _serve(stand_in: Sandbox) -> None:
 
 def _explained(error: OSError, port: int) -> Exception:
     if error.errno == errno.EADDRINUSE:
-        return ProxyError(f"port {port} is in use", hint="choose another one, or a free one with --port 0")
+        return ProxyError(f"port {port} is in use", hint="choose another port, or let --port 0 pick one")
     return error
 
 

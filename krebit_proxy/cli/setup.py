@@ -23,16 +23,16 @@ _NO_BROWSER: Final = "krebit-proxy setup --no-browser"
 
 
 @click.command
-@click.option("--no-browser", is_flag=True, help="Print the authorization link, and take the address it ends on.")
+@click.option("--no-browser", is_flag=True, help="Print a link to open anywhere, and ask for the final address.")
 @common_options
 @pass_invocation
 def setup(invocation: Invocation, *, no_browser: bool) -> None:
-    """Authorize the proxy in a browser, once.
+    """Authorize the proxy once, in a browser.
 
-    Opens the browser on a one-time link of the running proxy, good for 15 minutes, also when setup is closed.
+    Opens the browser with a one-time link to the running proxy. The link works for 15 minutes, even if setup is closed.
 
-    With --no-browser it needs neither a browser on this computer nor a running proxy, nor a redirect URI that leads
-    here: it prints the authorization link to open anywhere, and takes the address that the browser ends on.
+    With --no-browser, you need no browser on this computer, no running proxy and no redirect URI that leads here. The
+    command prints a link. Open it in any browser, then paste the address that the browser ends on.
     """
     settings = invocation.settings()
     if no_browser:
@@ -48,16 +48,16 @@ def _by_link(settings: "Settings") -> None:
     try:
         run: str = ask(settings, "/healthz").document["run"]
     except NotRunningError as error:
-        raise ProxyError(error.detail, hint=f"{error.hint}, or do without: {_NO_BROWSER}") from None
+        raise ProxyError(error.detail, hint=f"{error.hint}, or use: {_NO_BROWSER}") from None
     origin = browser_origin(settings)
     if origin is None:
-        raise ProxyError("no browser can reach the proxy where it listens", hint=f"use: {_NO_BROWSER}")
+        raise ProxyError("no browser can reach the address that the proxy listens on", hint=f"use: {_NO_BROWSER}")
     key = mint_key(settings.client_secret, run=run, now=time.time(), nonce=secrets.token_bytes(16))
     link = f"{origin}/setup?key={key}"
     opened = _open(link)
-    terminal.say("Continue in the browser, at" if opened else "Open this link in a browser within 15 minutes, once:")
+    terminal.say("Continue in the browser, at" if opened else "Open this one-time link in a browser within 15 minutes:")
     terminal.say(f"    {link}")
-    terminal.say("The app at Krebit must have exactly this redirect URI:")
+    terminal.say("Your app at Krebit must have exactly this redirect URI:")
     terminal.say(f"    {settings.redirect_uri}")
 
 
@@ -83,14 +83,14 @@ def _by_pasting(settings: "Settings") -> None:
         redirect_uri=settings.redirect_uri,
         scope=settings.oauth.scope,
     )
-    terminal.say(f"1. Open this link in any browser, and allow:\n\n{link}\n")
+    terminal.say(f"1. Open this link in any browser and press Allow:\n\n{link}\n")
     terminal.say(f"2. The browser then goes to {settings.redirect_uri}?code=...")
-    terminal.say("   Whether a page shows there does not matter. Paste the whole address here, within ten minutes:\n")
+    terminal.say("   It does not matter if no page loads. Paste the whole address here within ten minutes:\n")
     outcome = _pasted(attempt)
     if isinstance(outcome, Refusal):
         raise explain(outcome, redirect_uri=settings.redirect_uri)
     asyncio.run(_exchange(settings, outcome, attempt.verifier))
-    terminal.say("Authorized. A proxy that runs already notices within seconds; else start it: krebit-proxy run")
+    terminal.say("Authorized. A running proxy notices within seconds. To start one, run: krebit-proxy run")
 
 
 async def _probe_store(settings: "Settings") -> None:
@@ -113,7 +113,7 @@ def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
         try:
             return verdict(attempt, read_response(pasted_query(address)), now=time.time())
         except Refused as error:
-            terminal.complain(error.detail, hint="paste the whole address from the window where you allowed")
+            terminal.complain(error.detail, hint="paste the whole address from the window where you pressed Allow")
 
 
 async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:

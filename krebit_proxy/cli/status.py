@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show the state of the grant.
 
-    Asks the running proxy. Without one it shows what is stored. No token is ever shown.
+    Asks the running proxy. If none is running, reads the store. Never shows a token.
     """
     from krebit_proxy.cli.running_proxy import NotRunningError, ask  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "lock", "held by this proxy"
     elif document.get("lock_holder"):
         began = _distance(document["refresh_began_at"])
-        yield "lock", f"{document['lock_holder']} began a refresh {began}, and has not finished"
+        yield "lock", f"{document['lock_holder']} started a refresh {began} and has not finished"
     if document["running"] and document["code"] in SETUP_CODES:
         yield "setup", document["setup_url"] or "krebit-proxy setup --no-browser"
 
@@ -105,7 +105,7 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _distance(at: str | None) -> str:
     """How far a time is from now, e.g. `5 min ago`."""
     if at is None:
-        return "at no known time"
+        return "at an unknown time"
     seconds = datetime.fromisoformat(at).timestamp() - time.time()
     amount = abs(seconds)
     number, unit = (amount, "s") if amount < 90 else (amount / 60, "min") if amount < 5400 else (amount / 3600, "h")

@@ -1,4 +1,4 @@
-"""The grant without a running proxy: the same store, lock and rules, for the length of one command."""
+"""The grant for one command, without a running proxy: the same store, lock and rules."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ def store_of(settings: Settings) -> Store:
 
 
 async def stored(settings: Settings) -> Grant | None:
-    """The grant as it is stored. Raises StoreError."""
+    """Reads the store once. Raises StoreError."""
     store = store_of(settings)
     try:
         return await store.read()
@@ -27,7 +27,7 @@ async def stored(settings: Settings) -> Grant | None:
 
 @asynccontextmanager
 async def credentials(settings: Settings, token_endpoint: TokenEndpoint) -> AsyncIterator[Credentials]:
-    """The grant, to be changed. A running proxy sees the change in the store."""
+    """The grant, for a command that changes it. A running proxy sees the change in the store."""
     log.configure(Log(level="error", format="console"))
     found = Credentials(settings, store_of(settings), token_endpoint)
     try:

@@ -1,8 +1,8 @@
 """What is printed, and how.
 
-Results go to standard output, everything else to standard error. A complaint is one line of what is wrong and one of
-what to do. Nothing here is coloured: ticks and crosses say enough, and survive a pipe. Control characters, which could
-take over the terminal, are not printed: part of a line may come from elsewhere.
+Results go to standard output, everything else to standard error. A complaint has two lines: what is wrong, and what to
+do. There are no colours: ticks and crosses are enough, and survive a pipe. Part of a line may come from Krebit or from
+a file. Control characters could take over the terminal, so they are replaced.
 """
 
 import sys
@@ -11,21 +11,21 @@ import click
 
 
 def say(line: str = "") -> None:
-    """A line of the result."""
+    """Prints a line of the result."""
     click.echo(_plain(line))
 
 
 def note(line: str) -> None:
-    """A line beside the result, e.g. what is waited for."""
+    """Prints a line that is not part of the result, such as a question."""
     click.echo(_plain(line), err=True)
 
 
 def complain(*problems: str, hint: str = "") -> None:
-    """What is wrong, and what to do."""
+    """Prints what is wrong, and what to do."""
     if len(problems) == 1:
         note(f"krebit-proxy: {problems[0]}")
     else:
-        note("krebit-proxy: these settings cannot work:")
+        note("krebit-proxy: invalid settings:")
         for problem in problems:
             note(f"  {problem}")
     if hint:
@@ -33,7 +33,7 @@ def complain(*problems: str, hint: str = "") -> None:
 
 
 def tick(text: str, *, held: bool = True, hint: str = "") -> None:
-    """A line with a tick, or with a cross and what to do."""
+    """Prints a line with a tick, or with a cross and what to do."""
     say(f"{_mark(held=held)} {text}")
     if hint:
         say(f"    {hint}")

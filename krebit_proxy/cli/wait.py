@@ -14,14 +14,14 @@ _BETWEEN: Final = 0.2  # seconds between two looks
 
 @click.command
 @click.option("--for", "seconds", type=Seconds(min=0), default=60, show_default=True, metavar="SECONDS",
-              help="How long to wait; 0 looks once.")  # fmt: skip
+              help="How long to wait. 0 checks once.")  # fmt: skip
 @common_options
 @pass_invocation
 def wait(invocation: Invocation, seconds: float) -> int:
-    """Wait until requests are authenticated.
+    """Wait until the proxy is ready.
 
-    Exit status 0 as soon as the proxy runs and has a usable token, 1 when the time is over. Put it before a tool that
-    must not start too early:
+    Exits with status 0 as soon as the proxy is running and has a usable token, or with 1 when the time is over. Put it
+    in front of a tool that must not start too early:
 
     krebit-proxy wait --for 60 && nightly-export
     """

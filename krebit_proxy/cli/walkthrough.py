@@ -48,14 +48,14 @@ class Walkthrough:
         """Takes every step, prints how each went, and returns whether all held."""
         steps: dict[str, Step] = {
             "the proxy starts": self._start,
-            "before setup, a call is told what to do": self._call_too_early,
-            "setup: consent is given, the grant arrives": self._set_up,
-            "a call without any authentication": self._call,
-            "1 MiB goes up, and its digest comes back": self._upload,
-            "the token expires, and is renewed": self._expire,
-            "the token is revoked, and a POST is replayed": self._revoke,
-            "the proxy restarts, and keeps its grant": self._restart,
-            "the status page tells the truth": self._status,
+            "a call before setup gets a clear error": self._call_too_early,
+            "setup: you press Allow, the grant arrives": self._set_up,
+            "a call without authentication": self._call,
+            "an upload of 1 MiB arrives intact": self._upload,
+            "the token expires, the proxy renews it": self._expire,
+            "the token is revoked, a POST is sent again": self._revoke,
+            "the proxy restarts and keeps its grant": self._restart,
+            "the status page says that all is well": self._status,
         }
         return all([await self._take(title, step) for title, step in steps.items()])
 
@@ -81,7 +81,7 @@ class Walkthrough:
         _expect(response, 503)
         code = problem.get("code")
         if code != "setup_required":
-            raise StepFailedError(f"the code is {code}")
+            raise StepFailedError(f"the code was {code}")
         return f"503 {code}"
 
     async def _set_up(self) -> str:
@@ -97,7 +97,7 @@ class Walkthrough:
         organization = (await self._get("/api/me")).get("organization")
         milliseconds = 1000 * (time.perf_counter() - begun)
         if organization != self._settings.organization:
-            raise StepFailedError("this is not the data of the organization")
+            raise StepFailedError("the data belongs to another organization")
         return f"200 in {milliseconds:.1f} ms"
 
     async def _upload(self) -> str:
@@ -105,8 +105,8 @@ class Walkthrough:
             _expect(response, 201)
             echo = await response.json()
         if echo != {"length": len(_UPLOAD), "sha256": sha256(_UPLOAD).hexdigest()}:
-            raise StepFailedError("other content arrived than was sent")
-        return "SHA-256 is the same"
+            raise StepFailedError("the upload arrived damaged")
+        return "the SHA-256 matches"
 
     async def _expire(self) -> str:
         counters = self._sandbox.counters
@@ -114,8 +114,8 @@ class Walkthrough:
         await asyncio.sleep(self._sandbox.faults.token_lifetime + 0.1)
         await self._get("/api/me")
         if counters["refreshes"] == before:
-            raise StepFailedError("there was no renewal, but the call went through")
-        return f"200, tokens live for {self._sandbox.faults.token_lifetime:g} s here"
+            raise StepFailedError("the call succeeded without a renewal")
+        return f"200, tokens last {self._sandbox.faults.token_lifetime:g} s here"
 
     async def _revoke(self) -> str:
         await self._renew_for_long()
@@ -127,7 +127,7 @@ class Walkthrough:
             _expect(response, 201)
         grown = {name: counters[name] - before[name] for name in ("api_unauthorized", "refreshes", "invoices_created")}
         if grown != {"api_unauthorized": 1, "refreshes": 1, "invoices_created": 1}:
-            raise StepFailedError(f"not one of each: {json.dumps(grown)}")
+            raise StepFailedError(f"expected one of each: {json.dumps(grown)}")
         return "one 401, one renewal, one invoice"
 
     async def _renew_for_long(self) -> None:
@@ -145,12 +145,12 @@ class Walkthrough:
 
     async def _restart(self) -> str:
         if self._proxy is None:
-            raise StepFailedError("it never started")
+            raise StepFailedError("the proxy never started")
         await self._proxy.stop()
         await self._start()
         await self._get("/api/me")
         if self._sandbox.counters["authorizations"] != 1:
-            raise StepFailedError("it asked for a new authorization")
+            raise StepFailedError("the proxy asked for a new authorization")
         return "200, no new setup"
 
     async def _status(self) -> str:
@@ -170,4 +170,4 @@ class Walkthrough:
 def _expect(response: ClientResponse, status: int) -> None:
     if response.status != status:
         code = response.headers.get("X-Krebit-Proxy-Error", "")
-        raise StepFailedError(f"the answer was {response.status} {code}".rstrip())
+        raise StepFailedError(f"the response was {response.status} {code}".rstrip())

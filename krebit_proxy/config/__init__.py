@@ -1,4 +1,4 @@
-"""The settings, read from a file and the environment, every problem reported at once."""
+"""The settings, from a file and the environment. All problems are reported at once."""
 
 from krebit_proxy.config.document import is_setting
 from krebit_proxy.config.load import find, load

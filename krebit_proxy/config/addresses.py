@@ -44,11 +44,11 @@ def split_listen(address: str) -> tuple[str, int] | None:
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isascii() or not port.isdigit() or (":" in bare and bare == host):
-        raise wrong("is not an address to listen on; write host:port, [IPv6]:port, unix:/path or fd:N")
+        raise wrong("is not an address; write host:port, [IPv6]:port, unix:/path or fd:N")
     if int(port) > 65535:
-        raise wrong(f"has port {port}; the highest is 65535")
+        raise wrong(f"has port {port}; the highest port is 65535")
     if not is_host(bare):
-        raise wrong(f"has {host!r} for a host; write localhost, an IP address, or 0.0.0.0 for all")
+        raise wrong(f"has {host!r} as the host; write localhost, an IP address, or 0.0.0.0 for all addresses")
     return bare, int(port)
 
 
@@ -61,9 +61,9 @@ def split_unix(address: str) -> tuple[str, dict[str, str]]:
     path, _, query = address.removeprefix("unix:").partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if options.keys() - {"mode", "user", "group"}:
-        raise wrong("may end in ?mode=0660&group=NAME&user=NAME, and nothing else")
+        raise wrong("has an unknown option; write ?mode=0660&group=NAME&user=NAME")
     if not re.fullmatch(r"0?[0-7]{3}", options.get("mode", "0600")):
-        raise wrong("has a mode that is not octal; write e.g. mode=0660")
+        raise wrong("has a mode that is not octal; write for example mode=0660")
     return path, options
 
 
@@ -80,29 +80,29 @@ def check_url(url: str, *, origin_only: bool = False, credentials: bool = False)
     """
     parts = split_url(url)
     if parts.scheme not in {"http", "https"}:
-        raise wrong("must start with https://, or with http:// on loopback")
+        raise wrong("must start with https://, or with http:// for this computer")
     if not is_host(parts.hostname or ""):
-        raise wrong("has no host name that can exist")
+        raise wrong("has no valid host name")
     if not credentials and "@" in parts.netloc:
-        raise wrong("must not hold a user name or password")
+        raise wrong("must not contain a user name or password")
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise wrong("uses plain http beyond this computer, where tokens could be read on the way; use https")
+        raise wrong("uses plain http to another computer, so others could read the tokens; use https")
     if "#" in url:
-        raise wrong("must not have a fragment (#...)")
+        raise wrong("must not contain a fragment (#...)")
     if origin_only and (parts.path not in {"", "/"} or "?" in url):
-        raise wrong("must end after the host name and port; paths come from the requests")
+        raise wrong("must end after the host name and port; the paths come from the requests")
     return parts
 
 
 def split_url(url: str) -> SplitResult:
     """Takes a URL apart. Raises PydanticCustomError where it has a character or a port that no URL has."""
     if not _URI.fullmatch(url):
-        raise wrong("is not a URL: it has a space or another character that must be percent-encoded")
+        raise wrong("is not a URL: percent-encode its spaces and special characters")
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise wrong("is not a URL: its host or port cannot be read") from None
+        raise wrong("is not a URL: its host or port is invalid") from None
     return parts
 
 

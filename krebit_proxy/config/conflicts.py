@@ -10,9 +10,9 @@ from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.origin import own_origin
 
 EXPOSE = """\
-listening on {address} lets other computers use your grant. If that is meant, add two lines under `access:`
+listening on {address} lets other computers use your grant. To allow that, add two lines under `access:`
     expose: true
-    client_keys_file: client-keys        # name:key a line; or allow_clients: [10.0.0.0/8]"""
+    client_keys_file: client-keys        # one name:key per line; or allow_clients: [10.0.0.0/8]"""
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -20,16 +20,16 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
     yield from _exposure(settings)
     redirect = urlsplit(settings.redirect_uri)
     if own_origin(settings.redirect_uri, settings.access.allowed_hosts) and taken_path(redirect.path):
-        text = f"has the path {redirect.path or '/'}, where this proxy serves something else; use e.g. /setup/callback"
+        text = f"has the path {redirect.path or '/'}, which this proxy needs itself; use for example /setup/callback"
         yield ("redirect_uri",), text
     yield from _scheme(settings)
     yield from _encryption(settings)
     if settings.replay.max_body > settings.replay.max_total:
         yield ("replay", "max_body"), "is more than replay.max_total"
     if settings.tls_cert_file is None and (settings.tls_key_file or settings.tls_client_ca_file):
-        yield ("tls_cert_file",), "is missing beside tls_key_file or tls_client_ca_file"
+        yield ("tls_cert_file",), "is missing; tls_key_file and tls_client_ca_file need it"
     if len(set(settings.listen)) < len(settings.listen):
-        yield ("listen",), "has the same address twice"
+        yield ("listen",), "contains the same address twice"
 
 
 def _scheme(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -37,13 +37,13 @@ def _scheme(settings: Settings) -> Iterator[tuple[Key, str]]:
     ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
     # Plain http is on loopback only. The other way round, something in front of the proxy may speak https for it.
     if settings.tls_cert_file and redirect.scheme == "http" and (redirect.port or 80) in ports:
-        yield ("redirect_uri",), "must begin with https://, which callers of that port speak; change it at Krebit too"
+        yield ("redirect_uri",), "must start with https://, because tls_cert_file is set; change it at Krebit too"
 
 
 def _encryption(settings: Settings) -> Iterator[tuple[Key, str]]:
     given = settings.encryption_key_file or settings.encryption_key
     if not given and not settings.store.startswith("file:"):
-        yield ("encryption_key_file",), "must be set when the store is a database, so that its dumps hold no token"
+        yield ("encryption_key_file",), "must be set if the store is a database, so that its dumps contain no token"
 
 
 def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -53,7 +53,7 @@ def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
     if exposed and (not access.expose or open_to_all):
         yield ("listen",), EXPOSE.format(address=exposed[0])
     elif access.expose and open_to_all:
-        yield ("access", "expose"), "needs client_keys_file or allow_clients beside it, which say who may call"
+        yield ("access", "expose"), "needs client_keys_file or allow_clients, so that not everybody may call"
 
 
 def says_who(settings: Settings) -> bool:

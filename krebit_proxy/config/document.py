@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
         """The next node. Raises MarkedYAMLError for an alias, by which a small file could become a large one."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(None, None, "a * begins an alias; put the value in quotes", mark)
+            raise yaml.MarkedYAMLError(None, None, "* starts an alias; put the value in quotes", mark)
         return super().compose_node(parent, index)
 
 
@@ -104,16 +104,16 @@ class _Reading:
             # Not the whole text of the error: it quotes the file, and with it perhaps a secret.
             line = (error.problem_mark.line + 1) if error.problem_mark else 1
             advice = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
-            text = f"not YAML: {error.problem}{advice}"
+            text = f"invalid YAML: {error.problem}{advice}"
             self._document.problems.append(Problem(f"{self._document.where}:{line}", "", text))
             return
         except RecursionError:
-            self._document.report((), "is nested too deeply to be settings")
+            self._document.report((), "is nested too deeply")
             return
         if isinstance(root, MappingNode):
             self._document.values = self._mapping(root, ())
         elif root is not None:
-            self._document.report((), "must hold settings, each as `name: value`")
+            self._document.report((), "must contain settings in the form `name: value`")
 
     def _value(self, node: Node, key: Key) -> Any:
         if isinstance(node, MappingNode):
@@ -131,7 +131,7 @@ class _Reading:
         for name, value in node.value:
             key = (*parent, str(name.value) if isinstance(name, ScalarNode) else "?")
             if key in self._document.places:
-                text = f"is given twice; first at {self._document.place(key)}"
+                text = f"is set twice; the first is at {self._document.place(key)}"
                 self._document.problems.append(Problem(self._line(name), dotted(key), text))
                 continue
             self._mark(name, key)
@@ -143,10 +143,10 @@ class _Reading:
     def _scalar(self, node: Node, key: Key) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if node.tag.startswith("!"):
-            self._document.report(key, "has a YAML tag (!...), which settings do not have")
+            self._document.report(key, "has a YAML tag (!...); put the value in quotes")
             return None
         if "\0" in node.value:
-            self._document.report(key, "has a NUL character, which no setting has")
+            self._document.report(key, "contains a NUL character; remove it")
             return None
         try:
             return self._loader.construct_object(node) if kind in self._PLAIN else node.value
@@ -183,7 +183,7 @@ def add_environment(
         except (yaml.YAMLError, RecursionError):
             value = raw
             if dotted(key) not in lists:
-                document.report(key, "is not YAML; write a number, true or false, or a list like [a, b]")
+                document.report(key, "is not valid YAML; write a number, true, false or a list: [a, b]")
                 continue
         if dotted(key) in lists and isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
@@ -195,7 +195,7 @@ def _put(document: Document, key: Key, value: Any) -> None:
     for part in key[:-1]:
         inner = values.setdefault(str(part), {})
         if not isinstance(inner, dict):
-            document.report(key, f"is not a setting, for {dotted(key[:-1])} is no group of settings")
+            document.report(key, f"is not a setting: {dotted(key[:-1])} is a single value, not a group of settings")
             return
         values = inner
     values[str(key[-1])] = value

@@ -22,11 +22,11 @@ _SECRETS: Final = (SECRET, "encryption_key")
 _PLACEHOLDERS: Final[dict[str, Any]] = {"organization": "x", "client_id": "x", SECRET: "x"}
 _TEXTS: Final = {
     "missing": "is missing",
-    "string_type": "must be text; if it is meant so, put it in quotes",
+    "string_type": "must be text; put it in quotes",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
-    "path_type": "must be the path of a file",
+    "path_type": "must be a file path",
     "tuple_type": "must be a list",
     "model_type": "must be a group of settings, each on its own line",
     "too_short": "must not be empty",
@@ -63,7 +63,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     directory = path.resolve().parent if path else Path.cwd()
     in_file = {name: _places(document, name) for name in _SECRETS}
     if "encryption_key" in document.values and (problem := _strictly(Path(document.where))):
-        document.report(("encryption_key",), f"stands in a file that is not private: {problem}")
+        document.report(("encryption_key",), f"is in a file that is not private: {problem}")
     add_environment(document, environ, texts(), lists())
     _find_credential(document, environ)
     for name, places in in_file.items():
@@ -85,8 +85,8 @@ def problems_of(values: dict[str, Any]) -> list[str]:
 
 def _hint(path: Path | None) -> str:
     if path is None:
-        return "write a settings file with: krebit-proxy init"
-    return "config.example.yaml explains every setting" if path.exists() else "write it with: krebit-proxy init"
+        return "create a settings file with: krebit-proxy init"
+    return "see config.example.yaml for all settings" if path.exists() else "create it with: krebit-proxy init"
 
 
 def _lines(problems: list[Problem]) -> list[str]:
@@ -110,7 +110,7 @@ def _refuse_twice(document: Document, name: str, in_file: list[str]) -> None:
     """A secret may come in three ways, but never in two at once: nobody would know which one counts."""
     given = dict.fromkeys([*in_file, *_places(document, name)])
     if len(given) > 1:
-        document.report((name,), f"is given more than once, by {' and by '.join(given)}; keep one of them")
+        document.report((name,), f"is set more than once, by {' and by '.join(given)}; keep one of them")
 
 
 def _read_secret(document: Document, in_file: list[str], directory: Path) -> None:
@@ -127,7 +127,7 @@ def _read_secret(document: Document, in_file: list[str], directory: Path) -> Non
             values[SECRET] = _PLACEHOLDERS[SECRET]
     elif f"{SECRET} ({document.place((SECRET,))})" in in_file:
         if problem := file_problem(Path(document.where)):
-            document.report((SECRET,), f"stands in a file that is not safe: {problem}")
+            document.report((SECRET,), f"is in a file that is not safe: {problem}")
         document.caution((SECRET,), exposure(Path(document.where)))
 
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen model. Each setting has its one line of why; the JSON schema for editors shows it too."""
+"""The settings: one frozen model. The line below each setting is its description in the JSON schema for editors."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def _size(value: Any) -> int:
         return value
     match = re.fullmatch(r"(\d+)\s*([KMG]iB|B|)", str(value), re.IGNORECASE)
     if match is None:
-        raise wrong("is not a size; write a number of bytes or e.g. 16KiB, 1MiB")
+        raise wrong("is not a size; write for example 65536, 16KiB or 1MiB")
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
@@ -37,7 +37,7 @@ def _secret(value: Any) -> Secret:
     if not isinstance(value, str):
         raise wrong("must be text; put it in quotes")
     if not _VISIBLE.fullmatch(value):
-        raise wrong("is empty, or has a line break or another character that no client secret has")
+        raise wrong("is empty, or contains a line break or another character that a secret cannot contain")
     return Secret(value)
 
 
@@ -47,12 +47,12 @@ def _organization(value: str) -> str:
     first, _, rest = re.sub(r"^https?://", "", value.strip().lower()).partition(".")
     meant = LABEL.fullmatch(first) and (not rest or rest.startswith("krebit.se"))
     hint = f"; did you mean {first}?" if meant else ""
-    raise wrong(f"must be the one word before .krebit.se: letters, digits and hyphens, in lower case{hint}")
+    raise wrong(f"must be the word before .krebit.se: lower-case letters, digits and hyphens{hint}")
 
 
 def _client_id(value: str) -> str:
     if not _VISIBLE.fullmatch(value):
-        raise wrong("is empty, or has a character that no client id has")
+        raise wrong("is empty, or contains a character that a client id cannot contain")
     return value
 
 
@@ -76,7 +76,7 @@ def _redirect_uri(value: str) -> str:
 def _forward_proxy(value: str) -> str:
     parts = split_url(value)
     if parts.scheme != "http" or not is_host(parts.hostname or ""):
-        raise wrong("must start with http://, and a host name; what goes through it is encrypted all the same")
+        raise wrong("must start with http:// and a host name; your requests stay encrypted inside the tunnel")
     return value
 
 
@@ -89,7 +89,7 @@ def _command(value: str) -> str:
     try:
         words = shlex.split(value)
     except ValueError as error:
-        raise wrong(f"cannot be split into words: {error}") from None
+        raise wrong(f"is not a valid command line: {error}") from None
     if not words or "\0" in value:
         raise wrong("is not a command; write a program and its arguments")
     return value
@@ -109,7 +109,7 @@ def _store(value: str) -> str:
 def _host(value: str) -> str:
     host = value.removeprefix("[").removesuffix("]")
     if not is_host(host) or "%" in host:  # a zone means something on its own computer only
-        raise wrong("is not a host name or IP address (no scheme, no port, no *)")
+        raise wrong("is not a host name or IP address; leave out scheme, port and *")
     return f"[{host}]" if ":" in host else host  # as callers write it
 
 
@@ -117,7 +117,7 @@ def _origin(value: str) -> str:
     parts = split_url(value)
     known = parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and "@" not in value
     if not known or value != f"{parts.scheme}://{parts.netloc}".lower():
-        raise wrong("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
+        raise wrong("is not an origin; write for example https://intranet.example or http://localhost:3000")
     return value
 
 
@@ -133,14 +133,14 @@ def _network(value: str) -> str:
 
 def _nearest_network(value: str) -> str:
     try:
-        return f"has bits beyond its prefix; did you mean {ip_network(value, strict=False)}?"
+        return f"has bits set outside its prefix; did you mean {ip_network(value, strict=False)}?"
     except ValueError:
-        return "is not an IP address or network; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket"
+        return "is not an IP address or network; write for example 10.0.0.0/8, or uid:1000 for a unix socket"
 
 
 def _token(value: str) -> str:
     if not _TOKEN.fullmatch(value):
-        raise wrong("is not a name that HTTP allows here")
+        raise wrong("contains a character that HTTP does not allow here")
     return value
 
 
@@ -148,7 +148,7 @@ def _path_rule(value: str) -> str:
     try:
         pattern(value)
     except ValueError as error:
-        raise wrong(f"cannot match: {error}") from None
+        raise wrong(f"is not a path template: {error}") from None
     return value
 
 
@@ -163,7 +163,7 @@ SecretText = Annotated[Secret, BeforeValidator(_secret), WithJsonSchema({"type":
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys are errors, and nothing changes after reading."""
+    """What all sections share: unknown keys are errors, and values never change."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -175,22 +175,22 @@ class Section(BaseModel):
 
 
 class Upstream(Section):
-    """Where requests go. Times are seconds."""
+    """How the proxy reaches Krebit. Times are in seconds."""
 
     url: Annotated[str, AfterValidator(_upstream_url)] = "https://{organization}.krebit.se"
-    """Where requests go: https, or http on loopback only."""
+    """Where requests go. Use https, or http for this computer only."""
     ca_file: Path | None = None
-    """Certificates (PEM) to trust besides the system's, e.g. of a company's own authority."""
+    """More certificates (PEM) to trust, for example of your company's certificate authority."""
     proxy: Annotated[str, AfterValidator(_forward_proxy)] | None = Field(default=None, repr=False)
-    """A corporate HTTP proxy to go through, for the token endpoint and notify.webhook too."""
+    """A corporate HTTP proxy to use, also for the token endpoint and notify.webhook."""
     connect_timeout: Seconds = 10
-    """For address, connection and TLS together."""
+    """Limit for DNS, connection and TLS together."""
     response_timeout: Seconds = 60
-    """From the end of the request's content to the head of the response."""
+    """Limit from the end of the request to the start of the response."""
     idle_timeout: Seconds = 300
-    """A transfer in which no byte moves for so long is ended."""
+    """A transfer ends if no byte moves for this long."""
     keepalive: Seconds = 55
-    """How long an idle connection is kept; less than the upstream keeps it."""
+    """How long idle connections stay open. Must be less than Krebit keeps them open."""
 
     def proxy_to(self, url: str) -> str | None:
         """The forward proxy on the way to `url`. Plain http, which stays on this computer, is not for it to see."""
@@ -198,36 +198,36 @@ class Upstream(Section):
 
 
 class OAuth(Section):
-    """How the authorization server is spoken to."""
+    """How the proxy gets its tokens."""
 
     authorize_url: Annotated[str, AfterValidator(_url)] | None = None
-    """Empty: /oauth/authorize at the upstream."""
+    """Empty: /oauth/authorize at upstream.url."""
     token_url: Annotated[str, AfterValidator(_url)] | None = None
-    """Empty: /api/oauth/token at the upstream."""
+    """Empty: /api/oauth/token at upstream.url."""
     revoke_url: Annotated[str, AfterValidator(_url)] | None = None
-    """Where logout revokes tokens (RFC 7009). Empty: tokens are only forgotten."""
+    """Where `krebit-proxy logout` revokes tokens (RFC 7009). Empty: it only deletes them."""
     client_auth: Literal["post", "basic"] = "post"
-    """How the client secret is sent: in the content, or as HTTP Basic."""
+    """How the proxy sends the client secret: in the body (post), or as HTTP Basic (basic)."""
     pkce: Flag = True
-    """Binds the code to this proxy (RFC 7636); servers that do not know it ignore it."""
+    """Protects the authorization code (RFC 7636). Servers that do not support it ignore it."""
     scope: str = ""
-    """What to ask for; empty asks for the server's default."""
+    """The scope to ask for. Empty: the server's default."""
 
 
 class Refresh(Section):
-    """When the access token is renewed."""
+    """When the proxy renews the access token."""
 
     ahead: Seconds = 300
-    """Seconds before expiry; at least 10 % of the lifetime, at most half of it."""
+    """Seconds before expiry. At least 10 % and at most half of the token's lifetime."""
 
 
 class Replay(Section):
-    """How much content is kept so that a request can be sent again after a 401."""
+    """How much request data the proxy keeps, so that it can send a request again after a 401."""
 
     max_body: Size = 1 << 20
-    """For one request. A larger one is answered 503 after a 401, and the caller sends it again."""
+    """Limit for one request body. After a 401, a larger request gets a 503 and your tool sends it again."""
     max_total: Size = 64 << 20
-    """For all requests together."""
+    """Limit for all requests together."""
 
 
 class Rule(Section):
@@ -236,104 +236,104 @@ class Rule(Section):
     methods: Annotated[tuple[Annotated[str, AfterValidator(_token)], ...], OneOrMore] = ()
     """Empty: all methods."""
     paths: Annotated[tuple[Annotated[str, AfterValidator(_path_rule)], ...], OneOrMore] = ()
-    """`{id}`, or any name in braces, stands for one segment, a final `**` for the rest. Empty: all paths."""
+    """`{id}`, or any name in braces, matches one segment. A final `**` matches the rest. Empty: all paths."""
     callers: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Names of client keys. Empty: everybody."""
+    """Names of client keys. Empty: all clients."""
 
 
 class Access(Section):
     """Who may call, and what."""
 
     expose: Flag = False
-    """May listen beyond loopback; then client_keys_file or allow_clients is needed too."""
+    """Allow other computers to connect. Needs client_keys_file or allow_clients too."""
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], OneOrMore] = ()
-    """Names besides localhost that callers may use for this proxy."""
+    """Host names, besides localhost, under which clients reach this proxy."""
     allowed_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], OneOrMore] = ()
-    """Web sites whose pages may call, e.g. https://intranet.example."""
+    """Websites whose pages may call the API, for example https://intranet.example."""
     allow_clients: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], OneOrMore] = ()
-    """Addresses that may call, e.g. 10.1.0.0/16; on unix sockets uid:1000 or gid:33. Empty: all."""
+    """Addresses that may call, for example 10.1.0.0/16. On unix sockets uid:1000 or gid:33. Empty: all."""
     client_keys_file: Path | None = None
-    """One name:key a line; callers send a key as Bearer, X-Api-Key or Basic password. Read again when it changes."""
+    """One name:key per line. Clients send the key as Bearer, X-Api-Key or Basic password. Reloads on change."""
     require_header: Annotated[str, AfterValidator(_token)] | None = None
-    """A field that each request must have, so that no page or redirect can make one; e.g. X-Krebit-Proxy."""
+    """A header that each request must have, for example X-Krebit-Proxy. Web pages and redirects cannot send it."""
     read_only: Flag = False
-    """Only GET, HEAD and OPTIONS."""
+    """Allow only GET, HEAD and OPTIONS."""
     allow: tuple[Rule, ...] = ()
-    """What may be called, e.g. {methods: [GET], paths: [/api/invoices/**]}. Empty: all of /api/."""
+    """Requests to allow, for example {methods: [GET], paths: [/api/invoices/**]}. Empty: all of /api/."""
     cookies: Literal["drop", "forward"] = "drop"
-    """Cookies of localhost are shared by every program on it, so they stay here."""
+    """All programs on localhost share their cookies. By default, the proxy does not forward them."""
 
 
 class Limits(Section):
-    """What one caller, or all of them, may take. Times are seconds."""
+    """What one client, or all clients together, may use. Times are in seconds."""
 
     connections: Annotated[int, Field(ge=1, strict=True)] = 1000
-    """At the limit the longest idle one makes room. One address of another computer may have half of them."""
+    """At the limit, the longest idle connection closes. One address of another computer gets half at most."""
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
-    """Requests a second of each caller in the long run. Empty: any number."""
+    """Requests per second for each client, on average. Empty: no limit."""
     burst: Annotated[int, Field(ge=1, strict=True)] = 20
-    """Requests of a caller at once, where a rate is set."""
+    """Requests that a client may send at once, if a rate is set."""
     header_bytes: Annotated[Size, Field(ge=1024)] = 16 << 10
-    """For the whole head of a request."""
+    """Limit for the header of a request, with its first line."""
     header_timeout: Seconds = 30
-    """For the head to arrive."""
+    """How long the header may take to arrive."""
     body_timeout: Seconds = 60
-    """For the next part of the content to arrive."""
+    """How long the next part of a body may take to arrive."""
     keepalive: Seconds = 75
-    """How long an idle caller stays connected."""
+    """How long idle clients stay connected."""
     drain: Seconds = 10
-    """How long a stop waits for what is in flight."""
+    """How long a stop waits for running requests."""
 
 
 class Log(Section):
-    """What is written to standard error, and how."""
+    """What the proxy logs to standard error, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is written."""
+    """The lowest level to log."""
     format: Literal["auto", "console", "json"] = "auto"
-    """auto: console on a terminal, else JSON."""
+    """auto: console on a terminal, otherwise JSON."""
     access: Flag = True
-    """One event for each request."""
+    """Log one event for each request."""
 
 
 class Notify(Section):
-    """Who is told when the grant is in trouble, and when it is well again."""
+    """Where the proxy sends a message when it cannot get tokens, and when it can again."""
 
     webhook: Annotated[str, AfterValidator(_webhook)] | None = Field(default=None, repr=False)
-    """A URL that gets a POST with the message as JSON: https, or http on loopback only."""
+    """A URL to POST the message to, as JSON. Use https, or http for this computer only."""
     command: Annotated[str, AfterValidator(_command)] | None = Field(default=None, repr=False)
-    """A program and its arguments, run without a shell; it finds the message as JSON on its input."""
+    """A program and its arguments, run without a shell. It gets the message as JSON on standard input."""
     after: Seconds = 600
-    """Seconds that a trouble must last before anybody is told."""
+    """How long a problem must last before the proxy sends a message, in seconds."""
 
 
 class Settings(Section):
-    """All settings. Paths are absolute after loading, and derived values are properties."""
+    """All settings. After loading, paths are absolute. Derived values are properties."""
 
     organization: Annotated[str, AfterValidator(_organization)]
     """The word before .krebit.se."""
     client_id: Annotated[str, AfterValidator(_client_id)]
-    """Of the app at https://ORGANIZATION.krebit.se/developer/my-apps."""
+    """The client id of your app at https://ORGANIZATION.krebit.se/developer/my-apps."""
     client_secret: SecretText
-    """Of the same app. Better in a file of its own: client_secret_file."""
+    """The client secret of your app. It is safer in a separate file: client_secret_file."""
     redirect_uri: Annotated[str, AfterValidator(_redirect_uri)] = "http://localhost:8321/setup/callback"
-    """Exactly as registered with the app; it is sent byte for byte."""
+    """The redirect URI of your app, exactly as registered."""
     listen: Annotated[tuple[Annotated[str, AfterValidator(_listen)], ...], OneOrMore, Field(min_length=1)] = (
         "localhost:8321",
     )
-    """host:port, unix:/path?mode=0660&group=app or fd:N, or a list. localhost is both 127.0.0.1 and ::1."""
+    """host:port, unix:/path?mode=0660&group=app, fd:N, or a list of these. localhost is both 127.0.0.1 and ::1."""
     tls_cert_file: Path | None = None
-    """A certificate with its chain (PEM): callers then speak https. Read again when it changes."""
+    """A certificate with its chain (PEM). If set, clients connect with https. Reloads on change."""
     tls_key_file: Path | None = None
-    """Its key. Empty: it is in the file of the certificate."""
+    """The key of the certificate. Empty: it is in tls_cert_file."""
     tls_client_ca_file: Path | None = None
-    """Certificates (PEM) of the authorities whose client certificates let callers in. Empty: none is asked for."""
+    """Certificate authorities (PEM) that sign client certificates. Empty: clients need no certificate."""
     store: Annotated[str, AfterValidator(_store)] = Field(default="file:grant", repr=False)
-    """Where the grant is kept: file:FOLDER, or postgresql://... for several proxies with one grant."""
+    """Where to keep the grant: file:FOLDER, or postgresql://... to share it between several proxies."""
     encryption_key_file: Path | None = None
-    """Keys that encrypt the stored grant, one a line; the first encrypts. A must for postgresql."""
+    """Keys that encrypt the grant, one per line. The first one encrypts. Required for postgresql."""
     encryption_key: SecretText | None = Field(default=None, repr=False)
-    """The same without a file, between spaces; better as KREBIT_PROXY_ENCRYPTION_KEY than in a settings file."""
+    """The keys themselves, with spaces between them. Set KREBIT_PROXY_ENCRYPTION_KEY rather than this line."""
     upstream: Upstream = Upstream()
     oauth: OAuth = OAuth()
     refresh: Refresh = Refresh()

@@ -54,5 +54,5 @@ def read_secret(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text") from None
     if not text:
-        raise ValueError(f"{path} is empty; it must hold the secret and nothing else")
+        raise ValueError(f"{path} is empty; it must contain the secret and nothing else")
     return text

@@ -1,7 +1,7 @@
 """The rules for header fields, in both directions (RFC 9110, 7.6).
 
-Fields are pairs of bytes in the order of arrival. `folded` looks at their names once and gives them in lower case;
-everything after it works with those names, so that no field is folded twice.
+Fields are pairs of bytes in the order of arrival. `folded` turns their names into lower case once. All other functions
+take these names, so that no name is folded twice.
 """
 
 import re
@@ -34,7 +34,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"http2-settings",
     )
 )
-# Made anew by us; or a claim about the caller or the target that only a trusted proxy may make.
+# Fields that we make ourselves, and claims about the caller or the target that only a trusted proxy may make.
 _NEVER_SENT: Final = _HOP_BY_HOP | {
     b"authorization",
     b"content-length",
@@ -45,13 +45,13 @@ _NEVER_SENT: Final = _HOP_BY_HOP | {
     b"x-real-ip",
     b"x-rewrite-url",
 }
-# An upstream that maps `-` and `_` to the same name would take X_Forwarded_For for X-Forwarded-For.
+# Some servers treat `-` and `_` as equal. They would take X_Forwarded_For for X-Forwarded-For.
 _CLAIMS: Final = re.compile(rb".*_|proxy-|x-forwarded-")
 _CORS: Final = re.compile(rb"access-control-")
 _MOST_DIGITS: Final = 18
 _HAS_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
-# What is true of the upstream's origin and false of the caller's, and what only we may say.
+# Fields that are true for the upstream's origin but not for the caller's, and fields that only we may send.
 _NEVER_RETURNED: Final = _HOP_BY_HOP | {
     b"alt-svc",
     b"clear-site-data",
@@ -65,19 +65,19 @@ _NEVER_RETURNED: Final = _HOP_BY_HOP | {
 _NOT_RETURNED: Final = {True: _NEVER_RETURNED, False: _NEVER_RETURNED | {b"set-cookie", b"set-cookie2"}}
 _URL: Final = re.compile(rb"(https?:)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
-# A document that somebody has uploaded must not act as the company: without this its scripts are on our origin. A type
-# that is not named is not guessed (nosniff).
+# An uploaded document must not act as the company: without this header, its scripts would run on our origin. If the
+# type is missing, `nosniff` keeps browsers from guessing one.
 _ACTIVE: Final = re.compile(rb"text/html|[a-z]+/(?:[^;,\s]*\+)?xml", re.IGNORECASE)
 _SANDBOX: Final = b"Content-Security-Policy: sandbox"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 
-class Names(tuple[bytes, ...]):  # noqa: SLOT001 -- what follows from the names is kept with them
-    """The names of a message's fields in lower case, in their order."""
+class Names(tuple[bytes, ...]):  # noqa: SLOT001 -- `at` is cached on the instance
+    """The names of a message's fields, in lower case and in their order."""
 
     @cached_property
     def at(self) -> dict[bytes, list[int]]:
-        """Where each name stands."""
+        """The positions of each name."""
         places: dict[bytes, list[int]] = {}
         for place, name in enumerate(self):
             places.setdefault(name, []).append(place)
@@ -88,11 +88,11 @@ NO_NAMES: Final = Names()
 
 
 def checked(fields: Fields) -> Names:
-    """The names of a request's fields in lower case. Raises Refused(bad_request) for a bad name or value."""
+    """The names of a request's fields in lower case. Raises Refused(bad_request) for an invalid name or value."""
     names = folded([name for name, _ in fields])
     content = b"".join([value for _, value in fields])
     if names is None or len(content.translate(None, _CONTROLS)) != len(content):
-        raise Refused("bad_request", "A header field has a bad name, or a control character in its value.")
+        raise Refused("bad_request", "A header has an invalid name, or a control character in its value.")
     return names
 
 
@@ -102,20 +102,20 @@ def folded(names: Sequence[bytes]) -> Names | None:
     return known if len(known) == len(names) else None
 
 
-# Callers, and the upstream, send the same few sets of names again and again: what follows from the names alone is kept.
+# Callers and the upstream send the same few sets of names again and again, so results that need only names are cached.
 @lru_cache(maxsize=256)
 def _folded(names: bytes) -> Names:
-    """The names, one a line, in lower case; none if one of them is not a token."""
+    """Splits the names, one on each line. Returns none of them if one is not a token."""
     lines = Names(names.lower().split(b"\n"))
     return NO_NAMES if b"" in lines or names.translate(None, _TOKEN + b"\n") else lines
 
 
 def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropped: re.Pattern[bytes]) -> list[bool]:
-    """Which of the fields with these names pass. `connection` is the value of the message's `Connection` fields.
+    """For each name, whether its field passes. `connection` is the value of the message's `Connection` fields.
 
     RFC 9110, 7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and,
     for each connection-option in this field, remove any header or trailer field(s) from the message with the same name
-    as the connection-option". Our own are added to what is left, so no option can remove them.
+    as the connection-option". We add our own fields afterwards, so no option can remove them.
     """
     dropped |= _options(connection)
     return [name not in dropped and not also_dropped.match(name) for name in names]
@@ -123,7 +123,7 @@ def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropp
 
 @lru_cache(maxsize=256)
 def _returned(names: Names, connection: bytes, cookies: bool) -> list[bool]:
-    """Which of the upstream's fields are returned to the caller."""
+    """For each name, whether the caller gets that field of the upstream."""
     return _kept(names, connection, _NOT_RETURNED[cookies], _CORS)
 
 
@@ -143,14 +143,14 @@ def _options(connection: bytes) -> frozenset[bytes]:
 
 
 def connection_options(names: Names, fields: Fields) -> frozenset[bytes]:
-    """The options in all `Connection` fields, in lower case; among them perhaps an empty one."""
+    """The options in all `Connection` fields, in lower case. One of them may be empty."""
     return _options(_connection(names, fields))
 
 
 def framing(names: Names, fields: Fields, *, http10: bool = False) -> int | None:
-    """How long a request's content is: 0 when there is none, None when it is chunked.
+    """The length of a request's content: 0 if there is none, None if it is chunked.
 
-    Raises Refused(bad_request) where two readers could disagree about it, Refused(not_implemented) for another coding.
+    Raises Refused(bad_request) if two readers could disagree about it, Refused(not_implemented) for other codings.
     """
     lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
     if not codings:
@@ -162,27 +162,27 @@ def framing(names: Names, fields: Fields, *, http10: bool = False) -> int | None
         return int(value)
     # RFC 9112, 6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding". We do.
     if lengths or codings > 1:
-        raise Refused("bad_request", "Either one Content-Length or one Transfer-Encoding tells the length.")
+        raise Refused("bad_request", "Send either one Content-Length or one Transfer-Encoding, not both.")
     if http10:
-        raise Refused("bad_request", "Transfer-Encoding is not a part of HTTP/1.0.")
+        raise Refused("bad_request", "HTTP/1.0 does not allow Transfer-Encoding.")
     if fields[names.index(b"transfer-encoding")][1].lower() != b"chunked":
-        raise Refused("not_implemented", "The only transfer coding here is chunked.")
+        raise Refused("not_implemented", "The only supported Transfer-Encoding is chunked.")
     return None
 
 
 def withheld(*, cookies: bool = False, keys: bool = False) -> frozenset[bytes]:
-    """The names of a request's fields that are not forwarded.
+    """The names of request fields that are not forwarded.
 
     Args:
         cookies: Whether `Cookie` is forwarded.
-        keys: Whether callers prove themselves to us by keys, so that none of their places is forwarded.
+        keys: Whether callers have client keys. Then no field that may hold a key is forwarded.
     """
     names = _NEVER_SENT if cookies else _NEVER_SENT | {b"cookie", b"cookie2"}
     return names | {b"x-api-key"} if keys else names
 
 
 def forwarded(names: Names, fields: Fields, withheld: frozenset[bytes]) -> bytes:
-    """The lines of a request's fields that go upstream, each with its line end. `names` from `checked`."""
+    """The header lines that go upstream, each with its line end. `names` comes from `checked`."""
     kept = _kept(names, _connection(names, fields), withheld, _CLAIMS)
     return b"".join([b"%b: %b\r\n" % field for field in compress(fields, kept)])
 
@@ -198,7 +198,7 @@ def request_head(
     expect: bool = False,
     upgrade: bytes | None = None,
 ) -> bytes:
-    """The whole head of the upstream's request, with the blank line.
+    """The whole head of the request to the upstream, with the blank line.
 
     Args:
         method: As the caller sent it.
@@ -206,9 +206,9 @@ def request_head(
         lines: From `forwarded`.
         authority: The upstream's, for `Host`.
         authorization: The value of our `Authorization`.
-        content: How many bytes follow; 0 for none, None for chunks.
+        content: How many bytes follow. 0: none. None: chunked.
         expect: Whether to ask for 100 (Continue).
-        upgrade: The protocols that the caller offers to switch to, when they are offered to the upstream too.
+        upgrade: The protocols that the caller offers, if we offer them to the upstream too.
     """
     if content is None:
         lines += b"Transfer-Encoding: chunked\r\n"
@@ -228,7 +228,7 @@ def request_head(
 
 
 def one_forward_less(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """A field of an OPTIONS request as it goes on."""
+    """A field of an OPTIONS request, with Max-Forwards decremented."""
     # RFC 9110, 7.6.2: "If the received Max-Forwards value is greater than zero, the intermediary MUST generate an
     # updated Max-Forwards field in the forwarded message" with the value decremented by one.
     counts = name.lower() == b"max-forwards" and value.isdigit() and len(value) <= _MOST_DIGITS
@@ -246,17 +246,17 @@ def response_fields(
     allowed_origin: bytes | None = None,
     shown: bool = False,
 ) -> bytes:
-    """The field lines of the caller's response, each with its line end, without the blank line.
+    """The header lines of the response to the caller, each with its line end, without the blank line.
 
     Args:
         names: From `folded`.
         fields: The upstream's, without control characters.
-        length: For `Content-Length`; None when there is none to state.
-        upstream_origin: Where a `Location` must lead to be brought back to the caller's origin.
-        caller_origin: As the caller named us, e.g. http://localhost:8321; empty if it did not.
+        length: For `Content-Length`. None: no such field.
+        upstream_origin: A `Location` on this origin is moved to the caller's origin.
+        caller_origin: Our origin as the caller knows it, for example http://localhost:8321. May be empty.
         cookies: Whether `Set-Cookie` is forwarded.
-        allowed_origin: The web origin that may read the answer, from `Caller.origin`.
-        shown: Whether a browser shows it as a page, from `Caller.shows`.
+        allowed_origin: The web origin that may read the response, from `Caller.origin`.
+        shown: Whether a browser shows the response as a page, from `Caller.shows`.
     """
     kept = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
@@ -274,23 +274,23 @@ def response_fields(
 
 
 def readable_by(allowed_origin: bytes) -> bytes:
-    """The lines that let the pages of a web origin read an answer."""
+    """The header lines that let the pages of a web origin read a response."""
     return b"Access-Control-Allow-Origin: %b\r\nAccess-Control-Expose-Headers: *\r\nVary: Origin\r\n" % allowed_origin
 
 
 def _caller_location(location: bytes, upstream_origin: bytes, caller_origin: bytes) -> bytes:
-    """`location` on the caller's origin if it leads to the upstream's, else as it is."""
+    """`location`, moved to the caller's origin if it is on the upstream's."""
     match = _URL.fullmatch(location)
     scheme = upstream_origin.partition(b"//")[0]
     if match is None or origin((match[1] or scheme) + b"//" + match[2]) != origin(upstream_origin):
         return location
     path: bytes = match[3]
     if not caller_origin and path.startswith(b"//"):
-        return location  # alone it would be the name of another host
+        return location  # on its own, this path would name another host
     return caller_origin + (path if path.startswith(b"/") else b"/" + path)
 
 
 def origin(url: bytes) -> bytes:
-    """`url`, which has no path, in the form in which origins are compared: lower case, without a default port."""
+    """`url`, which has no path, in a form to compare: lower case, without a default port."""
     url = url.lower()
     return url.removesuffix(b":443" if url.startswith(b"https:") else b":80")

@@ -1,4 +1,4 @@
-"""Which hosts are this computer."""
+"""Which host names and addresses mean this computer."""
 
 import re
 from typing import Final
@@ -13,7 +13,7 @@ _LOOPBACK: Final = re.compile(
 def is_loopback(host: str) -> bool:
     """Whether a host name or IP address stays on this computer.
 
-    Any case, a dot at the end and brackets around IPv6 will do; an address must have its usual spelling, since
-    programs do not agree on what `127.1`, `0x7f.0.0.1` or `::ffff:127.0.0.1` are.
+    Accepts any case, a final dot, and brackets around IPv6. An address must be in its usual form, because programs
+    disagree about `127.1`, `0x7f.0.0.1` and `::ffff:127.0.0.1`.
     """
     return _LOOPBACK.fullmatch(host) is not None

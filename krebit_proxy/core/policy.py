@@ -1,4 +1,4 @@
-"""Path templates: what an `access.allow` rule says about paths, and how traffic is folded into such rules."""
+"""Path templates: how an `access.allow` rule describes paths, and how observed requests become such rules."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
-# What differs from one thing of a kind to the next: numbers, UUIDs, dates, long hexadecimal names.
+# Segments that identify one item among many: numbers, UUIDs, dates, long hexadecimal names.
 _PARAMETER: Final = re.compile(
     r"\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d{2}(?:-\d{2}(?:T[0-9:.]+(?:Z|[+-][0-9:]+)?)?)?|[0-9a-f]{16,}",
     re.IGNORECASE,
@@ -18,19 +18,19 @@ _SEGMENT: Final = re.compile(r"\*\*|\{[A-Za-z_][A-Za-z0-9_]*\}|[^{}*/]+")
 
 
 def template(path: bytes) -> str:
-    """The path template that `path` is a case of: /api/invoices/17/lines becomes /api/invoices/{id}/lines."""
+    """The path template for `path`: /api/invoices/17/lines becomes /api/invoices/{id}/lines."""
     folded: list[str] = []
     for spelt in path.split(b"/"):
         segment = unquote(spelt.partition(b";")[0].decode("ascii", "replace"))
         if "/" in segment:
-            return "/".join(["", *folded, "**"])  # it may be understood as more than one
+            return "/".join(["", *folded, "**"])  # the upstream may read it as several segments
         if segment:
             folded.append("{id}" if _stands_for_one(segment) else segment)
     return "/".join(["", *folded])
 
 
 def _stands_for_one(segment: str) -> bool:
-    """Whether the segment is one of many, or cannot be written in a template."""
+    """Whether `{id}` should replace the segment: it is one of many, or a template cannot contain it."""
     return (
         bool(_PARAMETER.fullmatch(segment))
         or not _SEGMENT.fullmatch(segment)
@@ -39,21 +39,21 @@ def _stands_for_one(segment: str) -> bool:
 
 
 def pattern(path_template: str) -> re.Pattern[bytes]:
-    """What matches the paths of `path_template`: `{name}` is one segment, a final `**` any number of them, also none.
+    """A pattern for the paths of `path_template`: `{name}` is one segment, a final `**` is any number of segments.
 
-    Empty segments and `;…` do not count, and names may be percent-encoded or not. Raises ValueError with the reason if
-    it is not a template.
+    It ignores empty segments and `;…`, and decodes percent-encoded names. Raises ValueError with the reason if
+    `path_template` is not a template.
     """
     if not path_template.startswith("/api/"):
-        raise ValueError("a path template starts with /api/")
+        raise ValueError("it must start with /api/")
     parts = []
     segments = [segment for segment in path_template.split("/") if segment]
     for number, segment in enumerate(segments, start=1):
         if not _SEGMENT.fullmatch(segment) or "/" in unquote(segment):
-            raise ValueError(f"{segment!r} is no segment of a path template; write a name, {{id}} or a final **")
+            raise ValueError(f"{segment!r} is not a valid segment; write a name, {{id}} or a final **")
         if segment == "**":
             if number < len(segments):
-                raise ValueError("** stands for all that follows, so it comes last")
+                raise ValueError("** must be the last segment")
             parts.append(b"(?:/.*)?")
         elif segment.startswith("{"):
             parts.append(b"/+[^/]+")
@@ -63,13 +63,13 @@ def pattern(path_template: str) -> re.Pattern[bytes]:
 
 
 class Observations:
-    """The requests that were seen, folded: how often each caller used each method on each path template."""
+    """Counts how often each caller used each method on each path template."""
 
     def __init__(self) -> None:
         self._seen: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, method: str, path: bytes, caller: str) -> bool:
-        """Counts one request; says whether it is the first of its kind. Beyond a limit, new kinds are not kept."""
+        """Counts one request. Returns whether it is the first of its kind. Stores at most `_MOST_KINDS` kinds."""
         kind = (template(path), method, caller)
         known = kind in self._seen
         if known or len(self._seen) < _MOST_KINDS:
@@ -77,27 +77,27 @@ class Observations:
         return not known
 
     def to_json(self) -> str:
-        """For a file: one kind a line, in order."""
+        """Text for a file, with one kind on each line, sorted."""
         lines = [json.dumps([*kind, times]) for kind, times in sorted(self._seen.items())]
         return "[\n" + ",\n".join(lines) + "\n]\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Observations":
-        """What `to_json` made. Raises ValueError for anything else."""
+        """Reads the text of `to_json`. Raises ValueError for any other text."""
         found = cls()
         document = json.loads(text)
         if not isinstance(document, list):
-            raise ValueError("is no list of observations")  # noqa: TRY004 - the text is wrong, not the call
+            raise ValueError("it is not a list of observations")  # noqa: TRY004 - the text is wrong, not the call
         for line in document:
             match line:
                 case [str(path), str(method), str(caller), int(times)]:
                     found._seen[path, method, caller] += times
                 case _:
-                    raise ValueError("has a line that is no observation")
+                    raise ValueError("a line is not an observation")
         return found
 
     def suggested(self) -> list[str]:
-        """The lines for `access.allow` that allow just what was seen, as YAML. Callers are named where they differ."""
+        """YAML lines for `access.allow` that allow exactly these requests. They name callers only if those differ."""
         used: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         folded = _fold_siblings(path for path, _, _ in self._seen)
         for path, method, caller in self._seen:
@@ -114,7 +114,7 @@ class Observations:
 
 
 def _fold_siblings(templates: Iterable[str]) -> dict[str, str]:
-    """Each template with the names replaced that are one of too many in their place: they too are parameters."""
+    """Replaces names by `{id}` where a place has too many of them: these names are parameters too."""
     paths = {path: path.split("/")[1:] for path in templates}
     for place in range(max(map(len, paths.values()), default=0)):
         names: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
@@ -133,5 +133,5 @@ def _line(callers: Iterable[str], methods: Iterable[str], paths: Iterable[str]) 
 
 
 def needed_line(method: str, path: bytes) -> str:
-    """The line for `access.allow` that would allow one request, as YAML."""
+    """The YAML line for `access.allow` that would allow this request."""
     return _line((), [method], [template(path)])

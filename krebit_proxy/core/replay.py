@@ -1,7 +1,7 @@
-"""What to do after a response: relay it, replay the request, or say why not. And what is kept so that we can.
+"""What to do after a response: relay it, replay the request, or say why not. And the content to keep for a replay.
 
-A 401 says that the request was not executed, so sending even a POST again is right here, although RFC 9110, 9.2.2
-forbids it in general. It is done once for each request; everything else goes to the caller as it came.
+RFC 9110, 9.2.2, forbids to repeat a POST in general. After a 401 it is right: the upstream did not execute the request.
+Each request is replayed once at most. All other responses go to the caller unchanged.
 """
 
 import re
@@ -18,48 +18,54 @@ _INSUFFICIENT_SCOPE: Final = re.compile(rb"\berror\s*=\s*\"?insufficient_scope\b
 # SHOULD respond with the HTTP 401 (Unauthorized) status code." Some respond with 403.
 _INVALID_TOKEN: Final = re.compile(rb"\berror\s*=\s*\"?invalid_token\b", re.IGNORECASE)
 
-_SMALL: Final = 4096  # bytes; pieces below it are joined, so that a slow caller's single bytes stay cheap to keep
+_SMALL: Final = 4096  # bytes; smaller pieces are joined, so that a caller that sends single bytes costs little memory
 
 
 class Decision(Enum):
-    """What happens after a response head."""
+    """What to do with a response."""
 
-    RELAY = auto()  # the caller gets this response
+    RELAY = auto()  # pass this response to the caller
     REPLAY = auto()  # renew the token, then send the request again
-    NOT_REPLAYED = auto()  # renew the token, then tell the caller to send it again: its content is gone
+    NOT_REPLAYED = auto()  # renew the token, then ask the caller to send the request again: its content is gone
 
 
+<<<<<<< HEAD
 def decide(status: int, challenges: Sequence[bytes], *, held: bool, barred: bool) -> Decision:
     """Judges the first response to a request; the response to a replay is always relayed.
+=======
+def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool) -> Decision:
+    """Decides about the first response to a request. The response to a replay is always relayed.
+>>>>>>> words
 
     Args:
-        status: of the response.
-        challenges: the values of its WWW-Authenticate fields.
-        held: whether all content that was sent is still at hand.
-        barred: whether the breaker of this path is open.
+        status: Of the response.
+        challenges: The values of its WWW-Authenticate fields.
+        held: Whether all content that was sent is still in memory.
+        barred: Whether the breaker of this path is open.
     """
     refused = status == 401 or (status == 403 and any(map(_INVALID_TOKEN.search, challenges)))
     if not refused or barred:
         return Decision.RELAY
     if any(_INSUFFICIENT_SCOPE.search(challenge) for challenge in challenges):
-        return Decision.RELAY  # it speaks of the request, not of the token: a new token would change nothing
+        return Decision.RELAY  # the request needs more rights; a new token would not help
     return Decision.REPLAY if held else Decision.NOT_REPLAYED
 
 
 class Breaker:
-    """Remembers the paths that answer 401 whatever the token is, so that they do not cause refresh after refresh.
+    """Remembers paths that answer 401 to every token, so that they do not cause one refresh after another.
 
-    Open for 30 seconds at first, twice as long each time it opens again, 15 minutes at most. A 2xx on the path
-    forgets it all. Times are seconds of any clock that does not run backwards.
+    A path stays open for 30 seconds at first, then twice as long each time, 15 minutes at most. A 2xx resets the path.
+    Times are seconds of a monotonic clock.
     """
 
     FIRST: Final = 30.0
     LONGEST: Final = 900.0
-    PATHS: Final = 256  # the last ones; an upstream with more such paths is not worth more memory
+    PATHS: Final = 256  # the most recent ones, to bound memory
 
     def __init__(self) -> None:
         self._paths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # path -> (open until, for how long)
 
+<<<<<<< HEAD
     def is_open(self, target: bytes, now: float) -> bool:
         """Whether a 401 to `target` is to be relayed as it is."""
         path = _path(target)
@@ -68,6 +74,14 @@ class Breaker:
     def trip(self, target: bytes, now: float) -> None:
         """Another token would not have changed a 401. While it is open already, late ones change nothing."""
         path = _path(target)
+=======
+    def is_open(self, path: bytes, now: float) -> bool:
+        """Whether a 401 on `path` (without the query) is relayed without a refresh."""
+        return path in self._paths and now < self._paths[path][0]
+
+    def trip(self, path: bytes, now: float) -> None:
+        """Opens the breaker after a 401 to a replay. Does nothing if it is already open."""
+>>>>>>> words
         until, period = self._paths.get(path, (now, 0.0))
         if now < until:
             return
@@ -78,6 +92,7 @@ class Breaker:
             self._paths.popitem(last=False)
 
     def reset(self, target: bytes) -> None:
+<<<<<<< HEAD
         """The path of `target` answered with a 2xx."""
         if self._paths:  # seldom; and this is called for nearly every request
             self._paths.pop(_path(target), None)
@@ -86,19 +101,24 @@ class Breaker:
 def _path(target: bytes) -> bytes:
     """The path as the upstream may understand it: one path has many percent-encoded spellings."""
     return decoded(target.partition(b"?")[0])
+=======
+        """Forgets the path of `target`, after a 2xx."""
+        if self._paths:  # rarely true, and nearly every request calls this
+            self._paths.pop(target.partition(b"?")[0], None)
+>>>>>>> words
 
 
 class ReplayBudget:
-    """What all requests together may keep, in bytes."""
+    """How many bytes all requests together may still keep."""
 
     def __init__(self, limit: int) -> None:
         self.free = limit
 
 
 class Kept:
-    """The content of one request that was sent so far: references to the pieces that are streamed, not a copy.
+    """The content of one request so far. It holds references to the streamed pieces, not copies.
 
-    Once a piece does not fit, all are let go and `complete` is False: half a request is never replayed.
+    If a piece does not fit, all pieces are dropped and `complete` becomes False: part of a request is never replayed.
     """
 
     __slots__ = ("_budget", "_limit", "_size", "complete", "pieces")
@@ -111,11 +131,11 @@ class Kept:
         self.pieces: list[bytes] = []
 
     def fits(self, size: int) -> bool:
-        """Whether `size` more bytes can be kept."""
+        """Whether there is room for `size` more bytes."""
         return self.complete and self._size + size <= self._limit and size <= self._budget.free
 
     def add(self, piece: bytes) -> None:
-        """Keeps a piece that is being sent; where it does not fit, lets everything go."""
+        """Keeps a piece. If it does not fit, drops everything."""
         if not self.fits(len(piece)):
             self.release()
             return
@@ -127,7 +147,7 @@ class Kept:
             self.pieces.append(piece)
 
     def release(self) -> None:
-        """Lets everything go for good. May be called more than once."""
+        """Drops everything. May be called more than once."""
         self.complete = False
         self._budget.free += self._size
         self._size = 0

@@ -8,7 +8,7 @@ MASK = "***"
 
 
 class Secret:
-    """Holds a token, key or password. Only `reveal` gives it out; every other way to text shows a mask."""
+    """Holds a token, key or password. Only `reveal` returns it. Every other conversion to text shows a mask."""
 
     __slots__ = ("_value",)
 
@@ -16,11 +16,11 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself. Call it where it leaves for its one destination, nowhere else."""
+        """The value itself. Call this only where the value leaves for its destination."""
         return self._value
 
     def fingerprint(self) -> str:
-        """The first eight hex digits of the SHA-256: tells two secrets apart in a record, and gives none away."""
+        """The first eight hex digits of the SHA-256. They identify a secret without revealing it."""
         return sha256(self._value.encode()).hexdigest()[:8]
 
     def matches(self, other: str) -> bool:
@@ -48,7 +48,7 @@ class Secret:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> NoReturn:
-        msg = "a Secret is not pickled or copied to another process"
+        msg = "a Secret cannot be pickled or sent to another process"
         raise TypeError(msg)
 
     def __copy__(self) -> "Secret":

@@ -1,8 +1,8 @@
-"""The request target: what goes upstream for it, and what the upstream may understand by it.
+"""The request target: which bytes go upstream, and what the upstream may read in them.
 
-A target travels byte for byte or not at all. Nobody knows how often the upstream decodes a path, or whether it cuts
-off `;…` before it does or after, so a path is judged by all its *readings*: every text that decoding and cutting can
-make of it. One bad reading is enough for a refusal.
+A target goes upstream byte for byte, or not at all. We do not know how often the upstream decodes a path, or whether it
+cuts off `;…` before or after that. So we check all *readings* of a path: every text that decoding and cutting can make
+of it. One bad reading is enough to refuse it. For example, /api/%252e%252e/x has the reading /api/../x.
 """
 
 import re
@@ -13,14 +13,14 @@ from krebit_proxy.errors import Refused
 
 API: Final = b"/api/"
 
-# What nearly all targets look like: nothing to decode or cut, no segment that starts with a dot, no /api/oauth.
+# Most targets: nothing to decode or cut, no segment that starts with a dot, no /api/oauth.
 _PLAIN: Final = re.compile(
     rb"/api/(?!(?i:oauth))(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)*(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)?(?:\?[!\"$-~]*)?"
 )
 # RFC 9112, 3.2.2: "a server MUST accept the absolute-form in requests even though most HTTP/1.1 clients will only send
-# the absolute-form to a proxy." RFC 9110, 4.2.4: userinfo is to be treated as an error, so no `@` in the authority.
+# the absolute-form to a proxy." RFC 9110, 4.2.4: userinfo is an error, so no `@` in the authority.
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE | re.DOTALL)
-# RFC 3986 knows no control character, no space, no byte beyond ASCII; a fragment is never sent (RFC 9110, 7.1).
+# RFC 3986 allows no control character, no space and no byte beyond ASCII. RFC 9110, 7.1: no fragment is sent.
 _NOT_A_TARGET: Final = re.compile(rb"[^!\"$-~]")
 _PARAMETERS: Final = re.compile(rb";[^/\\]*")
 _LEAVES: Final = re.compile(rb"[\x00\r\n#\\]|(?:^|/)\.\.?(?:/|\Z)")
@@ -30,29 +30,29 @@ _MOST_READINGS: Final = 16
 
 
 def upstream_target(raw: bytes) -> bytes:
-    """The origin-form that is sent upstream for the request target `raw`, byte for byte.
+    """The origin-form to send upstream for the request target `raw`.
 
-    Raises Refused: `bad_request` for what is not a target, `not_forwarded` outside /api/, `forbidden_path` for a path
-    that leaves /api/ in any reading, or that leads to the token endpoint.
+    Raises Refused: `bad_request` if `raw` is not a target, `not_forwarded` if it is outside /api/, `forbidden_path` if
+    one of its readings leaves /api/ or leads to the token endpoint.
     """
     if _PLAIN.fullmatch(raw):
         return raw
     target, _ = origin_form(raw)
     path = target.partition(b"?")[0]
     if not path.startswith(API):
-        raise Refused("not_forwarded", "Only paths under /api/ are forwarded.", hint="Check the base URL of the tool.")
+        raise Refused("not_forwarded", "The proxy forwards only paths under /api/.", hint="Check your tool's base URL.")
     for reading in readings(path):
         if _LEAVES.search(reading):
-            raise Refused("forbidden_path", "The path holds a dot segment, a backslash or a control character.")
+            raise Refused("forbidden_path", "The path contains a dot segment, a backslash or a control character.")
         if _OAUTH.match(reading):
-            raise Refused("forbidden_path", "/api/oauth is not forwarded: the proxy speaks to it itself.")
+            raise Refused("forbidden_path", "The proxy does not forward /api/oauth, because it gets the tokens itself.")
     return target
 
 
 def origin_form(raw: bytes) -> tuple[bytes, bytes | None]:
-    """Path and query of `raw`, and the authority that an absolute-form names (None for an origin-form).
+    """Path and query of `raw`, and the authority of an absolute-form (None for an origin-form).
 
-    Raises Refused(bad_request) for any other form, and for bytes that no target may hold.
+    Raises Refused(bad_request) for any other form, and for bytes that a target must not contain.
     """
     target, authority = raw, None
     if not raw.startswith(b"/"):
@@ -63,12 +63,12 @@ def origin_form(raw: bytes) -> tuple[bytes, bytes | None]:
         if target.startswith(b"?"):
             target = b"/" + target
     if _NOT_A_TARGET.search(target):
-        raise Refused("bad_request", "The request target holds a character that must be percent-encoded.")
+        raise Refused("bad_request", "The URL contains a character that must be percent-encoded.")
     return target, authority
 
 
 def own_path(raw: bytes) -> str:
-    """The path of `raw` as spelt, without its query: the key of one of our own pages. Raises Refused(bad_request)."""
+    """The path of `raw` as written, without the query, to find one of our own pages. Raises Refused(bad_request)."""
     return origin_form(raw)[0].partition(b"?")[0].decode("ascii")
 
 
@@ -80,9 +80,9 @@ def decoded(path: bytes) -> bytes:
 
 
 def readings(path: bytes) -> set[bytes]:
-    """Every text that a server may make of `path` by decoding and by cutting off `;…`, again and again, in any order.
+    """Every text that a server can make of `path` by decoding and by cutting off `;…`, repeatedly and in any order.
 
-    Raises Refused(forbidden_path) when there are too many: nobody who means well encodes that often.
+    Raises Refused(forbidden_path) if there are too many: no honest client encodes a path that often.
     """
     found = {path}
     if b"%" not in path and b";" not in path:
@@ -100,8 +100,8 @@ def readings(path: bytes) -> set[bytes]:
 
 
 def meanings(path: bytes) -> set[bytes]:
-    """The readings of `path` to hold against a path template, each with everything decoded but `%2F` and `%5C`.
+    """The readings of `path` to compare with a path template, with everything decoded except `%2F` and `%5C`.
 
-    So a segment may be spelt in any way, and a `%2F` is seen both as a part of its segment and as the end of it.
+    So encoding does not hide a segment, and `%2F` counts both as part of a segment and as its end.
     """
     return {_SPELT.sub(lambda escape: unquote_to_bytes(escape[0]), reading) for reading in readings(path)}

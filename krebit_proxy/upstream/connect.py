@@ -1,4 +1,4 @@
-"""Makes a connection to the upstream: name, TCP, a forward proxy if one is set, TLS."""
+"""Connects to the upstream: DNS, TCP, the forward proxy if one is set, TLS."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ _DEFAULT_PORT: Final = {"https": 443, "http": 80}
 
 
 class Connector:
-    """Knows the way to one origin. Raises SettingsError when `upstream.ca_file` cannot be used."""
+    """Connects to one origin. Raises SettingsError if `upstream.ca_file` is unusable."""
 
     def __init__(self, settings: Settings) -> None:
         origin = urlsplit(settings.upstream_origin)
@@ -35,7 +35,7 @@ class Connector:
         self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}
 
     async def connect(self, owner: Owner) -> Link:
-        """A link that `owner` hears of. Raises Refused(upstream_unreachable)."""
+        """A link that reports to `owner`. Raises Refused(upstream_unreachable)."""
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._connect(owner)
@@ -50,8 +50,8 @@ class Connector:
         return link
 
     def too_slow(self) -> Refused:
-        """What a caller is told when there was no connection in time."""
-        return _unreachable(f"{self._host} did not take a connection within {self._timeout:g} seconds.")
+        """The error for a connection that took too long."""
+        return _unreachable(f"{self._host} did not accept a connection within {self._timeout:g} seconds.")
 
     async def _connect(self, owner: Owner) -> Link:
         loop = asyncio.get_running_loop()
@@ -98,16 +98,16 @@ class Connector:
             received = await loop.sock_recv(sock, 4096)
             answer += received
             if not received or len(answer) > _TUNNEL_HEAD:
-                raise ConnectionError("the forward proxy did not answer with HTTP")
+                raise ConnectionError("the proxy in upstream.proxy did not answer with HTTP")
         status = answer.split(b"\r\n", 1)[0].split(b" ")[1:2]
         if not (status and len(status[0]) == 3 and status[0].startswith(b"2")):
             said = status[0].decode("ascii", "replace") if status and status[0].isdigit() else "no status"
-            raise ConnectionError(f"the forward proxy refused the tunnel ({said})")
+            raise ConnectionError(f"the proxy in upstream.proxy refused the tunnel ({said})")
 
     async def _handshake(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext
     ) -> ssl.SSLSocket:
-        # With suppress_ragged_eofs a connection that was cut would look like one that was closed.
+        # With suppress_ragged_eofs, a broken connection would look like one that was closed properly.
         tls = context.wrap_socket(
             sock,
             server_hostname=self._host,
@@ -139,19 +139,19 @@ class Connector:
         return link
 
     def remember(self, link: Link) -> None:
-        """Keeps the TLS session of a link for the next handshake. TLS 1.3 gives it after the first response."""
+        """Keeps the TLS session of a link for the next handshake. In TLS 1.3 it comes with the first response."""
         if isinstance(link, SocketLink) and link.tls is not None and not link.closed:
             self._session = link.tls.session
 
     def _explain(self, error: OSError) -> str:
-        """What went wrong, in words that hold nothing of the exchange."""
+        """A text for the error that contains no data of the exchange."""
         match error:
             case socket.gaierror():
-                return f"The name {self._host} cannot be resolved."
+                return f"DNS cannot resolve {self._host}."
             case ssl.SSLCertVerificationError():
-                return f"The certificate of {self._host} is not accepted: {error.verify_message}."
+                return f"The TLS certificate of {self._host} is not trusted: {error.verify_message}."
             case ssl.SSLError():
-                return f"TLS with {self._host} failed ({error.reason or 'the connection was cut'})."
+                return f"TLS with {self._host} failed ({error.reason or 'the connection broke'})."
             case ConnectionRefusedError():
                 return f"{self._host} refuses connections on port {self._port}."
             case _:
@@ -163,7 +163,7 @@ async def _ready(add: Any, remove: Any, fd: int) -> None:
     future = asyncio.get_running_loop().create_future()
 
     def ready() -> None:
-        """The loop says that the socket is ready."""
+        """Called by the loop."""
         if not future.done():
             future.set_result(None)
 
@@ -190,6 +190,4 @@ def _proxy_authorization(proxy: SplitResult) -> str:
 
 
 def _unreachable(detail: str) -> Refused:
-    return Refused(
-        "upstream_unreachable", detail, hint="Try again; `krebit-proxy check` shows where the way to Krebit ends."
-    )
+    return Refused("upstream_unreachable", detail, hint="Try again. To find the cause, run `krebit-proxy check`.")

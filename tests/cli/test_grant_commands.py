@@ -133,10 +133,10 @@ async def test_logout_revokes_and_forgets(sandbox: Sandbox, folder: Path, port: 
     write(folder, sandbox, port, oauth={"revoke_url": f"{sandbox.url}/oauth/revoke"})
     await set_up_by_pasting(folder)
 
-    assert (await run("logout", folder=folder)).out == "The grant is forgotten.\n"
+    assert (await run("logout", folder=folder)).out == "Deleted the grant.\n"
     assert sandbox.counters["revocations"] > 0
     assert json.loads((await run("status", "--json", folder=folder)).out)["code"] == "setup_required"
-    assert (await run("logout", folder=folder)).out == "There was no grant to forget.\n"
+    assert (await run("logout", folder=folder)).out == "There is no grant to delete.\n"
 
 
 async def test_status_tells_who_is_at_a_refresh_or_has_broken_one_off(folder: Path) -> None:
@@ -157,7 +157,7 @@ async def test_status_tells_who_is_at_a_refresh_or_has_broken_one_off(folder: Pa
         assert status["lock_holder"] == "elsewhere/7"
         assert status["refresh_began_at"] == began.isoformat(timespec="seconds")
     assert served["lock_held"] is False
-    assert "lock         elsewhere/7 began a refresh 3 min ago, and has not finished" in lines
+    assert "lock         elsewhere/7 started a refresh 3 min ago and has not finished" in lines
 
 
 async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> None:
@@ -181,7 +181,7 @@ async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> N
         assert json.loads((await run("status", "--json", folder=folder)).out)["ready"] is True
         checked = await run("check", folder=folder)
         assert (checked.status, "\N{BALLOT X}" in checked.out) == (0, False)
-        assert "grant: there is one, number 1" in checked.out
+        assert "grant: present, number 1" in checked.out
 
 
 async def test_a_link_opens_setup_again_once_and_not_after_a_restart(folder: Path) -> None:
@@ -211,9 +211,9 @@ async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder:
         finished = await run("setup", folder=folder)
         assert (finished.status, finished.err.splitlines()[0]) == (
             1,
-            "krebit-proxy: no browser can reach the proxy where it listens",
+            "krebit-proxy: no browser can reach the address that the proxy listens on",
         )
-        assert "leads elsewhere, which is fine" in (await run("check", folder=folder)).out
+        assert "does not lead to this proxy, which is fine" in (await run("check", folder=folder)).out
 
 
 async def test_a_browser_is_opened_on_the_link_without_a_shell(folder: Path) -> None:
@@ -340,8 +340,8 @@ async def test_another_program_on_the_port_is_not_taken_for_the_proxy(folder: Pa
 
     assert finished.status == 1
     assert finished.err.splitlines() == [
-        f"krebit-proxy: something else than this proxy answers at localhost:{port}",
-        "what to do: stop it, or change the setting `listen`",
+        f"krebit-proxy: another program answers at localhost:{port}",
+        "what to do: stop that program, or change `listen`",
     ]
 
 

@@ -89,7 +89,7 @@ def test_a_key_in_settings_that_others_can_read_is_refused(tmp_path: Path) -> No
     config = write_settings(tmp_path, encryption_key=new_key())
     assert load(config, {}).encryption_key is not None
     config.chmod(0o644)
-    with pytest.raises(SettingsError, match="encryption_key: stands in a file that is not private"):
+    with pytest.raises(SettingsError, match="encryption_key: is in a file that is not private"):
         load(config, {})
 
 
@@ -175,7 +175,7 @@ def test_a_rotation_before_the_first_grant_is_fine(
     config = write_settings(tmp_path, encryption_key_file="keys")
 
     assert main(["key", "rotate", "--config", str(config)]) == 0
-    assert capsys.readouterr().out == "There is no grant yet to be sealed.\n"
+    assert capsys.readouterr().out == "There is no grant yet.\n"
 
 
 def test_without_a_key_file_there_is_nothing_to_rotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,9 +200,9 @@ def test_an_envelope_opens_for_its_receiver_only() -> None:
         (receiver, "ä"),
         (receiver, envelope + "AAAA"),
     ]:
-        with pytest.raises(ValueError, match=r"^(this|it) (is|was) no"):
+        with pytest.raises(ValueError, match=r"^this (is not|grant was exported to another)"):
             opener.open(text)
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="not an address"):
         seal(GRANT, "abcd")
 
 
@@ -246,7 +246,7 @@ async def test_what_cannot_be_exported_stays(tmp_path: Path) -> None:
     assert await read(config) == GRANT
     refused = replace(GRANT, verdict=Verdict(NOW, "Refused."))
     await store(config, refused, expected=3)
-    assert "was refused" in (await run("grant", "export", address, folder=tmp_path)).err
+    assert "no longer accepts" in (await run("grant", "export", address, folder=tmp_path)).err
     assert await read(config) == refused
 
 
@@ -321,7 +321,7 @@ async def test_a_refresh_token_that_cannot_be_tried_yet_is_kept(tmp_path: Path) 
     grant = await read(config)
 
     assert status == 1
-    assert "goes on trying" in printed
+    assert "keeps trying" in printed
     assert grant is not None
     assert grant.tokens is not None
     assert grant.tokens.refresh_token == Secret("refresh-1")

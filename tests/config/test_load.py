@@ -151,21 +151,21 @@ access: {cookies: eat, allow: [{path: /api/x}]}
 
     assert problems(path, {"KREBIT_PROXY_REPLAY__MAX_BODY": "lots"}) == [
         (
-            "config.yaml:1: organization: must be the one word before .krebit.se: "
-            "letters, digits and hyphens, in lower case; did you mean acme?"
+            "config.yaml:1: organization: must be the word before .krebit.se: "
+            "lower-case letters, digits and hyphens; did you mean acme?"
         ),
         "config.yaml:2: client-id: is not a setting; did you mean client_id?",
-        "config.yaml:3: client_id: must be text; if it is meant so, put it in quotes",
+        "config.yaml:3: client_id: must be text; put it in quotes",
         "config.yaml:6: upstream.urll: is not a setting; did you mean upstream.url?",
         (
-            "config.yaml:7: upstream.url: uses plain http beyond this computer, "
-            "where tokens could be read on the way; use https"
+            "config.yaml:7: upstream.url: uses plain http to another computer, "
+            "so others could read the tokens; use https"
         ),
         "config.yaml:8: upstream.connect_timeout: must be a number",
         "config.yaml:10: limits.drain: must be more than 0",
         "config.yaml:11: access.allow[0].path: is not a setting; did you mean access.allow.paths?",
         "config.yaml:11: access.cookies: must be 'drop' or 'forward'",
-        "KREBIT_PROXY_REPLAY__MAX_BODY: replay.max_body: is not a size; write a number of bytes or e.g. 16KiB, 1MiB",
+        "KREBIT_PROXY_REPLAY__MAX_BODY: replay.max_body: is not a size; write for example 65536, 16KiB or 1MiB",
     ]
 
 
@@ -184,17 +184,17 @@ access: {cookies: eat, allow: [{path: /api/x}]}
         ("oauth: {pkce: 1}", "oauth.pkce: must be true or false"),
         ("limits: {connections: 1.5}", "limits.connections: must be a whole number"),
         ("limits: {connections: 0x_}", "limits.connections: must be a whole number"),
-        ("upstream: {ca_file: 7}", "upstream.ca_file: must be the path of a file"),
+        ("upstream: {ca_file: 7}", "upstream.ca_file: must be a file path"),
         ("oauth: {scope: 2024-01-01, token_url: 2024-01-01}", "oauth.token_url: must start with https://"),
-        ("oauth: {scope: !secret x}", "oauth.scope: has a YAML tag (!...), which settings do not have"),
+        ("oauth: {scope: !secret x}", "oauth.scope: has a YAML tag (!...); put the value in quotes"),
         ("replay: {max_total: true}", "replay.max_total: is not a size"),
-        ('upstream: {ca_file: "a\\0b"}', "upstream.ca_file: has a NUL character"),
+        ('upstream: {ca_file: "a\\0b"}', "upstream.ca_file: contains a NUL character"),
         ("upstream: {ca_file: ~nobody-here/ca.pem}", "upstream.ca_file: ~nobody-here/ca.pem cannot be read"),
         ("listen: unix:/run/x?mode=rw", "listen[0]: has a mode that is not octal"),
         ("listen: unix:/run/x?mode=0999", "listen[0]: has a mode that is not octal"),
         ("listen: unix:/run/x?mode=", "listen[0]: has a mode that is not octal"),
         ("listen: unix:/run/x?mode=04755", "listen[0]: has a mode that is not octal"),
-        ("listen: unix:/run/x?colour=red", "listen[0]: may end in ?mode=0660&group=NAME&user=NAME, and nothing else"),
+        ("listen: unix:/run/x?colour=red", "listen[0]: has an unknown option; write ?mode=0660&group=NAME&user=NAME"),
     ],
 )
 def test_a_wrong_value_is_named(write: Write, line: str, problem: str) -> None:
@@ -205,22 +205,22 @@ def test_a_wrong_value_is_named(write: Write, line: str, problem: str) -> None:
 
 def test_a_key_given_twice_is_an_error(write: Write) -> None:
     assert problems(write(MINIMUM + "upstream:\n  idle_timeout: 1\n  idle_timeout: 2\n")) == [
-        "config.yaml:6: upstream.idle_timeout: is given twice; first at config.yaml:5"
+        "config.yaml:6: upstream.idle_timeout: is set twice; the first is at config.yaml:5"
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("organization: [", "config.yaml:1: not YAML: "),
-        ("a: b: c", "config.yaml:1: not YAML: mapping values are not allowed here"),
+        ("organization: [", "config.yaml:1: invalid YAML: "),
+        ("a: b: c", "config.yaml:1: invalid YAML: mapping values are not allowed here"),
         (
             "upstream:\n\turl: x",
-            "config.yaml:2: not YAML: found character '\\t' that cannot start any token; indent with sp",
+            "config.yaml:2: invalid YAML: found character '\\t' that cannot start any token; indent with sp",
         ),
-        ("listen: " + "[" * 5000, "config.yaml: is nested too deeply to be settings"),
-        ("client_secret: *s3cret", "config.yaml:1: not YAML: a * begins an alias; put the value in quotes"),
-        ("- a\n- b", "config.yaml: must hold settings, each as `name: value`"),
+        ("listen: " + "[" * 5000, "config.yaml: is nested too deeply"),
+        ("client_secret: *s3cret", "config.yaml:1: invalid YAML: * starts an alias; put the value in quotes"),
+        ("- a\n- b", "config.yaml: must contain settings in the form `name: value`"),
         ("a: \x07", "config.yaml: is not UTF-8 text"),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
         load(tmp_path / "config.yaml", {})
 
     assert caught.value.detail == f"{tmp_path}/config.yaml: cannot be read: No such file or directory"
-    assert caught.value.hint == "write it with: krebit-proxy init"
+    assert caught.value.hint == "create it with: krebit-proxy init"
 
 
 def test_without_any_settings_each_missing_one_is_named() -> None:
@@ -257,15 +257,15 @@ def test_a_variable_that_is_no_setting_is_an_error(write: Write) -> None:
     environ = {"KREBIT_PROXY_UPSTREAM__URLL": "x", "KREBIT_PROXY_LIMITS__DRAIN": "[", "KREBIT_PROXY_LISTEN__X": "1"}
 
     assert problems(write(MINIMUM + "listen: localhost:1"), environ) == [
-        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not YAML; write a number, true or false, or a list like [a, b]",
-        "KREBIT_PROXY_LISTEN__X: listen.x: is not a setting, for listen is no group of settings",
+        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not valid YAML; write a number, true, false or a list: [a, b]",
+        "KREBIT_PROXY_LISTEN__X: listen.x: is not a setting: listen is a single value, not a group of settings",
         (
             "KREBIT_PROXY_UPSTREAM__URLL: upstream.urll: is not a setting; "
             "did you mean upstream.url (KREBIT_PROXY_UPSTREAM__URL)?"
         ),
     ]
     assert problems(write(MINIMUM), {"KREBIT_PROXY_LIMITS__DRAIN": "[" * 5000}) == [
-        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not YAML; write a number, true or false, or a list like [a, b]",
+        "KREBIT_PROXY_LIMITS__DRAIN: limits.drain: is not valid YAML; write a number, true, false or a list: [a, b]",
     ]
 
 
@@ -299,7 +299,7 @@ class TestTheClientSecret:
         write("s3cret", "secret")
         (found,) = problems(write(text), environ)
 
-        assert "client_secret: is given more than once, by client_secret" in found
+        assert "client_secret: is set more than once, by client_secret" in found
         assert found.endswith("; keep one of them")
         assert "s3cret" not in found
 
@@ -310,7 +310,7 @@ class TestTheClientSecret:
         assert problems(path) == [f"config.yaml:3: client_secret_file: secret {changed} secret"]
 
         assert problems(write(MINIMUM, mode=0o666)) == [
-            f"config.yaml:3: client_secret: stands in a file that is not safe: config.yaml {changed} config.yaml"
+            f"config.yaml:3: client_secret: is in a file that is not safe: config.yaml {changed} config.yaml"
         ]
 
     @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ class TestTheClientSecret:
     @pytest.mark.parametrize(
         ("content", "problem"),
         [
-            (b"", "client_secret_file: secret is empty; it must hold the secret and nothing else"),
-            (b"\n", "client_secret_file: secret is empty; it must hold the secret and nothing else"),
+            (b"", "client_secret_file: secret is empty; it must contain the secret and nothing else"),
+            (b"\n", "client_secret_file: secret is empty; it must contain the secret and nothing else"),
             (b"\xff\xfe", "client_secret_file: secret is not text"),
-            (b"two\nlines", "client_secret: is empty, or has a line break or another character"),
+            (b"two\nlines", "client_secret: is empty, or contains a line break or another character"),
         ],
     )
     def test_must_be_one_line_of_text(self, write: Write, tmp_path: Path, content: bytes, problem: str) -> None:
@@ -378,7 +378,7 @@ def test_the_keys_of_the_store_are_never_given_twice(write: Write, lines: str, e
     write("k1", "keys")
     (found,) = problems(write(MINIMUM + lines), environ)
 
-    assert "encryption_key: is given more than once, by encryption_key" in found
+    assert "encryption_key: is set more than once, by encryption_key" in found
     assert found.endswith("; keep one of them")
     assert "k2" not in found
 
@@ -395,7 +395,7 @@ def test_other_files_must_be_there(write: Write) -> None:
 def test_files_of_authorities_must_hold_certificates(write: Write) -> None:
     write("not a certificate", "ca.pem")
     path = write(MINIMUM + "upstream: {ca_file: ca.pem}\ntls_client_ca_file: ca.pem\n")
-    complaint = "ca.pem holds no certificate; give a PEM file with the authority's"
+    complaint = "ca.pem contains no certificate; it must be a PEM file with certificates"
 
     assert problems(path)[-2:] == [
         f"config.yaml:4: upstream.ca_file: {complaint}",

@@ -47,12 +47,12 @@ async def test_nobody_listens(serve: Serve, upstream: Open) -> None:
 
 async def test_a_name_that_does_not_exist() -> None:
     pool = Upstream(settings_for("https://nowhere.invalid"))
-    assert "cannot be resolved" in (await refusal(pool)).detail
+    assert "DNS cannot resolve nowhere.invalid" in (await refusal(pool)).detail
 
 
 async def test_a_certificate_of_an_unknown_authority(serve: Serve, upstream: Open) -> None:
     pool = upstream(await serve(hello, tls=True), ca_file=None)
-    assert "certificate of localhost is not accepted" in (await refusal(pool)).detail
+    assert "certificate of localhost is not trusted" in (await refusal(pool)).detail
 
 
 @pytest.mark.parametrize(("name", "expired"), [("other.example", False), ("localhost", True)], ids=["name", "expired"])
@@ -64,7 +64,7 @@ async def test_a_certificate_that_does_not_hold(authority: Authority, name: str,
     async with await asyncio.start_server(play, "127.0.0.1", 0, ssl=context) as listener:
         url = f"https://localhost:{listener.sockets[0].getsockname()[1]}"
         pool = Upstream(settings_for(url, ca_file=authority.ca_file))
-        assert "certificate of localhost is not accepted" in (await refusal(pool)).detail
+        assert "certificate of localhost is not trusted" in (await refusal(pool)).detail
 
 
 async def test_a_server_that_does_not_speak_tls(serve: Serve, authority: Authority) -> None:
@@ -251,7 +251,7 @@ async def test_a_forward_proxy_that_refuses_is_named_without_its_password(serve:
     server = await serve(hello, tls=True)
     async with forward_proxy(ForwardProxy("me:right")) as port:
         refused = await refusal(upstream(server, proxy=f"http://me:wrong@127.0.0.1:{port}"))
-    assert refused.detail == "localhost cannot be reached: the forward proxy refused the tunnel (407)."
+    assert refused.detail == "localhost cannot be reached: the proxy in upstream.proxy refused the tunnel (407)."
     assert not server.peers
 
 
@@ -263,7 +263,7 @@ async def test_a_forward_proxy_that_is_none(serve: Serve, upstream: Open, answer
 
     proxy, server = await serve(script), await serve(hello, tls=True)
     refused = await refusal(upstream(server, proxy=f"http://127.0.0.1:{proxy.port}"))
-    assert "the forward proxy" in refused.detail
+    assert "the proxy in upstream.proxy" in refused.detail
 
 
 async def test_plain_http_on_loopback_needs_no_forward_proxy(serve: Serve, upstream: Open) -> None:

@@ -311,7 +311,7 @@ async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certifica
     proxy = await start(**tls)
     reachable = proxy.settings.model_copy(update={"listen": (f"127.0.0.1:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
-    with pytest.raises(ProxyError, match="refuses to answer: This address may not call"):
+    with pytest.raises(ProxyError, match="refuses the request: This address may not call"):
         await asyncio.to_thread(ask_proxy, reachable, "/api/x")
     assert upstream.calls == []
 

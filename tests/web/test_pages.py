@@ -75,7 +75,7 @@ def test_an_error_says_what_happened_what_to_do_and_how_the_log_calls_it() -> No
     text = content.decode()
 
     assert fields["Content-Type"] == "text/html; charset=utf-8"
-    assert "Setup is needed" in text
+    assert "Setup required" in text
     assert "Not &lt;yet&gt;." in text
     assert "Run <code>krebit-proxy setup --x=&lt;y&gt;</code>." in text
     assert 'href="http://localhost:8321/setup"' in text
