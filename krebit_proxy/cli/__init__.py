@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "status": "Show the state of the grant.",
     "wait": "Wait until requests are authenticated.",
     "health": "Probe whether the proxy serves, for containers.",
+    "notify": "Try out whether alarms arrive.",
     "policy": "Find out which requests callers need, and allow no others.",
     "key": "Make and change the keys that encrypt the stored grant.",
     "grant": "Move the grant from one machine to another, or in from another program.",
