@@ -37,7 +37,7 @@ _TO_DO: Final = {
 COMMANDS: Final = {
     "demo": "Try it out: sandbox and proxy together, nothing to configure.",
     "init": "Write a settings file by asking, or from flags.",
-    "check": "Look whether everything is in place, and say what is not.",
+    "check": "Check that everything is in place.",
     "run": "Start the proxy in the foreground.",
     "setup": "Authorize the proxy in a browser, once.",
     "status": "Show the state of the grant.",

@@ -10,12 +10,12 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 @common_options
 @pass_invocation
 def check(invocation: Invocation) -> int:
-    """Look whether everything is in place, and say what is not.
+    """Check that everything is in place.
 
-    First every setting, then the surroundings: name resolution, connection and TLS to Krebit, the clock, the address
-    to listen on, the redirect URI, and whether the store can be read, written and locked. Nothing is changed, but
-    that a new database gets its tables, and no token is spent. Exit status 0 if all is well, 1 if something is not, 2
-    if the settings are wrong.
+    First come the settings. Then come DNS, connection and TLS to Krebit, the clock, the address to listen on, the
+    redirect URI, the store, the grant and the ways of `notify`. If the proxy runs, it is asked what it knows. No token
+    is spent, and no message is sent. Nothing is changed, except that a new database gets its tables. Exit status 0 if
+    all is well, 1 if something is not, 2 if the settings are wrong.
     """
     from krebit_proxy.cli.checks import findings  # noqa: PLC0415
     from krebit_proxy.web.admission import access_rules  # noqa: PLC0415

@@ -38,7 +38,8 @@ from krebit_proxy.web.notify import shown
 
 TOLERATED_SKEW: Final = 30.0  # seconds; from here on tokens would seem fresher or older than they are
 _GONE: Final = frozenset({404, 410})
-_TRY_IT: Final = "Send a test message to see whether it arrives: krebit-proxy notify test"
+_AGAIN: Final = "Authorize again: run `krebit-proxy setup`."
+_TRY_IT: Final = "To see whether messages arrive, send one: run `krebit-proxy notify test`."
 
 
 class Finding(NamedTuple):
@@ -86,8 +87,10 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
     try:
         addresses = socket.getaddrinfo(first.hostname, first.port or 443, type=socket.SOCK_STREAM)
     except OSError:
-        setting = "upstream.proxy" if proxy else "organization, upstream.url and oauth"
-        yield Finding(False, f"name: {first.hostname} is not known", f"check {setting}, and the DNS of this computer")
+        setting = "`upstream.proxy`" if proxy else "`organization`, `upstream.url` and `oauth`"
+        yield Finding(
+            False, f"name: {first.hostname} has no address", f"Check {setting}, and the DNS of this computer."
+        )
         return
     if (address := addresses[0][4][0]) != first.hostname:
         yield Finding(True, f"name: {first.hostname} is {address}")
@@ -95,11 +98,11 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
     try:
         date = _head(settings, url, proxy)
     except ssl.SSLCertVerificationError as error:
-        hint = "a company's own authority? name its certificates in upstream.ca_file"
+        hint = "If your company has its own certificate authority, name it in `upstream.ca_file`."
         yield Finding(False, f"TLS: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
         way = f" through {proxy.hostname}:{proxy.port or 80}" if proxy else ""
-        hint = "is there a firewall, or a corporate proxy that belongs into upstream.proxy?"
+        hint = "A firewall may block it. Behind a corporate proxy, set `upstream.proxy`."
         yield Finding(False, f"connection: {place} cannot be reached{way}: {str(error) or type(error).__name__}", hint)
     else:
         yield Finding(True, f"connection: {place} answers{', TLS is fine' if url.scheme == 'https' else ''}")
@@ -149,7 +152,7 @@ def _clock(date: str | None) -> Iterator[Finding]:
     else:
         direction = "ahead of" if skew > 0 else "behind"
         text = f"clock: this computer's is {abs(skew):.0f} s {direction} Krebit's"
-        yield Finding(False, text, "set it, e.g.: timedatectl set-ntp true")
+        yield Finding(False, text, "Set it, for example with `timedatectl set-ntp true`.")
 
 
 def _listening(settings: Settings) -> Iterator[Finding]:
@@ -160,11 +163,11 @@ def _listening(settings: Settings) -> Iterator[Finding]:
     for address in settings.listen:
         tcp = split_listen(address)
         if tcp is not None:
-            problem, hint = _bind_problem(*tcp), "is another program running there? change the setting `listen`"
+            problem, hint = _bind_problem(*tcp), "Another program may use it. Stop that, or change `listen`."
         elif address.startswith("unix:"):
             folder = Path(split_unix(address)[0]).parent
             problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made: {folder} cannot be written"
-            hint = "make that folder, or change the setting `listen`"
+            hint = "Make that folder, or change `listen`."
         else:
             continue  # whoever starts the proxy passes it
         text = f"listen: {address} {problem or 'is free; the proxy is not running'}"
@@ -187,10 +190,10 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
     """Whether the browser comes back to this proxy."""
     uri = settings.redirect_uri
     origin = own_origin(uri, settings.access.allowed_hosts)
-    registered = "register it with the app at Krebit, exactly as it is"
+    registered = "Register it with the app at Krebit, exactly as it is."
     if origin is None:
         text = f"redirect URI: {uri} leads elsewhere, which is fine"
-        yield Finding(True, text, f"{registered}, and use: krebit-proxy setup --no-browser")
+        yield Finding(True, text, f"{registered} Then use `krebit-proxy setup --no-browser`.")
         return
     url = urlsplit(origin)
     ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
@@ -201,7 +204,7 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
     text = (
         f"redirect URI: {uri} leads to port {port}, where nothing listens; the proxy has {', '.join(map(str, ports))}"
     )
-    yield Finding(False, text, "change redirect_uri here and at Krebit, or use: krebit-proxy setup --no-browser")
+    yield Finding(False, text, "Change `redirect_uri` here and at Krebit, or use `krebit-proxy setup --no-browser`.")
 
 
 def _connects(host: str, port: int) -> bool:
@@ -229,9 +232,9 @@ async def _stored(settings: Settings, served: dict[str, Any]) -> list[Finding]:
 
 def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
     if grant is None or grant.tokens is None:
-        return Finding(True, "grant: none yet", "with the proxy running: krebit-proxy setup")
+        return Finding(True, "grant: none yet", "Start the proxy, then run `krebit-proxy setup`.")
     if grant.verdict:
-        return Finding(False, f"grant: {grant.verdict.reason}", "authorize again: krebit-proxy setup")
+        return Finding(False, f"grant: {grant.verdict.reason}", _AGAIN)
     if served.get("code"):
         return Finding(False, f"grant: {served['detail']}", str(served["hint"]))
     now = time.time()
@@ -239,7 +242,7 @@ def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
         why = "its refresh token has expired" if grant.tokens.refresh_token else "it has no refresh token"
         end = moment(grant.tokens.expires_at, now)
         text = f"grant: it cannot be renewed, since {why}; its access token ends {end}"
-        return Finding(False, text, "authorize again: krebit-proxy setup")
+        return Finding(False, text, _AGAIN)
     return Finding(True, f"grant: there is one, number {grant.generation}")
 
 
@@ -266,12 +269,12 @@ def _webhook(settings: Settings, webhook: str, last: dict[str, Any] | None) -> I
     try:
         status = _options(settings, urlsplit(webhook), urlsplit(through) if through else None)
     except ssl.SSLCertVerificationError as error:
-        hint = "If it has a certificate of your company, name the authority in upstream.ca_file."
+        hint = "If your company has its own certificate authority, name it in `upstream.ca_file`."
         yield Finding(False, f"webhook: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         yield Finding(
-            False, f"webhook: {place} cannot be reached: {reason}", "Check notify.webhook and upstream.proxy."
+            False, f"webhook: {place} cannot be reached: {reason}", "Check `notify.webhook` and `upstream.proxy`."
         )
     else:
         if last is not None:  # better evidence than OPTIONS, which some receivers do not know
@@ -296,7 +299,7 @@ def _options(settings: Settings, url: SplitResult, proxy: SplitResult | None) ->
 def _command(line: str, last: dict[str, Any] | None) -> Iterator[Finding]:
     program = shlex.split(line)[0]
     if shutil.which(program) is None:
-        yield Finding(False, f"command: there is no program {program}", "Correct notify.command.")
+        yield Finding(False, f"command: there is no program {program}", "Correct `notify.command`.")
     elif last is not None:
         yield _delivered(f"command: {program}", last)
     else:

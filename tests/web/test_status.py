@@ -172,7 +172,7 @@ async def test_a_dead_grant_is_ready_with_the_reason_while_its_token_is_accepted
 
 async def test_readiness_repeats_nothing_that_others_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign = {"detail": "db.example refused", "hint": "mend db.example", "store_error": "db.example is away"}
-    shows(site, monkeypatch, "token_unavailable", **foreign, lock_holder="host.example/7", scope="example")
+    shows(site, monkeypatch, "token_unavailable", **foreign, lock_holder="host.example/7", refresh_began_at=1.0)
     answer = await site.ask("/readyz")
 
     assert (answer.status, json.loads(answer.text)["store_failed"]) == (503, True)
