@@ -9,9 +9,9 @@
     expiring    the authorization will end, whatever is renewed: a week before, and a day before.
     recovered   all has been well for a while again. Told only after a problem.
 
-A trouble that goes for less than a minute and comes back is one trouble. What the first look finds is older than this
-process, and was told by the one before: it must last for `notify.after` too, so that a process that starts again and
-again raises no storm.
+A trouble that goes for less than a minute and comes back is one trouble. What is wrong from the start of a process was
+told by the one before: it must last for `notify.after` too, so that a proxy that is started again and again raises no
+storm.
 
 `Outbox` holds what one way of `notify` still has to deliver: at most one message, the newest.
 """
@@ -82,7 +82,7 @@ class Alarm:
         self._after = after
         self._steady = min(after, STEADY)
         self._first: float | None = None  # when the first look was
-        self._old: str | None = None  # the code that the first look found, until that trouble is over
+        self._seen_well = False  # by this process
         self._began: float | None = None  # when this trouble was first seen
         self._seen = 0.0  # when it was last seen
         self._told: set[str] = set()  # the codes that people have been told of in this trouble
@@ -94,7 +94,8 @@ class Alarm:
     def look(self, status: GrantStatus, now: float, wall: float) -> Message | None:
         """What to tell at `now`, if anything. `wall` is the same moment in seconds since the epoch."""
         if self._first is None:
-            self._first, self._old = now, status.code
+            self._first = now
+        self._seen_well |= status.code is None
         # Who never authorized learns from the setup itself what to do.
         unused = status.code == "setup_required" and status.generation == 0 and not self._told
         if status.code is not None and not unused:
@@ -109,7 +110,7 @@ class Alarm:
         self._seen, lasted = now, now - self._began
         event = "problem"
         if code not in self._told and (code in _MUST_ACT or not self._told):
-            if lasted < self._after and (code != _AT_ONCE or code == self._old):
+            if lasted < self._after and not (code == _AT_ONCE and self._is_news(status)):
                 return None
             self._told.add(code)
             self._reminders = 0
@@ -122,10 +123,15 @@ class Alarm:
         detail = f"{status.detail} {still_served(status, wall)}".rstrip()
         return Message(event, code, detail, status.hint, wall - lasted)
 
+    def _is_news(self, status: GrantStatus) -> bool:
+        """Whether this process has seen the grant go bad: or else the one before has told of it."""
+        refused_us = status.last_refresh_at is not None
+        return self._seen_well or (status.ready and refused_us)
+
     def _well(self, status: GrantStatus, now: float, wall: float) -> Message | None:
         if now - self._seen < self._steady:
             return None
-        told, self._told, self._began, self._old = self._told, set(), None, None
+        told, self._told, self._began = self._told, set(), None
         return Message("recovered", None, status.detail, status.hint, wall - (now - self._seen)) if told else None
 
     def _expiring(self, status: GrantStatus, wall: float) -> Message | None:

@@ -68,6 +68,11 @@ def test_what_a_new_process_finds_is_no_news() -> None:
     assert [told.event for told in Watch().sees("reauthorization_required", AFTER + 10)] == ["problem"]
 
 
+@pytest.mark.parametrize(("ready", "told"), [(True, 1), (False, 0)])
+def test_a_refusal_right_after_the_start_is_news_while_the_token_is_still_good(ready: bool, told: int) -> None:
+    assert len(Watch().sees("reauthorization_required", AFTER, ready=ready, last_refresh_at=WALL)) == told
+
+
 def test_what_was_over_since_the_first_look_is_news_again() -> None:
     watch = Watch()
     watch.sees("reauthorization_required", 20)

@@ -161,6 +161,18 @@ async def test_the_proxy_tells_a_webhook_and_a_command_of_a_verdict(
     assert webhook.requests[0].content_type == "application/json"
 
 
+async def test_a_person_is_called_at_once_while_the_token_is_still_accepted(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    server.script.append((400, '{"error": "invalid_grant"}', {"Content-Type": "application/json"}))
+    notify = {"webhook": webhook.url, "after": 600}
+    async with running_proxy(server.url, tmp_path, grant={"expires_in": 250}, notify=notify):
+        await eventually(lambda: webhook.messages)
+
+    assert webhook.messages[0]["code"] == "reauthorization_required"
+    assert "Calls still work until " in webhook.messages[0]["text"]
+
+
 async def test_without_these_settings_nobody_watches(server: AuthorizationServer, tmp_path: Path) -> None:
     async with running_proxy(server.url, tmp_path):
         assert "notify" not in {task.get_name() for task in asyncio.all_tasks()}
