@@ -12,10 +12,14 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 def check(invocation: Invocation) -> int:
     """Check that everything is in place.
 
-    First come the settings. Then come DNS, connection and TLS to Krebit, the clock, the address to listen on, the
-    redirect URI, the store, the grant and the ways of `notify`. If the proxy runs, it is asked what it knows. No token
-    is spent, and no message is sent. Nothing is changed, except that a new database gets its tables. Exit status 0 if
-    all is well, 1 if something is not, 2 if the settings are wrong.
+    Checks all settings. Then checks DNS, the connection to Krebit and its TLS certificate, the clock, the listening
+    address, the redirect URI, and that the store can be read, written and locked.
+
+    Also asks the running proxy about its grant, and whether the ways of `notify` are there. Sends no message.
+
+    Changes nothing and uses no token, but creates the tables in a new database.
+
+    Exit status: 0 all is well, 1 a check failed, 2 invalid settings.
     """
     from krebit_proxy.cli.checks import findings  # noqa: PLC0415
     from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
@@ -23,7 +27,7 @@ def check(invocation: Invocation) -> int:
 
     settings = invocation.settings()
     access_rules(settings), server_certificate(settings)  # what is in the files that they name
-    terminal.tick("settings: all of them can work")
+    terminal.tick("settings: valid")
     for caution in settings.cautions:
         terminal.tick(f"settings: {caution}", held=False)
     well = not settings.cautions

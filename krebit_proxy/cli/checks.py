@@ -38,8 +38,7 @@ from krebit_proxy.web.notify import shown
 
 TOLERATED_SKEW: Final = 30.0  # seconds; from here on tokens would seem fresher or older than they are
 _GONE: Final = frozenset({404, 410})
-_AGAIN: Final = "Authorize again: run `krebit-proxy setup`."
-_TRY_IT: Final = "To see whether messages arrive, send one: run `krebit-proxy notify test`."
+_TRY_IT: Final = "to see whether messages arrive, send one with: krebit-proxy notify test"
 
 
 class Finding(NamedTuple):
@@ -87,25 +86,23 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
     try:
         addresses = socket.getaddrinfo(first.hostname, first.port or 443, type=socket.SOCK_STREAM)
     except OSError:
-        setting = "`upstream.proxy`" if proxy else "`organization`, `upstream.url` and `oauth`"
-        yield Finding(
-            False, f"name: {first.hostname} has no address", f"Check {setting}, and the DNS of this computer."
-        )
+        setting = "upstream.proxy" if proxy else "organization, upstream.url and oauth"
+        yield Finding(False, f"DNS: cannot resolve {first.hostname}", f"check {setting}, and this computer's DNS")
         return
     if (address := addresses[0][4][0]) != first.hostname:
-        yield Finding(True, f"name: {first.hostname} is {address}")
+        yield Finding(True, f"DNS: {first.hostname} is {address}")
     place = f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
     try:
         date = _head(settings, url, proxy)
     except ssl.SSLCertVerificationError as error:
-        hint = "If your company has its own certificate authority, name it in `upstream.ca_file`."
+        hint = "if your company has its own certificate authority, set upstream.ca_file"
         yield Finding(False, f"TLS: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
         way = f" through {proxy.hostname}:{proxy.port or 80}" if proxy else ""
-        hint = "A firewall may block it. Behind a corporate proxy, set `upstream.proxy`."
-        yield Finding(False, f"connection: {place} cannot be reached{way}: {str(error) or type(error).__name__}", hint)
+        hint = "a firewall may block it; behind a corporate proxy, set upstream.proxy"
+        yield Finding(False, f"connection: cannot reach {place}{way}: {str(error) or type(error).__name__}", hint)
     else:
-        yield Finding(True, f"connection: {place} answers{', TLS is fine' if url.scheme == 'https' else ''}")
+        yield Finding(True, f"connection: {place} responds{', TLS works' if url.scheme == 'https' else ''}")
         yield from _clock(date)
 
 
@@ -148,11 +145,11 @@ def _clock(date: str | None) -> Iterator[Finding]:
     except ValueError:
         return
     if abs(skew) <= TOLERATED_SKEW:
-        yield Finding(True, "clock: agrees with Krebit's")
+        yield Finding(True, "clock: matches Krebit's")
     else:
         direction = "ahead of" if skew > 0 else "behind"
-        text = f"clock: this computer's is {abs(skew):.0f} s {direction} Krebit's"
-        yield Finding(False, text, "Set it, for example with `timedatectl set-ntp true`.")
+        text = f"clock: {abs(skew):.0f} s {direction} Krebit's"
+        yield Finding(False, text, "set the clock, for example with: timedatectl set-ntp true")
 
 
 def _listening(settings: Settings) -> Iterator[Finding]:
@@ -163,14 +160,14 @@ def _listening(settings: Settings) -> Iterator[Finding]:
     for address in settings.listen:
         tcp = split_listen(address)
         if tcp is not None:
-            problem, hint = _bind_problem(*tcp), "Another program may use it. Stop that, or change `listen`."
+            problem, hint = _bind_problem(*tcp), "stop the program that uses it, or change `listen`"
         elif address.startswith("unix:"):
             folder = Path(split_unix(address)[0]).parent
-            problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made: {folder} cannot be written"
-            hint = "Make that folder, or change `listen`."
+            problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be created: {folder} is not writable"
+            hint = "create that folder, or change `listen`"
         else:
             continue  # whoever starts the proxy passes it
-        text = f"listen: {address} {problem or 'is free; the proxy is not running'}"
+        text = f"listen: {address} {problem or 'is free, the proxy is not running'}"
         yield Finding(not problem, text, hint if problem else "")
 
 
@@ -190,10 +187,10 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
     """Whether the browser comes back to this proxy."""
     uri = settings.redirect_uri
     origin = own_origin(uri, settings.access.allowed_hosts)
-    registered = "Register it with the app at Krebit, exactly as it is."
+    registered = "register exactly this URI in your app at Krebit"
     if origin is None:
-        text = f"redirect URI: {uri} leads elsewhere, which is fine"
-        yield Finding(True, text, f"{registered} Then use `krebit-proxy setup --no-browser`.")
+        text = f"redirect URI: {uri} does not lead to this proxy, which is fine"
+        yield Finding(True, text, f"{registered}, then run: krebit-proxy setup --no-browser")
         return
     url = urlsplit(origin)
     ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
@@ -202,9 +199,9 @@ def _redirection(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, f"redirect URI: {uri}", registered)
         return
     text = (
-        f"redirect URI: {uri} leads to port {port}, where nothing listens; the proxy has {', '.join(map(str, ports))}"
+        f"redirect URI: {uri} uses port {port}, but nothing listens there; the proxy uses {', '.join(map(str, ports))}"
     )
-    yield Finding(False, text, "Change `redirect_uri` here and at Krebit, or use `krebit-proxy setup --no-browser`.")
+    yield Finding(False, text, "change redirect_uri here and at Krebit, or run: krebit-proxy setup --no-browser")
 
 
 def _connects(host: str, port: int) -> bool:
@@ -232,9 +229,9 @@ async def _stored(settings: Settings, served: dict[str, Any]) -> list[Finding]:
 
 def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
     if grant is None or grant.tokens is None:
-        return Finding(True, "grant: none yet", "Start the proxy, then run `krebit-proxy setup`.")
+        return Finding(True, "grant: none yet", "start the proxy, then run: krebit-proxy setup")
     if grant.verdict:
-        return Finding(False, f"grant: {grant.verdict.reason}", _AGAIN)
+        return Finding(False, f"grant: {grant.verdict.reason}", "authorize again with: krebit-proxy setup")
     if served.get("code"):
         return Finding(False, f"grant: {served['detail']}", str(served["hint"]))
     now = time.time()
@@ -242,8 +239,8 @@ def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
         why = "its refresh token has expired" if grant.tokens.refresh_token else "it has no refresh token"
         end = moment(grant.tokens.expires_at, now)
         text = f"grant: it cannot be renewed, since {why}; its access token ends {end}"
-        return Finding(False, text, _AGAIN)
-    return Finding(True, f"grant: there is one, number {grant.generation}")
+        return Finding(False, text, "authorize again with: krebit-proxy setup")
+    return Finding(True, f"grant: present, number {grant.generation}")
 
 
 def _noticed(served: dict[str, Any]) -> list[Finding]:
@@ -269,19 +266,17 @@ def _webhook(settings: Settings, webhook: str, last: dict[str, Any] | None) -> I
     try:
         status = _options(settings, urlsplit(webhook), urlsplit(through) if through else None)
     except ssl.SSLCertVerificationError as error:
-        hint = "If your company has its own certificate authority, name it in `upstream.ca_file`."
+        hint = "if your company has its own certificate authority, set upstream.ca_file"
         yield Finding(False, f"webhook: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        yield Finding(
-            False, f"webhook: {place} cannot be reached: {reason}", "Check `notify.webhook` and `upstream.proxy`."
-        )
+        yield Finding(False, f"webhook: cannot reach {place}: {reason}", "check notify.webhook and upstream.proxy")
     else:
         if last is not None:  # better evidence than OPTIONS, which some receivers do not know
             yield _delivered(f"webhook: {place}", last)
             return
         gone = status in _GONE or (status >= 500 and status != 501)
-        text = f"webhook: {place} {'refuses' if gone else 'answers'}, with status {status}"
+        text = f"webhook: {place} {'refuses' if gone else 'responds'}, with status {status}"
         yield Finding(not gone, text, _TRY_IT)
 
 
@@ -299,11 +294,11 @@ def _options(settings: Settings, url: SplitResult, proxy: SplitResult | None) ->
 def _command(line: str, last: dict[str, Any] | None) -> Iterator[Finding]:
     program = shlex.split(line)[0]
     if shutil.which(program) is None:
-        yield Finding(False, f"command: there is no program {program}", "Correct `notify.command`.")
+        yield Finding(False, f"command: cannot find the program {program}", "correct notify.command")
     elif last is not None:
         yield _delivered(f"command: {program}", last)
     else:
-        yield Finding(True, f"command: {program} is there", _TRY_IT)
+        yield Finding(True, f"command: {program} is installed", _TRY_IT)
 
 
 def _delivered(way: str, last: dict[str, Any]) -> Finding:

@@ -52,6 +52,6 @@ async def _all_accept(settings: "Settings", output: IO[bytes]) -> bool:
         accepted = accepted and receipt.accepted
         said = f"{receipt.said}: {receipt.words}" if receipt.words else receipt.said
         result = "accepted" if receipt.accepted else "not accepted"
-        hint = "" if receipt.accepted else f"Check `notify.{way.name}`, then try again."
+        hint = "" if receipt.accepted else f"check notify.{way.name}, then try again"
         terminal.tick(f"{way.name} {way.place}: {result}, {said}", held=receipt.accepted, hint=hint)
     return accepted

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show the state of the grant.
 
-    Asks the running proxy. Without one it shows what is stored. No token is ever shown.
+    Asks the running proxy. If none is running, reads the store. Never shows a token.
     """
     from krebit_proxy.cli.running_proxy import NotRunningError, ask  # noqa: PLC0415
 
@@ -138,4 +138,4 @@ def _refreshes(grant: GrantStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "lock", "held by this proxy"
     elif grant.lock_holder:
         began = f" {moment(grant.refresh_began_at, now)}" if grant.refresh_began_at is not None else ""
-        yield "lock", f"{grant.lock_holder} began a refresh{began}, and has not finished"
+        yield "lock", f"{grant.lock_holder} started a refresh{began} and has not finished"

@@ -304,7 +304,7 @@ class Notify(Section):
     command: Annotated[str, AfterValidator(_command)] | None = Field(default=None, repr=False)
     """A program and its arguments, run without a shell; it finds the message as JSON on its input."""
     after: Seconds = 600
-    """Seconds that a trouble must last before anybody is told. Only a refused refresh token is told at once."""
+    """Seconds that a trouble must last before anybody is told."""
 
 
 class Settings(Section):

@@ -17,10 +17,10 @@ from krebit_proxy.config import load
 from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.stores import open_store
-from tests.cli.conftest import ProxyShows
 from tests.fakes.certificates import Authority
 from tests.fakes.chat import Chat
 from tests.fakes.command import Finished, run, write_settings
+from tests.fakes.shown import ProxyShows, shown_proxy
 from tests.fakes.statuses import grant_status
 from tests.fakes.waiting import eventually
 
@@ -68,16 +68,16 @@ async def test_all_is_well(tmp_path: Path) -> None:
 
     assert finished.status == 0
     assert finished.out.splitlines() == [
-        f"{TICK} settings: all of them can work",
-        f"{TICK} name: localhost is 127.0.0.1",
-        f"{TICK} connection: localhost:{port} answers",
-        f"{TICK} clock: agrees with Krebit's",
-        f"{TICK} listen: 127.0.0.1:0 is free; the proxy is not running",
-        f"{TICK} redirect URI: https://elsewhere.example/cb leads elsewhere, which is fine",
-        "    Register it with the app at Krebit, exactly as it is. Then use `krebit-proxy setup --no-browser`.",
+        f"{TICK} settings: valid",
+        f"{TICK} DNS: localhost is 127.0.0.1",
+        f"{TICK} connection: localhost:{port} responds",
+        f"{TICK} clock: matches Krebit's",
+        f"{TICK} listen: 127.0.0.1:0 is free, the proxy is not running",
+        f"{TICK} redirect URI: https://elsewhere.example/cb does not lead to this proxy, which is fine",
+        "    register exactly this URI in your app at Krebit, then run: krebit-proxy setup --no-browser",
         f"{TICK} store: the file store can be read, written and locked",
         f"{TICK} grant: none yet",
-        "    Start the proxy, then run `krebit-proxy setup`.",
+        "    start the proxy, then run: krebit-proxy setup",
     ]
 
 
@@ -105,23 +105,24 @@ async def test_a_name_that_is_not_known(tmp_path: Path) -> None:
     finished = await check(tmp_path, "https://{organization}.invalid")
 
     assert finished.status == 1
-    (cross,) = crosses(finished)
-    assert cross.startswith("name: acme.invalid has no address | Check `organization`, `upstream.url` and `oauth`, ")
+    assert crosses(finished) == [
+        "DNS: cannot resolve acme.invalid | check organization, upstream.url and oauth, and this computer's DNS",
+    ]
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:
     finished = await check(tmp_path, "http://127.0.0.1:1")
 
     (cross,) = crosses(finished)
-    assert cross.startswith("connection: 127.0.0.1:1 cannot be reached: ")
-    assert cross.endswith("Behind a corporate proxy, set `upstream.proxy`.")
+    assert cross.startswith("connection: cannot reach 127.0.0.1:1: ")
+    assert cross.endswith("behind a corporate proxy, set upstream.proxy")
 
 
 async def test_a_corporate_proxy_that_does_not_answer_is_named(tmp_path: Path) -> None:
     finished = await check(tmp_path, "https://krebit.example", upstream={"proxy": "http://me:s3cret@127.0.0.1:1"})
 
     (cross,) = crosses(finished)
-    assert cross.startswith("connection: krebit.example:443 cannot be reached through 127.0.0.1:1: ")
+    assert cross.startswith("connection: cannot reach krebit.example:443 through 127.0.0.1:1: ")
     assert "s3cret" not in finished.out
 
 
@@ -129,7 +130,7 @@ async def test_a_name_of_a_corporate_proxy_that_is_not_known(tmp_path: Path) -> 
     finished = await check(tmp_path, "https://krebit.example", upstream={"proxy": "http://proxy.invalid:3128"})
 
     (cross,) = crosses(finished)
-    assert cross.startswith("name: proxy.invalid has no address | Check `upstream.proxy`, ")
+    assert cross.startswith("DNS: cannot resolve proxy.invalid | check upstream.proxy, ")
 
 
 async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
 
     (cross,) = crosses(finished)
     assert cross.startswith(f"TLS: the certificate of localhost:{port} is not trusted: ")
-    assert cross.endswith("name it in `upstream.ca_file`.")
+    assert cross.endswith("its own certificate authority, set upstream.ca_file")
 
 
 async def test_a_certificate_that_a_setting_makes_trusted(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ async def test_a_certificate_that_a_setting_makes_trusted(tmp_path: Path) -> Non
         finished = await check(tmp_path, f"https://localhost:{port}", upstream={"ca_file": str(authority.ca_file)})
 
     assert finished.status == 0
-    assert f"connection: localhost:{port} answers, TLS is fine" in finished.out
+    assert f"connection: localhost:{port} responds, TLS works" in finished.out
 
 
 async def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
@@ -164,8 +165,8 @@ async def test_a_clock_that_is_wrong(tmp_path: Path, skew: float, direction: str
         finished = await check(tmp_path, f"http://localhost:{port}")
 
     (cross,) = crosses(finished)
-    assert cross.startswith("clock: this computer's is ")
-    assert cross.endswith(f"s {direction} Krebit's | Set it, for example with `timedatectl set-ntp true`.")
+    assert cross.startswith("clock: ")
+    assert cross.endswith(f"s {direction} Krebit's | set the clock, for example with: timedatectl set-ntp true")
 
 
 async def test_a_date_that_says_nothing_is_no_problem(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ async def test_a_port_that_another_program_has(tmp_path: Path) -> None:
 
     (cross,) = crosses(finished)
     assert cross.startswith(f"listen: 127.0.0.1:{taken} cannot be used: ")
-    assert cross.endswith("Another program may use it. Stop that, or change `listen`.")
+    assert cross.endswith("stop the program that uses it, or change `listen`")
 
 
 async def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ async def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> No
 
     assert f"{TICK} listen: {listen[0]} is free" in finished.out
     (cross,) = crosses(finished)
-    assert cross.startswith(f"listen: {listen[1]} cannot be made: {tmp_path}/run cannot be written | Make that folder")
+    assert cross.startswith(f"listen: {listen[1]} cannot be created: {tmp_path}/run is not writable | create ")
 
 
 async def test_a_redirect_uri_that_leads_to_no_port_of_ours(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ async def test_a_redirect_uri_that_leads_to_no_port_of_ours(tmp_path: Path) -> N
         finished = await check(tmp_path, f"http://localhost:{port}", redirect_uri=uri)
 
     (cross,) = crosses(finished)
-    assert cross.startswith(f"redirect URI: {uri} leads to port 1, where nothing listens")
+    assert cross.startswith(f"redirect URI: {uri} uses port 1, but nothing listens there")
 
 
 async def test_a_redirect_uri_that_another_port_hands_on(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
         finished = await check(tmp_path, f"http://localhost:{port}")
 
     assert finished.status == 1
-    assert crosses(finished) == ["grant: It was taken back. | Authorize again: run `krebit-proxy setup`."]
+    assert crosses(finished) == ["grant: It was taken back. | authorize again with: krebit-proxy setup"]
     status = json.loads((await run("status", "--json", folder=tmp_path)).out)
     assert (status["code"], status["detail"], status["generation"]) == (
         "reauthorization_required",
@@ -242,6 +243,12 @@ async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
 
 
 # What the running proxy knows
+
+
+@pytest.fixture(name="proxy_shows")
+async def _proxy_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyShows]:
+    async with shown_proxy(tmp_path, monkeypatch) as start:
+        yield start
 
 
 def grants(finished: Finished) -> list[str]:
@@ -321,9 +328,9 @@ async def webhook(status: int, *, tls: ssl.SSLContext | None = None) -> AsyncIte
 @pytest.mark.parametrize(
     ("status", "line"),
     [
-        (200, f"{TICK} webhook: http://127.0.0.1 answers, with status 200"),
-        (405, f"{TICK} webhook: http://127.0.0.1 answers, with status 405"),
-        (501, f"{TICK} webhook: http://127.0.0.1 answers, with status 501"),
+        (200, f"{TICK} webhook: http://127.0.0.1 responds, with status 200"),
+        (405, f"{TICK} webhook: http://127.0.0.1 responds, with status 405"),
+        (501, f"{TICK} webhook: http://127.0.0.1 responds, with status 501"),
         (404, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 404"),
         (410, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 410"),
         (503, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 503"),
@@ -335,7 +342,7 @@ async def test_a_webhook_is_asked_without_a_message(tmp_path: Path, status: int,
 
     assert finished.out.splitlines()[-2:] == [
         line,
-        "    To see whether messages arrive, send one: run `krebit-proxy notify test`.",
+        "    to see whether messages arrive, send one with: krebit-proxy notify test",
     ]
     assert finished.status == (1 if line.startswith(CROSS) else 0)
     assert seen == ["OPTIONS /secret?key=s3cret-key"]
@@ -348,7 +355,7 @@ async def test_a_webhook_that_is_not_there(tmp_path: Path) -> None:
         [cross] = crosses(await check(tmp_path, f"http://localhost:{port}", notify=notify))
 
     assert cross == (
-        "webhook: http://127.0.0.1 cannot be reached: Connection refused | Check `notify.webhook` and `upstream.proxy`."
+        "webhook: cannot reach http://127.0.0.1: Connection refused | check notify.webhook and upstream.proxy"
     )
 
 
@@ -365,8 +372,8 @@ async def test_a_command_that_is_there_or_not(tmp_path: Path) -> None:
         there = await check(tmp_path, f"http://localhost:{port}", notify={"command": "true secret-argument"})
         missing = await check(tmp_path, f"http://localhost:{port}", notify={"command": "no-such-program secret"})
 
-    assert f"{TICK} command: true is there" in there.out
-    assert crosses(missing) == ["command: there is no program no-such-program | Correct `notify.command`."]
+    assert f"{TICK} command: true is installed" in there.out
+    assert crosses(missing) == ["command: cannot find the program no-such-program | correct notify.command"]
     assert "secret" not in there.out + missing.out
 
 
@@ -381,7 +388,7 @@ async def test_the_last_messages_of_the_running_proxy_say_more(proxy_shows: Prox
     assert seen == ["POST /secret?key=s3cret-key"]
     [refused] = [cross for cross in crosses(finished) if cross.startswith("webhook: ")]
     assert refused.startswith("webhook: http://127.0.0.1 did not accept the last message, ")
-    assert ": status 400 | To see whether messages arrive, " in refused
+    assert ": status 400 | to see whether messages arrive, " in refused
     assert f"{TICK} command: true accepted the last message, " in finished.out
 
 

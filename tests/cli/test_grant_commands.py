@@ -159,7 +159,7 @@ async def test_status_tells_who_is_at_a_refresh_or_has_broken_one_off(folder: Pa
         assert status["refresh_began_at"] == began.isoformat(timespec="seconds")
     assert served["lock_held"] is False
     assert any(
-        re.fullmatch(r"lock +elsewhere/7 began a refresh .*, 3 minutes ago, and has not finished", line)
+        re.fullmatch(r"lock +elsewhere/7 started a refresh .*, 3 minutes ago and has not finished", line)
         for line in lines
     )
 
@@ -185,7 +185,7 @@ async def test_a_running_proxy_is_set_up_and_asked(folder: Path, port: int) -> N
         assert json.loads((await run("status", "--json", folder=folder)).out)["ready"] is True
         checked = await run("check", folder=folder)
         assert (checked.status, "\N{BALLOT X}" in checked.out) == (0, False)
-        assert "grant: there is one, number 1" in checked.out
+        assert "grant: present, number 1" in checked.out
 
 
 async def test_a_link_opens_setup_again_once_and_not_after_a_restart(folder: Path) -> None:
@@ -217,7 +217,7 @@ async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder:
             1,
             "krebit-proxy: no browser can reach the proxy where it listens",
         )
-        assert "leads elsewhere, which is fine" in (await run("check", folder=folder)).out
+        assert "does not lead to this proxy, which is fine" in (await run("check", folder=folder)).out
 
 
 async def test_a_browser_is_opened_on_the_link_without_a_shell(folder: Path) -> None:

@@ -44,9 +44,9 @@ async def test_a_way_that_refuses_says_so_in_its_own_words_and_without_the_secre
     assert finished.status == 1
     assert finished.out.splitlines() == [
         f"{CROSS} webhook http://127.0.0.1: not accepted, status 404: no_service at ***",
-        "    Check `notify.webhook`, then try again.",
+        "    check notify.webhook, then try again",
         f"{CROSS} command {tmp_path}/tell: not accepted, exit status 3: no [31mroute to host",
-        "    Check `notify.command`, then try again.",
+        "    check notify.command, then try again",
     ]
     assert "secret" not in finished.out + finished.err
 

@@ -3,17 +3,24 @@
 import json
 import re
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import ProxyShows
 from tests.fakes.command import run
+from tests.fakes.shown import ProxyShows, shown_proxy
 from tests.fakes.statuses import grant_status
 from tests.fakes.waiting import eventually
 
 DAY = 86400.0
+
+
+@pytest.fixture(name="proxy_shows")
+async def _proxy_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyShows]:
+    async with shown_proxy(tmp_path, monkeypatch) as start:
+        yield start
 
 
 async def lines(folder: Path) -> list[tuple[str, str]]:
@@ -93,10 +100,10 @@ async def test_an_authorization_with_an_end(proxy_shows: ProxyShows, tmp_path: P
     ("facts", "expected"),
     [
         ({"lock_held": True}, "held by this proxy"),
-        ({"lock_holder": "other/7"}, "other/7 began a refresh, and has not finished"),
+        ({"lock_holder": "other/7"}, "other/7 started a refresh and has not finished"),
         (
             {"lock_holder": "other/7", "refresh_began_at": 1.0},
-            "other/7 began a refresh .* days ago, and has not finished",
+            "other/7 started a refresh .* days ago and has not finished",
         ),
     ],
 )

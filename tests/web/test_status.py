@@ -229,7 +229,7 @@ async def test_the_page_tells_who_is_at_a_refresh(site: Site) -> None:
     assert held is not None
     noted = replace(held, intent=Intent(time.time() - 130, "abcdef01", "elsewhere/7"))
     site.credentials._state = replace(site.credentials._state, grant=noted)
-    assert re.search(r"Lock elsewhere/7 began a refresh .*, 2 minutes ago, and has not", words(await site.ask("/")))
+    assert re.search(r"Lock elsewhere/7 started a refresh .*, 2 minutes ago and has not", words(await site.ask("/")))
     site.credentials._state = replace(site.credentials._state, locked=True)
 
     assert "Lock held by this proxy" in words(await site.ask("/"))

@@ -1,7 +1,7 @@
 """A running proxy whose grant is in a state that the test chooses."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ from tests.fakes.upstream import Upstream
 ProxyShows = Callable[..., Awaitable[RunningProxy]]
 
 
-@pytest.fixture
-async def proxy_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyShows]:
-    """Starts a proxy that is in this state, and writes the settings with which commands find it."""
+@asynccontextmanager
+async def shown_proxy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyShows]:
+    """Gives a function that starts a proxy in a state, and writes the settings with which commands find it."""
     async with AsyncExitStack() as stack:
 
         async def start(status: GrantStatus, **settings: Any) -> RunningProxy:
             monkeypatch.setattr(Credentials, "status", lambda _: status)
             upstream = await stack.enter_async_context(Upstream())
-            proxy = await stack.enter_async_context(running_proxy(upstream, tmp_path, **settings))
+            proxy = await stack.enter_async_context(running_proxy(upstream, folder, **settings))
             write_settings(
-                tmp_path,
+                folder,
                 listen=f"127.0.0.1:{proxy.port}",
                 client_id=CLIENT_ID,
                 redirect_uri="https://elsewhere.example/",
