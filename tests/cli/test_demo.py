@@ -101,7 +101,7 @@ async def test_the_sandbox_prints_the_settings_with_which_a_proxy_finds_it(tmp_p
         write_settings(tmp_path, **settings, listen="localhost:0")
         finished = await run("check", folder=tmp_path)
 
-    assert f"connection: {settings['upstream']['url'].removeprefix('http://')} answers" in finished.out
+    assert f"connection: {settings['upstream']['url'].removeprefix('http://')} responds" in finished.out
 
 
 async def test_the_sandbox_refuses_to_be_seen_by_others(tmp_path: Path) -> None:
