@@ -36,6 +36,7 @@ class Metrics:
         self._refused: Counter[str] = Counter()
         self._replays: Counter[str] = Counter()
         self._refreshes: Counter[str] = Counter()
+        self._notifications: Counter[tuple[str, str]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
     def request(self, *, caller: str, method: str, status: int, seconds: float, sent: int, received: int) -> None:
@@ -61,6 +62,10 @@ class Metrics:
     def refreshed(self, outcome: str) -> None:
         """A refresh of the token ended, "ok" or with a reason of one word."""
         self._refreshes[outcome] += 1
+
+    def notified(self, way: str, outcome: str) -> None:
+        """A message to people was tried by `way`, a setting of `notify`: it was "sent", or the try "failed"."""
+        self._notifications[way, outcome] += 1
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Something that is measured when it is asked for, e.g. open connections."""
@@ -101,6 +106,12 @@ class Metrics:
         yield counter("refused", "Requests answered with an error of our own.", "code", self._refused)
         yield counter("replays", "What became of requests after a 401.", "outcome", self._replays)
         yield counter("refreshes", "Refreshes of the access token.", "outcome", self._refreshes)
+        notifications = CounterMetricFamily(
+            "krebit_proxy_notifications", "Tries to tell people about the grant.", labels=["way", "outcome"]
+        )
+        for (way, outcome), count in sorted(self._notifications.items()):
+            notifications.add_metric([way, outcome], count)
+        yield notifications
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(f"krebit_proxy_{name}", text, value())
         for name, text, known in _grant(status):
@@ -117,6 +128,16 @@ def _grant(status: GrantStatus) -> list[tuple[str, str, float | None]]:
         ("grant_generation", "Changes of the grant so far.", status.generation),
         ("token_obtained_timestamp_seconds", "When the access token was obtained.", status.obtained_at),
         ("token_expires_timestamp_seconds", "When the access token expires.", status.expires_at),
+        (
+            "token_suspected",
+            "1 if the upstream refused the access token and has not accepted it since.",
+            status.suspected,
+        ),
+        (
+            "refresh_token_expires_timestamp_seconds",
+            "When the refresh token expires, if the server has said so.",
+            status.refresh_token_expires_at,
+        ),
         ("last_refresh_timestamp_seconds", "When the token was refreshed last.", status.last_refresh_at),
         ("next_refresh_timestamp_seconds", "When the token is refreshed next.", status.next_refresh_at),
         ("refreshing", "1 while a refresh is under way.", status.refreshing),

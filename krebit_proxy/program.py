@@ -21,7 +21,7 @@ from krebit_proxy.web.admission import KeyFile, access_rules
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.handshake import handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
-from krebit_proxy.web.notify import Notifier
+from krebit_proxy.web.notify import Delivery, Notifier
 from krebit_proxy.web.observer import Observer
 from krebit_proxy.web.server import Server
 from krebit_proxy.web.setup import Setup
@@ -73,7 +73,9 @@ class Proxy:
         setup = Setup(settings, credentials, token_endpoint)
         running.push_async_callback(setup.close)
 
-        pages = {**StatusPages(settings, credentials, metrics, run=setup.run).routes(), **setup.routes()}
+        deliveries: dict[str, Delivery] = {}
+        status = StatusPages(settings, credentials, metrics, run=setup.run, deliveries=deliveries)
+        pages = {**status.routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, batches=batches, observe=observer)
         running.push_async_callback(server.shutdown, settings.limits.drain)
@@ -91,7 +93,7 @@ class Proxy:
         origin = self._listeners.origin(next(iter(settings.access.allowed_hosts), "localhost"))
         setup.announce(origin)
         if settings.notify.webhook or settings.notify.command:
-            notifier = Notifier(settings, credentials, origin or "")
+            notifier = Notifier(settings, credentials, origin or "", metrics=metrics, deliveries=deliveries)
             running.push_async_callback(notifier.close)
             notifier.start()
         # What exists now lives as long as the process: the garbage collector need not look at it again.

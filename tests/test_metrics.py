@@ -7,25 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.metrics import BUCKETS, Metrics
+from tests.fakes.statuses import grant_status
 
-READY = GrantStatus(
-    ready=True,
-    code=None,
-    detail="",
-    hint="",
-    generation=3,
-    obtained_at=1000.0,
-    expires_at=4600.0,
-    scope="",
-    last_refresh_at=None,
-    last_refresh=None,
-    next_refresh_at=4300.0,
-    refreshing=False,
-    lock_held=False,
-    lock_holder=None,
-    refresh_began_at=None,
-    store_error=None,
-)
+READY = grant_status(generation=3, obtained_at=1000.0, expires_at=4600.0, next_refresh_at=4300.0)
 
 
 def scraped(metrics: Metrics, status: GrantStatus = READY) -> dict[tuple[str, ...], float]:
@@ -72,11 +56,15 @@ def test_outcomes_are_counted() -> None:
     metrics.refused("bad_request")
     metrics.replayed("done")
     metrics.refreshed("ok")
+    metrics.notified("webhook", "failed")
+    metrics.notified("webhook", "sent")
     metrics.gauge("connections", "Open connections.", lambda: 7)
     samples = scraped(metrics)
     assert samples["refused_total", "bad_request"] == 1
     assert samples["replays_total", "done"] == 1
     assert samples["refreshes_total", "ok"] == 1
+    assert samples["notifications_total", "failed", "webhook"] == 1
+    assert samples["notifications_total", "sent", "webhook"] == 1
     assert samples["connections",] == 7
 
 
@@ -85,6 +73,14 @@ def test_the_grant_is_told_without_what_is_unknown() -> None:
     assert (samples["ready",], samples["grant_generation",]) == (1, 3)
     assert samples["token_expires_timestamp_seconds",] == 4600.0
     assert ("last_refresh_timestamp_seconds",) not in samples
+    assert ("refresh_token_expires_timestamp_seconds",) not in samples
+    assert samples["token_suspected",] == 0
+
+
+def test_suspicion_and_the_end_of_the_refresh_token_are_told() -> None:
+    samples = scraped(Metrics(), grant_status(suspected=True, refresh_token_expires_at=9000.0))
+    assert samples["token_suspected",] == 1
+    assert samples["refresh_token_expires_timestamp_seconds",] == 9000.0
 
 
 def test_the_library_is_loaded_by_the_first_scrape_only() -> None:

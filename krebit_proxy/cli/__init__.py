@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "status": "Show the state of the grant.",
     "wait": "Wait until the proxy is ready.",
     "health": "Check that the proxy is running, for container probes.",
+    "notify": "Send a test message.",
     "policy": "Find out which requests your tools send, and allow only those.",
     "key": "Create and rotate the keys that encrypt the grant.",
     "grant": "Move the grant to another machine, or import one.",

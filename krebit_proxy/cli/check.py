@@ -15,6 +15,8 @@ def check(invocation: Invocation) -> int:
     Checks all settings. Then checks DNS, the connection to Krebit and its TLS certificate, the clock, the listening
     address, the redirect URI, and that the store can be read, written and locked.
 
+    Also asks the running proxy about its grant, and whether the ways of `notify` are there. Sends no message.
+
     Changes nothing and uses no token, but creates the tables in a new database.
 
     Exit status: 0 all is well, 1 a check failed, 2 invalid settings.

@@ -1,29 +1,44 @@
-"""What the settings cannot show: the network, the clock, the ports and the store."""
+"""What the settings cannot show: the network, the clock, the ports, the store, and what the running proxy says.
+
+Nothing here changes anything or reaches anybody. So a webhook is not sent a message: it is asked for its OPTIONS
+(RFC 9110, 9.3.7), which no receiver takes for one. That finds a host, a certificate or an address that is gone. Whether
+a live address accepts messages shows only when one is sent: what came of the running proxy's last one is told here,
+and `krebit-proxy notify test` sends one.
+"""
 
 import asyncio
 import base64
 import os
+import shlex
+import shutil
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from krebit_proxy.cli.running_proxy import is_running
+from krebit_proxy.cli.running_proxy import ask, is_running
+from krebit_proxy.cli.status import read_status
 from krebit_proxy.cli.stored_grant import store_of
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.loopback import is_loopback
+from krebit_proxy.core.notices import notices
 from krebit_proxy.core.origin import own_origin
-from krebit_proxy.errors import StoreError
+from krebit_proxy.core.times import moment
+from krebit_proxy.errors import ProxyError, StoreError
 from krebit_proxy.trust import client_context
+from krebit_proxy.web.notify import shown
 
 TOLERATED_SKEW: Final = 30.0  # seconds; from here on tokens would seem fresher or older than they are
+_GONE: Final = frozenset({404, 410})
+_TRY_IT: Final = "to see whether messages arrive, send one with: krebit-proxy notify test"
 
 
 class Finding(NamedTuple):
@@ -36,11 +51,21 @@ class Finding(NamedTuple):
 
 def findings(settings: Settings) -> Iterator[Finding]:
     """All that can be found out without changing anything, one after the other, since some take their time."""
+    served = _served(settings)
     for url in dict.fromkeys(_origin(url) for url in _urls(settings)):
         yield from _connection(settings, urlsplit(url))
     yield from _listening(settings)
     yield from _redirection(settings)
-    yield from asyncio.run(_stored(settings))
+    yield from asyncio.run(_stored(settings, served))
+    yield from _alarm(settings, served.get("alarm", {}))
+
+
+def _served(settings: Settings) -> dict[str, Any]:
+    """What the running proxy says of itself; empty where none runs, or it refuses to answer."""
+    try:
+        return ask(settings, "/").document
+    except ProxyError:
+        return {}
 
 
 def _urls(settings: Settings) -> list[str]:
@@ -83,6 +108,16 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
 
 def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> str | None:
     """Asks for nothing but an answer, and returns its Date field."""
+    connection = _open(settings, url, proxy)
+    try:
+        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity"})
+        return connection.getresponse().getheader("Date")
+    finally:
+        connection.close()
+
+
+def _open(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> HTTPConnection:
+    """A connection to the host of `url`, through `proxy` if there is one; it is made with the first request."""
     place = proxy or url
     timeout = settings.upstream.connect_timeout
     host, port = place.hostname or "", 80 if proxy and not proxy.port else place.port
@@ -93,11 +128,7 @@ def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> st
     )
     if proxy:
         connection.set_tunnel(url.hostname or "", url.port, _proxy_fields(proxy))
-    try:
-        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity"})
-        return connection.getresponse().getheader("Date")
-    finally:
-        connection.close()
+    return connection
 
 
 def _proxy_fields(proxy: SplitResult) -> dict[str, str]:
@@ -181,8 +212,8 @@ def _connects(host: str, port: int) -> bool:
     return True
 
 
-async def _stored(settings: Settings) -> list[Finding]:
-    """Tries out the store, and tells what is in it."""
+async def _stored(settings: Settings, served: dict[str, Any]) -> list[Finding]:
+    """Tries out the store, and tells what is in it, or what the running proxy knows better."""
     store = store_of(settings)
     try:
         await store.probe()
@@ -192,12 +223,87 @@ async def _stored(settings: Settings) -> list[Finding]:
     finally:
         await store.close()
     kind = settings.store.partition(":")[0]
-    return [Finding(True, f"store: the {kind} store can be read, written and locked"), _granted(grant)]
+    well = Finding(True, f"store: the {kind} store can be read, written and locked")
+    return [well, _granted(grant, served), *_noticed(served)]
 
 
-def _granted(grant: Grant | None) -> Finding:
+def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
     if grant is None or grant.tokens is None:
         return Finding(True, "grant: none yet", "start the proxy, then run: krebit-proxy setup")
     if grant.verdict:
         return Finding(False, f"grant: {grant.verdict.reason}", "authorize again with: krebit-proxy setup")
+    if served.get("code"):
+        return Finding(False, f"grant: {served['detail']}", str(served["hint"]))
+    now = time.time()
+    if grant.tokens.refresh_token is None or (grant.tokens.refresh_expires_at or now) < now:
+        why = "its refresh token has expired" if grant.tokens.refresh_token else "it has no refresh token"
+        end = moment(grant.tokens.expires_at, now)
+        text = f"grant: it cannot be renewed, since {why}; its access token ends {end}"
+        return Finding(False, text, "authorize again with: krebit-proxy setup")
     return Finding(True, f"grant: present, number {grant.generation}")
+
+
+def _noticed(served: dict[str, Any]) -> list[Finding]:
+    """What the running proxy says beside the state of its grant."""
+    found = notices(read_status(served), time.time()) if served else []
+    return [Finding(False, f"grant: {notice.text}", notice.hint) for notice in found]
+
+
+def _alarm(settings: Settings, deliveries: dict[str, Any]) -> Iterator[Finding]:
+    """Whether people would hear of a trouble."""
+    if settings.notify.webhook:
+        yield from _webhook(settings, settings.notify.webhook, deliveries.get("webhook"))
+    if settings.notify.command:
+        yield from _command(settings.notify.command, deliveries.get("command"))
+
+
+def _webhook(settings: Settings, webhook: str, last: dict[str, Any] | None) -> Iterator[Finding]:
+    place = shown(webhook)
+    if last is not None and not last["accepted"]:
+        yield _delivered(f"webhook: {place}", last)
+        return
+    through = settings.upstream.proxy_to(webhook)
+    try:
+        status = _options(settings, urlsplit(webhook), urlsplit(through) if through else None)
+    except ssl.SSLCertVerificationError as error:
+        hint = "if your company has its own certificate authority, set upstream.ca_file"
+        yield Finding(False, f"webhook: the certificate of {place} is not trusted: {error.verify_message}", hint)
+    except (OSError, HTTPException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        yield Finding(False, f"webhook: cannot reach {place}: {reason}", "check notify.webhook and upstream.proxy")
+    else:
+        if last is not None:  # better evidence than OPTIONS, which some receivers do not know
+            yield _delivered(f"webhook: {place}", last)
+            return
+        gone = status in _GONE or (status >= 500 and status != 501)
+        text = f"webhook: {place} {'refuses' if gone else 'responds'}, with status {status}"
+        yield Finding(not gone, text, _TRY_IT)
+
+
+def _options(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> int:
+    """The status of an answer to OPTIONS."""
+    connection = _open(settings, url, proxy)
+    target = url._replace(scheme="", netloc="", fragment="").geturl() or "/"
+    try:
+        connection.request("OPTIONS", target, headers={"Accept-Encoding": "identity"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _command(line: str, last: dict[str, Any] | None) -> Iterator[Finding]:
+    program = shlex.split(line)[0]
+    if shutil.which(program) is None:
+        yield Finding(False, f"command: cannot find the program {program}", "correct notify.command")
+    elif last is not None:
+        yield _delivered(f"command: {program}", last)
+    else:
+        yield Finding(True, f"command: {program} is installed", _TRY_IT)
+
+
+def _delivered(way: str, last: dict[str, Any]) -> Finding:
+    """What came of the last message that the running proxy sent."""
+    at = moment(datetime.fromisoformat(last["at"]).timestamp(), time.time())
+    if last["accepted"]:
+        return Finding(True, f"{way} accepted the last message, {at}")
+    return Finding(False, f"{way} did not accept the last message, {at}: {last['said']}", _TRY_IT)

@@ -4,13 +4,17 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
+from krebit_proxy.core.grant_status import GrantStatus
+from krebit_proxy.core.notices import notices, refresh_token_end
+from krebit_proxy.core.times import iso, moment
 from krebit_proxy.errors import SETUP_CODES
 
 if TYPE_CHECKING:
@@ -36,8 +40,17 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
     if as_json:
         terminal.say(json.dumps(document, indent=2))
         return
-    for name, text in _lines(document):
-        terminal.say(f"{name:13}{text}")
+    for name, text in _lines(document, time.time()):
+        terminal.say(f"{name:15}{text}")
+
+
+def read_status(document: dict[str, Any]) -> GrantStatus:
+    """The state of the grant in the JSON of the status page. What is not in it counts as unknown."""
+    known: dict[str, Any] = {field.name: document.get(field.name) for field in fields(GrantStatus)}
+    for name, value in known.items():
+        if value and name.endswith("_at"):
+            known[name] = datetime.fromisoformat(value).timestamp()
+    return GrantStatus(**known)
 
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
@@ -53,6 +66,7 @@ async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
     elif verdict:
         code, hint = "reauthorization_required", "run `krebit-proxy run`, then `krebit-proxy setup`"
         detail = verdict.reason
+    end = tokens.refresh_expires_at if tokens else None
     return {
         "ready": False,
         "code": code,
@@ -62,51 +76,66 @@ async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
         "client_id": settings.client_id,
         "redirect_uri": settings.redirect_uri,
         "generation": grant.generation if grant else 0,
-        "obtained_at": _iso(tokens.obtained_at) if tokens else None,
-        "expires_at": _iso(tokens.expires_at) if tokens else None,
+        "obtained_at": iso(tokens.obtained_at) if tokens else None,
+        "expires_at": iso(tokens.expires_at) if tokens else None,
+        "refresh_token_expires_at": iso(end) if end else None,
+        "suspected": False,
         "scope": tokens.scope if tokens else "",
         "lock_holder": grant.intent.holder if grant and grant.intent else None,
-        "refresh_began_at": _iso(grant.intent.at) if grant and grant.intent else None,
+        "refresh_began_at": iso(grant.intent.at) if grant and grant.intent else None,
     }
 
 
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
-
-
-def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(document: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     """The same for people: a name and a text a line, without what is not known."""
-    state = "ready" if document.get("ready") else "not ready" if document["running"] else "not running"
-    yield "state", state
-    for name in ("detail", "hint", "store_error"):
-        if document.get(name):
-            yield {"hint": "what to do", "store_error": "store"}.get(name, "why"), str(document[name])
+    grant = read_status(document)
+    beside = notices(grant, now)
+    ready = "ready for now" if grant.code or beside else "ready"
+    yield "state", ready if grant.ready else "not ready" if document["running"] else "not running"
+    yield from _advice("why", grant.detail, grant.hint)
+    if grant.store_error and grant.store_error != grant.detail:
+        yield "store", grant.store_error
+    for notice in beside:
+        yield from _advice("note", notice.text, notice.hint)
     yield "organization", str(document["organization"])
     yield "app", str(document["client_id"])
     yield "redirect URI", str(document["redirect_uri"])
-    if document.get("expires_at"):
-        obtained, expires = document["obtained_at"], document["expires_at"]
-        yield "token", f"number {document['generation']}, obtained {_distance(obtained)}, expires {_distance(expires)}"
-    if document.get("scope"):
-        yield "scope", str(document["scope"])
-    if document.get("last_refresh"):
-        yield "last refresh", f"{document['last_refresh']}, {_distance(document['last_refresh_at'])}"
-    if document.get("next_refresh_at"):
-        yield "next refresh", _distance(document["next_refresh_at"])
-    if document.get("lock_held"):
-        yield "lock", "held by this proxy"
-    elif document.get("lock_holder"):
-        began = _distance(document["refresh_began_at"])
-        yield "lock", f"{document['lock_holder']} started a refresh {began} and has not finished"
-    if document["running"] and document["code"] in SETUP_CODES:
+    yield from _tokens(grant, now)
+    yield from _refreshes(grant, now)
+    for way, last in document.get("alarm", {}).items():
+        outcome = "delivered" if last["accepted"] else f"not delivered: {last['said']}"
+        at = datetime.fromisoformat(last["at"]).timestamp()
+        yield "alarm", f"{last['event']} by {way} {outcome}, {moment(at, now)}"
+    if document["running"] and grant.code in SETUP_CODES:
         yield "setup", document["setup_url"] or "krebit-proxy setup --no-browser"
 
 
-def _distance(at: str | None) -> str:
-    """How far a time is from now, e.g. `5 min ago`."""
-    if at is None:
-        return "at an unknown time"
-    seconds = datetime.fromisoformat(at).timestamp() - time.time()
-    amount = abs(seconds)
-    number, unit = (amount, "s") if amount < 90 else (amount / 60, "min") if amount < 5400 else (amount / 3600, "h")
-    return f"in {number:.0f} {unit}" if seconds > 0 else f"{number:.0f} {unit} ago"
+def _advice(name: str, text: str, hint: str) -> Iterator[tuple[str, str]]:
+    if text:
+        yield name, text
+    if hint:
+        yield "what to do", hint
+
+
+def _tokens(grant: GrantStatus, now: float) -> Iterator[tuple[str, str]]:
+    if grant.expires_at is not None:
+        verb = "expires" if grant.expires_at > now else "expired"
+        yield "access token", f"number {grant.generation}, {verb} {moment(grant.expires_at, now)}"
+    if grant.obtained_at is not None:
+        yield "obtained", moment(grant.obtained_at, now)
+    if end := refresh_token_end(grant, now):
+        yield "refresh token", end
+    if grant.scope:
+        yield "scope", grant.scope
+
+
+def _refreshes(grant: GrantStatus, now: float) -> Iterator[tuple[str, str]]:
+    if grant.last_refresh and grant.last_refresh_at is not None:
+        yield "last refresh", f"{grant.last_refresh}, {moment(grant.last_refresh_at, now)}"
+    if grant.next_refresh_at is not None:
+        yield "next refresh", moment(grant.next_refresh_at, now)
+    if grant.lock_held:
+        yield "lock", "held by this proxy"
+    elif grant.lock_holder:
+        began = f" {moment(grant.refresh_began_at, now)}" if grant.refresh_began_at is not None else ""
+        yield "lock", f"{grant.lock_holder} started a refresh{began} and has not finished"

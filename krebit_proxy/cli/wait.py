@@ -31,11 +31,11 @@ def wait(invocation: Invocation, seconds: float) -> int:
     end = time.monotonic() + seconds
     while True:
         try:
-            answer = ask(settings, "/readyz")
-            if answer.status == 200:
+            document = ask(settings, "/").document
+            if document["ready"]:
                 return 0
-            detail, hint, link = (str(answer.document.get(name) or "") for name in ("detail", "hint", "setup_url"))
-            why = (detail or "not ready", f"{hint.removesuffix('.')}: {link}" if link else hint)
+            detail, hint, link = (str(document.get(name) or "") for name in ("detail", "hint", "setup_url"))
+            why = (detail, f"{hint.removesuffix('.')}: {link}" if link else hint)
         except ProxyError as error:
             why = (error.detail, error.hint)
         if time.monotonic() >= end:

@@ -29,13 +29,8 @@ class Decision(Enum):
     NOT_REPLAYED = auto()  # renew the token, then ask the caller to send the request again: its content is gone
 
 
-<<<<<<< HEAD
 def decide(status: int, challenges: Sequence[bytes], *, held: bool, barred: bool) -> Decision:
-    """Judges the first response to a request; the response to a replay is always relayed.
-=======
-def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool) -> Decision:
     """Decides about the first response to a request. The response to a replay is always relayed.
->>>>>>> words
 
     Args:
         status: Of the response.
@@ -65,23 +60,14 @@ class Breaker:
     def __init__(self) -> None:
         self._paths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # path -> (open until, for how long)
 
-<<<<<<< HEAD
     def is_open(self, target: bytes, now: float) -> bool:
-        """Whether a 401 to `target` is to be relayed as it is."""
+        """Whether a 401 to `target` is relayed without a refresh."""
         path = _path(target)
         return path in self._paths and now < self._paths[path][0]
 
     def trip(self, target: bytes, now: float) -> None:
-        """Another token would not have changed a 401. While it is open already, late ones change nothing."""
+        """Opens the breaker after a 401 that another token would not change. Does nothing if it is already open."""
         path = _path(target)
-=======
-    def is_open(self, path: bytes, now: float) -> bool:
-        """Whether a 401 on `path` (without the query) is relayed without a refresh."""
-        return path in self._paths and now < self._paths[path][0]
-
-    def trip(self, path: bytes, now: float) -> None:
-        """Opens the breaker after a 401 to a replay. Does nothing if it is already open."""
->>>>>>> words
         until, period = self._paths.get(path, (now, 0.0))
         if now < until:
             return
@@ -92,20 +78,14 @@ class Breaker:
             self._paths.popitem(last=False)
 
     def reset(self, target: bytes) -> None:
-<<<<<<< HEAD
-        """The path of `target` answered with a 2xx."""
-        if self._paths:  # seldom; and this is called for nearly every request
+        """Forgets the path of `target`, after a 2xx."""
+        if self._paths:  # rarely true, and nearly every request calls this
             self._paths.pop(_path(target), None)
 
 
 def _path(target: bytes) -> bytes:
     """The path as the upstream may understand it: one path has many percent-encoded spellings."""
     return decoded(target.partition(b"?")[0])
-=======
-        """Forgets the path of `target`, after a 2xx."""
-        if self._paths:  # rarely true, and nearly every request calls this
-            self._paths.pop(target.partition(b"?")[0], None)
->>>>>>> words
 
 
 class ReplayBudget:

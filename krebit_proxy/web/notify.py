@@ -1,36 +1,203 @@
-"""Tells people outside that the grant is in trouble, or well again: through a webhook, a command, or both."""
+"""Brings alarms to people, through a webhook, a command, or both: the ways of `notify`.
+
+`Notifier` looks at the grant every few seconds. What to tell, and when to try again, is decided in `core.alarm`; here
+it is sent. Each way has a task of its own, so that one that hangs does not hold up the other.
+
+The URL of a webhook is a secret: whoever knows it can write into the channel. Only its scheme and host are shown, and
+an answer that quotes more of it is masked.
+"""
 
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Final
+from dataclasses import dataclass
+from typing import IO, Final, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import aiohttp
 import structlog
 
 from krebit_proxy.config import Settings, is_setting
-from krebit_proxy.core.alarm import Alarm, Message
+from krebit_proxy.core.alarm import Alarm, Message, Outbox, trial
 from krebit_proxy.core.origin import own_origin
+from krebit_proxy.core.times import iso
+from krebit_proxy.core.token_response import displayable
 from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import SETUP_CODES
+from krebit_proxy.metrics import Metrics
 from krebit_proxy.tasks import spawn
 from krebit_proxy.trust import client_context
 
 LOOK_EVERY: Final = 5.0  # seconds, at most
 TIMEOUT: Final = 30.0  # seconds for one POST, or for the command
-PAUSES: Final = (5.0, 30.0)  # seconds before the webhook is tried again
+PAUSES: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)  # seconds before a message is tried again
+LONGEST_ANSWER: Final = 1024  # bytes that are read of what a way answers
+LONGEST_WORDS: Final = 120  # characters that are shown of it
+_SHORTEST_SECRET: Final = 6  # characters; shorter parts of a webhook's URL are words like "api"
+_DAY: Final = 86400.0  # seconds; a loop cannot wait without end
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message, ready to be sent."""
+
+    event: str
+    content: bytes  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What came of sending a message."""
+
+    accepted: bool
+    said: str  # the status, or what went wrong, in our words
+    words: str = ""  # the first words of the answer, safe to show
+    unclear: bool = False  # it may have arrived although nobody has confirmed it
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The last try of a way, for the status page and for `krebit-proxy check`."""
+
+    event: str
+    accepted: bool
+    said: str
+    at: float  # seconds since the epoch
+
+
+class Way(Protocol):
+    """A way to reach people."""
+
+    @property
+    def name(self) -> str:
+        """The setting, without `notify.`."""
+
+    @property
+    def place(self) -> str:
+        """Where it leads, as far as that may be shown."""
+
+    async def send(self, letter: Letter) -> Receipt:
+        """Sends it once. Raises aiohttp.ClientError, OSError, TimeoutError or ValueError."""
+
+
+class Webhook:
+    """A URL that takes a message as a POST. Redirects are not followed."""
+
+    name: Final = "webhook"
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError when `upstream.ca_file` cannot be used."""
+        self._url = str(settings.notify.webhook)
+        self._proxy = settings.upstream.proxy_to(self._url)
+        self._tls = client_context(settings.upstream.ca_file)
+        self.place: Final = shown(self._url)
+
+    async def send(self, letter: Letter) -> Receipt:
+        """Any status from 200 to 299 accepts the message."""
+        fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
+            session.post(
+                self._url, data=letter.content, headers=fields, allow_redirects=False, proxy=self._proxy
+            ) as response,
+        ):
+            words = _first_words(await response.content.read(LONGEST_ANSWER), _secrets_of(self._url))
+            return Receipt(200 <= response.status < 300, f"status {response.status}", words)
+
+
+class Command:
+    """A program that finds the message on its input. No shell is involved."""
+
+    name: Final = "command"
+
+    def __init__(self, settings: Settings, *, output: IO[bytes] | None = None) -> None:
+        """`output`: a file for what the program prints; without one nobody sees it."""
+        self._line = shlex.split(settings.notify.command or "")
+        self._output = output
+        self.place: Final = self._line[0]
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such program."""
+        return shutil.which(self._line[0]) is None
+
+    async def send(self, letter: Letter) -> Receipt:
+        """Exit status 0 accepts the message. A program that is late is killed, with all that it has started."""
+        start = asyncio.create_subprocess_exec(
+            *self._line,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=self._output or asyncio.subprocess.DEVNULL,
+            stderr=self._output or asyncio.subprocess.DEVNULL,
+            env=_environment(letter.event),
+            start_new_session=True,
+        )
+        starting = asyncio.ensure_future(start)
+        try:
+            process = await asyncio.shield(starting)
+            await process.communicate(letter.content)
+        finally:
+            # Also what is only just starting may run already, with children of its own: asyncio would spare those.
+            process = await starting
+            if process.returncode is None:
+                _kill(process)
+                await process.wait()
+        return Receipt(process.returncode == 0, f"exit status {process.returncode}", self._printed())
+
+    def _printed(self) -> str:
+        if self._output is None:
+            return ""
+        self._output.seek(0)
+        return _first_words(self._output.read(LONGEST_ANSWER), [])
+
+
+def ways(settings: Settings, *, output: IO[bytes] | None = None) -> list[Way]:
+    """The ways that the settings name. `output`: see Command. Raises SettingsError."""
+    found: list[Way] = [Webhook(settings)] if settings.notify.webhook else []
+    return [*found, Command(settings, output=output)] if settings.notify.command else found
+
+
+async def send(way: Way, letter: Letter, timeout: float = TIMEOUT) -> Receipt:
+    """Sends it once, and says in plain words what came of it, whatever that was."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await way.send(letter)
+    except TimeoutError:
+        return Receipt(False, f"no answer within {timeout:g} seconds", unclear=True)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        # Only our words: the error's own may hold the URL.
+        known = next((text for kind, text in _REASONS if isinstance(error, kind)), "")
+        return Receipt(False, known or "the connection broke off", unclear=not known)
+
+
+async def send_trial(settings: Settings, way: Way) -> Receipt:
+    """Sends the message that tries out whether alarms arrive."""
+    return await send(way, write(trial(time.time()), settings.organization, None))
+
+
+def write(message: Message, organization: str, setup_url: str | None) -> Letter:
+    """The message as JSON. `text` is for chats, the rest for programs."""
+    setup_url = setup_url if message.needs_setup else None
+    document = {
+        "event": message.event,
+        "code": message.code,
+        "detail": message.detail,
+        "hint": message.hint,
+        "organization": organization,
+        "since": iso(message.since),
+        "setup_url": setup_url,
+        "text": message.text(organization, setup_url, time.time()),
+    }
+    return Letter(message.event, json.dumps(document).encode())
+
+
 class Notifier:
-    """Looks at the grant every few seconds and tells what `core.alarm` wants told, one message after the other."""
+    """Looks at the grant, and tells what `core.alarm` wants told."""
 
     def __init__(
         self,
@@ -38,122 +205,113 @@ class Notifier:
         credentials: Credentials,
         origin: str,
         *,
+        metrics: Metrics,
+        deliveries: dict[str, Delivery],
         timeout: float = TIMEOUT,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
-        """`origin`: where this proxy is reached, for a redirect URI that leads elsewhere.
+        """Raises SettingsError when `upstream.ca_file` cannot be used.
 
-        Raises SettingsError when `upstream.ca_file` cannot be used.
+        Args:
+            settings: the settings.
+            credentials: who knows how the grant stands.
+            origin: where this proxy is reached, for a redirect URI that leads elsewhere.
+            metrics: where tries are counted.
+            deliveries: keeps the last try of each way, by its name.
+            timeout: seconds for one try.
+            pauses: seconds before each further try.
         """
-        self._settings = settings
+        self._organization = settings.organization
         self._credentials = credentials
+        self._metrics = metrics
+        self._deliveries = deliveries
         self._timeout = timeout
-        self._pauses = pauses
-        self._tls = client_context(settings.upstream.ca_file) if settings.notify.webhook else True
-        self._command = shlex.split(settings.notify.command or "")
         own = own_origin(settings.redirect_uri, settings.access.allowed_hosts) or origin
         self._setup_url = f"{own}/setup" if own.startswith("http") else None  # no browser opens a unix socket
         self._alarm = Alarm(settings.notify.after)
-        self._watching: asyncio.Task[None] | None = None
+        self._pause = min(LOOK_EVERY, settings.notify.after / 4)
+        self._ways = [(way, Outbox(pauses), asyncio.Event()) for way in ways(settings)]
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Looks from now on. A command that is not there is told of at once, and not when it is needed."""
-        if self._command and shutil.which(self._command[0]) is None:
-            _log.warning("notify.failed", way="command", reason="there is no such program")
-        self._watching = spawn(self._watch(), name="notify")
+        """Looks from now on. A command that is missing is in the log at once, and not only when it is needed."""
+        for way, outbox, news in self._ways:
+            if isinstance(way, Command) and way.is_missing:
+                _log.warning("notify.failed", way=way.name, place=way.place, reason="there is no such program")
+            self._tasks.append(spawn(self._deliver(way, outbox, news), name=f"notify: {way.name}"))
+        self._tasks.append(spawn(self._watch(), name="notify"))
 
     async def close(self) -> None:
         """Stops looking. A message that is on its way is given up, and its command killed."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _watch(self) -> None:
-        pause = min(LOOK_EVERY, self._settings.notify.after / 4)
         while True:
             # The monotonic clock stops while the machine sleeps: waking up is no trouble that has lasted for long.
             message = self._alarm.look(self._credentials.status(), time.monotonic(), time.time())
             if message is not None:
-                await self._tell(message)
-            await asyncio.sleep(pause)
+                for _, outbox, news in self._ways:
+                    outbox.put(message, time.monotonic())
+                    news.set()
+            await asyncio.sleep(self._pause)
 
-    async def _tell(self, message: Message) -> None:
-        ways = []
-        if self._settings.notify.webhook is not None:
-            ways.append(self._try("webhook", self._post, message, self._pauses))
-        if self._command:
-            ways.append(self._try("command", self._run, message, ()))
-        await asyncio.gather(*ways)
+    async def _deliver(self, way: Way, outbox: Outbox, news: asyncio.Event) -> None:
+        while True:
+            news.clear()
+            message = outbox.due(time.monotonic())
+            if message is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(outbox.at - time.monotonic(), _DAY)):
+                        await news.wait()
+                continue
+            letter = write(message, self._organization, self._setup_url)
+            receipt = await send(way, letter, self._timeout)
+            self._tell(way, message, receipt, outbox)
 
-    async def _try(
-        self, way: str, send: Callable[[Message], Awaitable[str]], message: Message, pauses: tuple[float, ...]
-    ) -> None:
-        """Sends until it succeeds, once more after each of `pauses`; what came of it is one line in the log."""
-        reason = ""
-        for pause in (0.0, *pauses):
-            await asyncio.sleep(pause)
-            try:
-                async with asyncio.timeout(self._timeout):
-                    reason = await send(message)
-            except Exception as error:  # noqa: BLE001  whatever it is, the next message must still be told
-                reason = type(error).__name__  # its text may hold the webhook's address, which may be a secret
-            if not reason:
-                _log.info("notify.sent", way=way, message=message.event, code=message.code)
-                return
-        _log.warning("notify.failed", way=way, message=message.event, code=message.code, reason=reason)
-
-    async def _post(self, message: Message) -> str:
-        """One POST to the webhook. Returns why it did not arrive, or nothing."""
-        url = str(self._settings.notify.webhook)
-        proxy = self._settings.upstream.proxy_to(url)
-        fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
-            session.post(
-                url, data=self._content(message), headers=fields, allow_redirects=False, proxy=proxy
-            ) as response,
-        ):
-            return "" if 200 <= response.status < 300 else f"status {response.status}"
-
-    async def _run(self, message: Message) -> str:
-        """One run of the command, without a shell. Returns why it failed, or nothing."""
-        start = asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_environment(message),
-            start_new_session=True,
-        )
-        starting = asyncio.ensure_future(start)
-        try:
-            process = await asyncio.shield(starting)
-            await process.communicate(self._content(message))
-        finally:
-            # Also what is only just starting may run already, with children of its own: asyncio would spare those.
-            process = await starting
-            if process.returncode is None:
-                _kill(process)
-                await process.wait()
-        return f"exit status {process.returncode}" if process.returncode else ""
-
-    def _content(self, message: Message) -> bytes:
-        document = {
-            "event": message.event,
-            "code": message.code,
-            "detail": message.detail,
-            "hint": message.hint,
-            "organization": self._settings.organization,
-            "since": datetime.fromtimestamp(message.since, UTC).isoformat(timespec="seconds"),
-            "setup_url": self._setup_url if message.code in SETUP_CODES else None,
-        }
-        return json.dumps(document).encode()
+    def _tell(self, way: Way, message: Message, receipt: Receipt, outbox: Outbox) -> None:
+        """Keeps what came of a try, and writes it into the log where it is news."""
+        reason = "" if receipt.accepted else receipt.said
+        tried = outbox.tried(message, reason, time.monotonic(), unclear=receipt.unclear)
+        self._deliveries[way.name] = Delivery(message.event, receipt.accepted, receipt.said, time.time())
+        self._metrics.notified(way.name, "sent" if receipt.accepted else "failed")
+        facts = {"way": way.name, "place": way.place, "message": message.event, "code": message.code}
+        if receipt.accepted:
+            _log.info("notify.sent", **facts)
+            return
+        if tried.changed:
+            _log.warning("notify.failed", **facts, reason=reason, answer=receipt.words)
+        if tried.given_up:
+            _log.warning("notify.given_up", **facts, reason=reason)
 
 
-def _environment(message: Message) -> dict[str, str]:
+def shown(url: str) -> str:
+    """What may be shown of a webhook's URL."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}"
+
+
+def _secrets_of(url: str) -> list[str]:
+    """All parts of a webhook's URL that an answer might repeat."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    pieces = [url, parts.path, parts.query, parts.password or "", parts.username or "", *parts.path.split("/"), *values]
+    return [spelling for piece in pieces for spelling in (piece, unquote(piece)) if len(spelling) >= _SHORTEST_SECRET]
+
+
+def _first_words(content: bytes, secrets: list[str]) -> str:
+    """The beginning of an answer, without markup."""
+    text = re.sub(r"<[^>]*>", " ", content.decode("utf-8", "replace"))
+    return " ".join(displayable(text, secrets).split())[:LONGEST_WORDS]
+
+
+def _environment(event: str) -> dict[str, str]:
     """Ours, without settings, some of which are secrets; a `krebit-proxy` that is called still finds its file."""
     ours = {name: value for name, value in os.environ.items() if not is_setting(name)}
-    return ours | {"KREBIT_PROXY_EVENT": message.event}
+    return ours | {"KREBIT_PROXY_EVENT": event}
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -163,3 +321,17 @@ def _kill(process: asyncio.subprocess.Process) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
+
+
+# Of these it is certain that nothing arrived.
+_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "its host name has no address"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
+    (aiohttp.ClientSSLError, "no TLS connection"),
+    (aiohttp.ClientProxyConnectionError, "no connection to upstream.proxy"),
+    (aiohttp.ClientHttpProxyError, "upstream.proxy refused the connection"),
+    (aiohttp.ClientConnectorError, "no connection"),
+    (aiohttp.InvalidURL, "its URL is not valid"),
+    (FileNotFoundError, "there is no such program"),
+    (PermissionError, "the program may not be run"),
+)

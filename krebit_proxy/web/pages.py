@@ -5,7 +5,6 @@ import secrets
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from aiohttp import web
 from krebit_proxy import __version__
 from krebit_proxy.config import Settings
 from krebit_proxy.core.origin import own_origin, serves
+from krebit_proxy.core.times import moment
 from krebit_proxy.errors import ProxyError, Refused
 
 if TYPE_CHECKING:
@@ -113,20 +113,6 @@ def _socket_path(request: web.BaseRequest) -> str:
     """The unix socket that the request came by; empty for TCP."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
     return name if isinstance(name, str) else ""
-
-
-def moment(at: float, now: float) -> str:
-    """A point in time for people, in the zone of this computer: "14:03 CET, in 42 minutes". Both are seconds."""
-    local, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
-    form = "%H:%M %Z" if local.date() == today.date() else "%Y-%m-%d %H:%M %Z"
-    span = _span(abs(at - now))
-    return f"{local.strftime(form)}, {f'in {span}' if at >= now else f'{span} ago'}"
-
-
-def _span(seconds: float) -> str:
-    units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
-    size, name = next((unit for unit in units if seconds >= 2 * unit[0]), (1, "seconds"))
-    return f"{int(seconds // size)} {name}"
 
 
 @cache

@@ -160,7 +160,7 @@ class Setup:
         if not self._needed():
             done = "Setup is done."
             if not self._credentials.status().ready:
-                done = "Setup may be done, but there is no telling now: /status says why."
+                done = "Setup may be done, but that is not certain now. The status page `/` says why."
             raise Refused("setup_closed", f"{done} To authorize anew, open it again.", hint=_KEY_HINT)
         if not _is_local(request):
             old = "This one-time key was used before, is too old, or from before a restart of the proxy."

@@ -1,25 +1,47 @@
-"""The pages that tell how things stand: for people, for programs, for probes, for Prometheus."""
+"""The state of the grant for people, for programs, for probes and for Prometheus.
 
+`/` shows all of it, as a page or as JSON. `/readyz` is open to more readers, such as the probes of a cluster: it holds
+times, a code and words of ours, but no name, no address, and nothing that a server or a database has said.
+"""
+
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
 
 from aiohttp import web
 
 from krebit_proxy import __version__
 from krebit_proxy.config import Settings
 from krebit_proxy.core.grant_status import GrantStatus
+from krebit_proxy.core.notices import notices, refresh_token_end
+from krebit_proxy.core.times import iso
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES, SETUP_CODES
 from krebit_proxy.metrics import CONTENT_TYPE, Metrics
+from krebit_proxy.web.notify import Delivery
 from krebit_proxy.web.pages import BARE, Page, allow, example_call, origin_seen, page
+
+_NAMES: Final = frozenset({"detail", "hint", "lock_holder", "scope", "store_error"})  # of a status: not for everybody
 
 
 class StatusPages:
     """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
 
-    def __init__(self, settings: Settings, credentials: Credentials, metrics: Metrics, *, run: str) -> None:
-        """`run`: from `Setup`, for whoever makes a one-time key."""
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        metrics: Metrics,
+        *,
+        run: str,
+        deliveries: Mapping[str, Delivery] = MappingProxyType({}),
+    ) -> None:
+        """`run`: from `Setup`, for whoever makes a one-time key. `deliveries`: from `Notifier`, as they come."""
         self._run = run
+        self._deliveries = deliveries
         self._settings = settings
         self._credentials = credentials
         self._metrics = metrics
@@ -38,13 +60,16 @@ class StatusPages:
         status = self._credentials.status()
         if wants_json(request):
             return web.json_response(self._document(status, request), headers=BARE)
-        access = self._settings.access
+        access, now = self._settings.access, time.time()
         return page(
             "status.html",
             settings=self._settings,
             grant=status,
             title=CODES[status.code][1] if status.code else "Not ready",
             setup_needed=status.code in SETUP_CODES,
+            notices=notices(status, now),
+            refresh_token_end=refresh_token_end(status, now),
+            deliveries=self._deliveries,
             example=example_call(request, self._settings),
             guarded=bool(access.client_keys_file or access.require_header),
         )
@@ -58,6 +83,7 @@ class StatusPages:
             "redirect_uri": self._settings.redirect_uri,
             "setup_url": f"{origin}/setup" if origin else None,
             "example": example_call(request, self._settings),
+            "alarm": {way: _times_as_text(asdict(last)) for way, last in self._deliveries.items()},
             "version": __version__,
         }
 
@@ -68,8 +94,15 @@ class StatusPages:
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
-        code = 200 if status.ready else 503
-        return web.json_response(_facts(status), status=code, headers=BARE)
+        facts = {name: value for name, value in _facts(status).items() if name not in _NAMES}
+        left = max(0, math.floor(status.expires_at - time.time())) if status.ready and status.expires_at else 0
+        reason = {
+            "detail": CODES[status.code][1] + "." if status.code else "Authorized.",
+            "hint": "Run `krebit-proxy status`, or open the status page `/`." if status.code else "",
+            "seconds_left": left,
+            "store_failed": status.store_error is not None,
+        }
+        return web.json_response(facts | reason, status=200 if status.ready else 503, headers=BARE)
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
@@ -85,8 +118,11 @@ def wants_json(request: web.BaseRequest) -> bool:
 
 def _facts(status: GrantStatus) -> dict[str, object]:
     """The state of the grant; times are ISO 8601 in UTC."""
-    return {name: _utc(value) if name.endswith("_at") else value for name, value in asdict(status).items()}
+    return _times_as_text(asdict(status))
 
 
-def _utc(at: float | None) -> str | None:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at is not None else None
+def _times_as_text(facts: dict[str, object]) -> dict[str, object]:
+    return {
+        name: iso(value) if isinstance(value, float) and (name == "at" or name.endswith("_at")) else value
+        for name, value in facts.items()
+    }

@@ -18,7 +18,11 @@ from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.stores import open_store
 from tests.fakes.certificates import Authority
+from tests.fakes.chat import Chat
 from tests.fakes.command import Finished, run, write_settings
+from tests.fakes.shown import ProxyShows, shown_proxy
+from tests.fakes.statuses import grant_status
+from tests.fakes.waiting import eventually
 
 TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
@@ -236,3 +240,164 @@ async def test_a_grant_that_krebit_took_back(tmp_path: Path) -> None:
         "It was taken back.",
         3,
     )
+
+
+# What the running proxy knows
+
+
+@pytest.fixture(name="proxy_shows")
+async def _proxy_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyShows]:
+    async with shown_proxy(tmp_path, monkeypatch) as start:
+        yield start
+
+
+def grants(finished: Finished) -> list[str]:
+    """What does not hold about the grant."""
+    return [cross for cross in crosses(finished) if cross.startswith("grant: ")]
+
+
+async def test_a_grant_that_the_server_refuses_in_other_words(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    words = 'Krebit refused the refresh token: "The refresh token is invalid."'
+    expires_at = time.time() + 1500
+    await proxy_shows(grant_status("reauthorization_required", ready=True, detail=words, expires_at=expires_at))
+    finished = await run("check", folder=tmp_path)
+
+    assert finished.status == 1
+    refused, served = grants(finished)
+    assert refused == f"grant: {words} | Do something."
+    assert served.startswith("grant: Calls still work until ")
+
+
+async def test_a_token_that_is_suspected(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    await proxy_shows(grant_status(suspected=True))
+    finished = await run("check", folder=tmp_path)
+
+    assert finished.status == 1
+    assert grants(finished)[0].startswith("grant: Krebit refused the access token, and has not accepted it since. ")
+
+
+async def test_an_authorization_that_ends_within_a_week(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    end = time.time() + 3 * 86400
+    await proxy_shows(grant_status(refresh_token_expires_at=end, refresh_token_end_is_fixed=True))
+
+    [cross] = grants(await run("check", folder=tmp_path))
+    assert cross.startswith("grant: The authorization ends on ")
+    assert "| Run `krebit-proxy setup` where the proxy runs, " in cross
+
+
+@pytest.mark.parametrize(
+    ("tokens", "why"),
+    [
+        ({"refresh_token": None}, "it has no refresh token"),
+        ({"refresh_token": Secret("refresh"), "refresh_expires_at": 1.0}, "its refresh token has expired"),
+    ],
+)
+async def test_a_grant_that_cannot_be_renewed(tmp_path: Path, tokens: dict[str, Any], why: str) -> None:
+    async with krebit() as port:
+        now = time.time()
+        held = Tokens(**{"access_token": Secret("access"), "obtained_at": now, "expires_at": now + 3600, **tokens})
+        await open_store(load(write_settings(tmp_path), {})).write(0, Grant(3, "acme", "app", held))
+        finished = await check(tmp_path, f"http://localhost:{port}")
+
+    [cross] = grants(finished)
+    assert cross.startswith(f"grant: it cannot be renewed, since {why}; its access token ends ")
+
+
+# The ways of `notify`
+
+
+@asynccontextmanager
+async def webhook(status: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, list[str]]]:
+    """A webhook that answers all requests with this status. Gives its URL, and the methods that it saw."""
+    seen = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            seen.append((await reader.readuntil(b"\r\n\r\n")).decode().partition(" HTTP/")[0])
+            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/secret?key=s3cret-key", seen
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (200, f"{TICK} webhook: http://127.0.0.1 responds, with status 200"),
+        (405, f"{TICK} webhook: http://127.0.0.1 responds, with status 405"),
+        (501, f"{TICK} webhook: http://127.0.0.1 responds, with status 501"),
+        (404, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 404"),
+        (410, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 410"),
+        (503, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 503"),
+    ],
+)
+async def test_a_webhook_is_asked_without_a_message(tmp_path: Path, status: int, line: str) -> None:
+    async with krebit() as port, webhook(status) as (url, seen):
+        finished = await check(tmp_path, f"http://localhost:{port}", notify={"webhook": url})
+
+    assert finished.out.splitlines()[-2:] == [
+        line,
+        "    to see whether messages arrive, send one with: krebit-proxy notify test",
+    ]
+    assert finished.status == (1 if line.startswith(CROSS) else 0)
+    assert seen == ["OPTIONS /secret?key=s3cret-key"]
+    assert "secret" not in finished.out + finished.err
+
+
+async def test_a_webhook_that_is_not_there(tmp_path: Path) -> None:
+    async with krebit() as port:
+        notify = {"webhook": "http://127.0.0.1:1/secret"}
+        [cross] = crosses(await check(tmp_path, f"http://localhost:{port}", notify=notify))
+
+    assert cross == (
+        "webhook: cannot reach http://127.0.0.1: Connection refused | check notify.webhook and upstream.proxy"
+    )
+
+
+async def test_a_webhook_with_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    tls = Authority(tmp_path).server("127.0.0.1")
+    async with krebit() as port, webhook(200, tls=tls) as (url, _):
+        [cross] = crosses(await check(tmp_path, f"http://localhost:{port}", notify={"webhook": url}))
+
+    assert cross.startswith("webhook: the certificate of https://127.0.0.1 is not trusted: ")
+
+
+async def test_a_command_that_is_there_or_not(tmp_path: Path) -> None:
+    async with krebit() as port:
+        there = await check(tmp_path, f"http://localhost:{port}", notify={"command": "true secret-argument"})
+        missing = await check(tmp_path, f"http://localhost:{port}", notify={"command": "no-such-program secret"})
+
+    assert f"{TICK} command: true is installed" in there.out
+    assert crosses(missing) == ["command: cannot find the program no-such-program | correct notify.command"]
+    assert "secret" not in there.out + missing.out
+
+
+async def test_the_last_messages_of_the_running_proxy_say_more(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    async with webhook(400) as (url, seen):
+        proxy = await proxy_shows(
+            grant_status("misconfigured"), notify={"webhook": url, "command": "true", "after": 0.05}
+        )
+        await eventually(lambda: proxy.events("notify.failed") and proxy.events("notify.sent"))
+        finished = await run("check", folder=tmp_path)
+
+    assert seen == ["POST /secret?key=s3cret-key"]
+    [refused] = [cross for cross in crosses(finished) if cross.startswith("webhook: ")]
+    assert refused.startswith("webhook: http://127.0.0.1 did not accept the last message, ")
+    assert ": status 400 | to see whether messages arrive, " in refused
+    assert f"{TICK} command: true accepted the last message, " in finished.out
+
+
+async def test_a_message_that_was_accepted_outweighs_options_that_are_not(
+    proxy_shows: ProxyShows, tmp_path: Path
+) -> None:
+    async with Chat() as chat:
+        proxy = await proxy_shows(grant_status("misconfigured"), notify={"webhook": chat.url, "after": 0.05})
+        await eventually(lambda: proxy.events("notify.sent"))
+        finished = await run("check", folder=tmp_path)
+
+    assert f"{TICK} webhook: http://127.0.0.1 accepted the last message, " in finished.out

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import shlex
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,11 +17,13 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
-from krebit_proxy.web.notify import Notifier
+from krebit_proxy.metrics import Metrics
+from krebit_proxy.web.notify import Notifier, shown
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.certificates import Authority
 from tests.fakes.proxy import running_proxy
 from tests.fakes.setup_site import Site, setup_site
+from tests.fakes.statuses import grant_status
 from tests.fakes.waiting import eventually
 
 SOON = 0.05  # for `notify.after`
@@ -34,6 +38,7 @@ class Webhook:
         self.script: deque[int] = deque()
         self.requests: list[web.Request] = []
         self.messages: list[dict[str, Any]] = []
+        self.words = ""  # of its answers
         self._end = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -57,7 +62,9 @@ class Webhook:
             await self._end.wait()
         if 200 <= status < 300:
             self.messages.append(content)
-        return web.Response(status=status, headers={"Location": self.url} if 300 <= status < 400 else {})
+        return web.Response(
+            status=status, text=self.words, headers={"Location": self.url} if 300 <= status < 400 else {}
+        )
 
 
 @pytest.fixture(name="server")
@@ -86,6 +93,11 @@ def _script(tmp_path: Path) -> Callable[[str], str]:
     return make
 
 
+def notifier_of(site: Site, origin: str = "unix:/run/proxy", **options: Any) -> Notifier:
+    settings = options.pop("settings", site.settings)
+    return Notifier(settings, site.credentials, origin, metrics=Metrics(), deliveries={}, **options)
+
+
 @asynccontextmanager
 async def notifying(
     server: AuthorizationServer,
@@ -102,7 +114,7 @@ async def notifying(
         await site.credentials.logout()
         changed = site.settings.upstream.model_copy(update=upstream or {})
         settings = site.settings.model_copy(update={"upstream": changed})
-        notifier = Notifier(settings, site.credentials, "unix:/run/proxy", timeout=timeout, pauses=(0.01, 0.01))
+        notifier = notifier_of(site, settings=settings, timeout=timeout, pauses=(0.01, 0.01))
         try:
             yield site, notifier
         finally:
@@ -130,7 +142,11 @@ async def test_the_proxy_tells_a_webhook_and_a_command_of_a_verdict(
 
     message = webhook.messages[-1]
     assert before <= datetime.fromisoformat(message.pop("since")) <= datetime.now(UTC)
-    assert "invalid_grant" in message.pop("detail")
+    detail = message.pop("detail")
+    assert "invalid_grant" in detail
+    assert message.pop("text") == (
+        f"krebit-proxy at acme: {detail} Open /setup in a browser to authorize again: http://localhost:8321/setup"
+    )
     assert message == {
         "event": "problem",
         "code": "reauthorization_required",
@@ -143,6 +159,18 @@ async def test_the_proxy_tells_a_webhook_and_a_command_of_a_verdict(
     assert {(event["message"], event["code"]) for event in sent} == {("problem", "reauthorization_required")}
     assert "secret-path" not in proxy.written()
     assert webhook.requests[0].content_type == "application/json"
+
+
+async def test_a_person_is_called_at_once_while_the_token_is_still_accepted(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    server.script.append((400, '{"error": "invalid_grant"}', {"Content-Type": "application/json"}))
+    notify = {"webhook": webhook.url, "after": 600}
+    async with running_proxy(server.url, tmp_path, grant={"expires_in": 250}, notify=notify):
+        await eventually(lambda: webhook.messages)
+
+    assert webhook.messages[0]["code"] == "reauthorization_required"
+    assert "Calls still work until " in webhook.messages[0]["text"]
 
 
 async def test_without_these_settings_nobody_watches(server: AuthorizationServer, tmp_path: Path) -> None:
@@ -161,6 +189,7 @@ async def test_a_recovery_is_told(server: AuthorizationServer, webhook: Webhook,
     assert (problem["event"], problem["code"]) == ("problem", "setup_required")
     assert problem["setup_url"] == f"http://localhost:{site.port}/setup"
     assert recovered.pop("since") >= problem["since"]
+    assert recovered.pop("text").startswith("krebit-proxy at acme works again since ")
     assert recovered == {
         "event": "recovered",
         "code": None,
@@ -185,8 +214,8 @@ async def test_no_page_leads_to_setup_where_no_browser_can_go(
     server: AuthorizationServer, webhook: Webhook, tmp_path: Path
 ) -> None:
     async with setup_site(server.url, tmp_path, redirect_uri="https://elsewhere.example/back") as site:
-        assert Notifier(site.settings, site.credentials, "unix:/run/proxy")._setup_url is None
-        assert Notifier(site.settings, site.credentials, "http://[::1]:1")._setup_url == "http://[::1]:1/setup"
+        assert notifier_of(site)._setup_url is None
+        assert notifier_of(site, "http://[::1]:1")._setup_url == "http://[::1]:1/setup"
 
 
 async def test_a_webhook_that_fails_is_tried_again(
@@ -199,7 +228,8 @@ async def test_a_webhook_that_fails_is_tried_again(
 
     assert len(webhook.requests) == 3
     assert len(webhook.messages) == 1
-    assert site.events("notify.failed") == []
+    assert [event["reason"] for event in site.events("notify.failed")] == ["status 500", "status 429"]
+    assert site.events("notify.given_up") == []
 
 
 @pytest.mark.parametrize("status", [500, 404, 302, 307])
@@ -209,10 +239,12 @@ async def test_a_webhook_that_goes_on_failing_or_redirects_is_given_up_with_one_
     webhook.script.extend([status] * 3)
     async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
         notifier.start()
-        event = await outcome(site, "notify.failed")
+        event = await outcome(site, "notify.given_up")
 
     assert len(webhook.requests) == 3
     assert (event["level"], event["way"], event["reason"]) == ("warning", "webhook", f"status {status}")
+    assert (await outcome(site, "notify.failed"))["place"] == "http://127.0.0.1"
+    assert "secret-path" not in str(site.events())
 
 
 async def test_a_webhook_that_hangs_keeps_nothing_waiting_but_its_message(
@@ -228,8 +260,8 @@ async def test_a_webhook_that_hangs_is_given_up(server: AuthorizationServer, web
     webhook.script.extend([HANG] * 3)
     async with notifying(server, tmp_path, webhook=webhook.url, timeout=0.05) as (site, notifier):
         notifier.start()
-        assert (await outcome(site, "notify.failed"))["reason"] == "TimeoutError"
-        # What comes later is told all the same.
+        assert (await outcome(site, "notify.given_up"))["reason"] == "no answer within 0.05 seconds"
+        # What comes later is told all the same; the problem may have arrived.
         webhook.script.clear()
         notifier._timeout = 20
         await site.set_up()
@@ -246,7 +278,7 @@ async def test_a_webhook_that_is_not_there_is_named_by_nothing_but_its_error(
         notifier.start()
         event = await outcome(site, "notify.failed")
 
-    assert event["reason"] == "ClientConnectorError"
+    assert (event["reason"], event["place"]) == ("no connection", "http://127.0.0.1")
     assert "secret-path" not in str(site.events())
 
 
@@ -286,9 +318,9 @@ async def test_a_webhook_beyond_this_computer_is_reached_through_the_corporate_p
         ),
     ):
         notifier.start()
-        event = await outcome(site, "notify.failed")
+        event = await outcome(site, "notify.given_up")
 
-    assert event["reason"] == "ClientHttpProxyError"
+    assert event["reason"] == "upstream.proxy refused the connection"
     assert asked == [b"CONNECT alerts.example:443 HTTP/1.1"] * 3
 
 
@@ -318,16 +350,17 @@ async def test_a_command_gets_the_message_and_no_shell_and_no_secret(
     assert "OTHER=mine" in environment
 
 
-async def test_a_command_that_fails_is_one_warning(
+async def test_a_command_that_fails_is_tried_again_with_one_warning(
     server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path
 ) -> None:
     # It does not even read its input.
     async with notifying(server, tmp_path, command=script("echo run >> runs; exit 3")) as (site, notifier):
         notifier.start()
-        event = await outcome(site, "notify.failed")
+        await outcome(site, "notify.given_up")
 
+    [event] = site.events("notify.failed")
     assert (event["level"], event["way"], event["reason"]) == ("warning", "command", "exit status 3")
-    assert (tmp_path / "runs").read_text() == "run\n"
+    assert (tmp_path / "runs").read_text() == "run\n" * 3
 
 
 async def test_a_command_that_is_late_is_a_failure(
@@ -337,7 +370,7 @@ async def test_a_command_that_is_late_is_a_failure(
         notifier.start()
         event = await outcome(site, "notify.failed")
 
-    assert event["reason"] == "TimeoutError"
+    assert event["reason"] == "no answer within 0.1 seconds"
 
 
 async def test_a_stop_kills_the_command_and_all_that_it_has_started(
@@ -363,3 +396,88 @@ async def test_a_command_that_is_not_there_is_told_of_at_once(server: Authorizat
         event = await outcome(site, "notify.failed")
 
     assert event["reason"] == "there is no such program"
+
+
+def expires(site: Site, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Lets the alarm see an authorization that ends so soon, whatever is renewed."""
+    ends = grant_status(refresh_token_expires_at=time.time() + seconds, refresh_token_end_is_fixed=True)
+    monkeypatch.setattr(site.credentials, "status", lambda: ends)
+
+
+async def test_the_end_of_an_authorization_is_told_before_it_comes(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
+        expires(site, monkeypatch, 5 * 86400)
+        notifier.start()
+        await eventually(lambda: webhook.messages)
+        expires(site, monkeypatch, 0.9 * 86400)
+        await eventually(lambda: len(webhook.messages) == 2)
+
+    week, day = webhook.messages
+    assert (week["event"], week["code"]) == ("expiring", None)
+    assert re.match(r"The authorization ends on \w+day \d+ \w+ 20\d\d, \d\d:\d\d \w+, in 5 days\.", week["detail"])
+    assert week["text"].endswith(f"authorize again before then: http://localhost:{site.port}/setup")
+    assert "in 22 hours" in day["text"]
+
+
+async def test_an_answer_is_in_the_log_without_any_part_of_the_url(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    webhook.script.append(404)
+    webhook.words = "<html><title>404 Not\nFound</title><p>/secret-path?key=s3cret-value is not here" + "." * 999
+    url = webhook.url + "?key=s3cret-value"
+    async with notifying(server, tmp_path, webhook=url) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+
+    assert event["answer"].startswith("404 Not Found ***?*** is not here....")
+    assert len(event["answer"]) == 120
+    assert "secret" not in str(site.events())
+    assert "s3cret" not in str(site.events())
+
+
+async def test_a_webhook_that_breaks_off_may_have_taken_the_message(
+    server: AuthorizationServer, tmp_path: Path
+) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    broken = await asyncio.start_server(close, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{broken.sockets[0].getsockname()[1]}/"
+    async with broken, notifying(server, tmp_path, webhook=url) as (site, notifier):
+        notifier.start()
+        event = await outcome(site, "notify.failed")
+        await outcome(site, "notify.given_up")
+        await site.set_up()
+        await eventually(lambda: site.events("notify.given_up")[1:])
+
+    assert event["reason"] == "the connection broke off"
+    assert [event["message"] for event in site.events("notify.given_up")] == ["problem", "recovered"]
+
+
+async def test_tries_are_counted_and_the_last_one_is_kept(
+    server: AuthorizationServer, webhook: Webhook, tmp_path: Path
+) -> None:
+    webhook.script.append(500)
+    async with notifying(server, tmp_path, webhook=webhook.url) as (site, notifier):
+        notifier.start()
+        await outcome(site, "notify.sent")
+        text = notifier._metrics.render(site.credentials.status()).decode()
+
+    last = notifier._deliveries["webhook"]
+    assert (last.event, last.accepted, last.said) == ("problem", True, "status 204")
+    for result in ("failed", "sent"):
+        assert f'krebit_proxy_notifications_total{{outcome="{result}",way="webhook"}} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://hooks.slack.com/services/T0/B0/xyz", "https://hooks.slack.com"),
+        ("https://me:secret@[::1]:8443/x?key=secret", "https://[::1]"),
+    ],
+)
+def test_of_a_webhook_only_scheme_and_host_are_shown(url: str, expected: str) -> None:
+    assert shown(url) == expected

@@ -1,5 +1,4 @@
 import re
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from krebit_proxy.errors import Refused
-from krebit_proxy.web.pages import error_page, moment, page, render
+from krebit_proxy.web.pages import error_page, page, render
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.setup_site import Site, setup_site
 
@@ -92,23 +91,3 @@ def test_a_page_is_a_response_with_the_status_asked_for() -> None:
     error = SimpleNamespace(title="t", detail="d", hint="", code="c")
 
     assert page("error.html", status=418, error=error, request_id="", setup_url=None).status == 418
-
-
-@pytest.mark.parametrize(
-    ("offset", "expected"),
-    [
-        (0, "in 0 seconds"),
-        (119, "in 119 seconds"),
-        (120, "in 2 minutes"),
-        (-7199, "119 minutes ago"),
-        (7200, "in 2 hours"),
-        (-2 * 86400, "2 days ago"),
-    ],
-)
-def test_a_moment_is_a_time_of_day_and_a_distance(offset: float, expected: str) -> None:
-    noon = time.mktime((2026, 1, 15, 12, 0, 0, 0, 0, -1))
-    text = moment(noon + offset, noon)
-
-    assert text.endswith(f", {expected}")
-    assert re.match(r"(2026-01-13 )?\d\d:\d\d \w+", text)
-    assert text.startswith("2026-01-13") is (offset == -2 * 86400)

@@ -7,15 +7,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from krebit_proxy import log
 from krebit_proxy.core.grant import Intent
+from krebit_proxy.metrics import Metrics
 from krebit_proxy.program import Proxy, _try_out
+from krebit_proxy.web.notify import Delivery
+from krebit_proxy.web.status import StatusPages
 from tests.fakes.authorization_server import AuthorizationServer
 from tests.fakes.proxy import settings_of
 from tests.fakes.setup_site import Answer, Site, setup_site
+from tests.fakes.statuses import grant_status
 from tests.fakes.waiting import eventually
 
 JSON = {"Accept": "application/json"}
@@ -137,8 +142,85 @@ async def test_readiness_is_the_truth_with_its_reason(site: Site) -> None:
     assert after.status == 200
     told = json.loads(after.text)
     assert told["ready"] is True
-    assert (told["generation"], told["lock_holder"], told["store_error"]) == (1, None, None)
+    assert (told["generation"], told["lock_held"], told["store_failed"]) == (1, False, False)
     assert told["next_refresh_at"] < told["expires_at"]
+    assert (told["detail"], told["hint"]) == ("Authorized.", "")
+
+
+def shows(site: Site, monkeypatch: pytest.MonkeyPatch, code: str | None = None, **facts: Any) -> None:
+    """Lets the pages see this state."""
+    given = {"generation": 7, "obtained_at": time.time() - 60, "expires_at": time.time() + 2530, **facts}
+    monkeypatch.setattr(site.credentials, "status", lambda: grant_status(code, **given))
+
+
+async def test_a_dead_grant_is_ready_with_the_reason_while_its_token_is_accepted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows(site, monkeypatch, "reauthorization_required", ready=True, detail="Krebit said: BAD_REFRESH_TOKEN.")
+    answer = await site.ask("/readyz")
+    told = json.loads(answer.text)
+
+    assert answer.status == 200
+    assert (told["ready"], told["code"]) == (True, "reauthorization_required")
+    assert told["detail"] == "A new authorization is needed."
+    assert "krebit-proxy status" in told["hint"]
+    assert 2520 < told["seconds_left"] <= 2530
+    page = words(await site.ask("/"))
+    for text in ("Krebit said: BAD_REFRESH_TOKEN.", "Calls still work until", "in 42 minutes", "Authorize again"):
+        assert text in page
+
+
+async def test_readiness_repeats_nothing_that_others_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = {"detail": "db.example refused", "hint": "mend db.example", "store_error": "db.example is away"}
+    shows(site, monkeypatch, "token_unavailable", **foreign, lock_holder="host.example/7", refresh_began_at=1.0)
+    answer = await site.ask("/readyz")
+
+    assert (answer.status, json.loads(answer.text)["store_failed"]) == (503, True)
+    assert "example" not in answer.text
+    assert words(await site.ask("/")).count("db.example refused") == 1
+
+
+async def test_a_suspected_token_is_shown_with_what_to_do(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    shows(site, monkeypatch, suspected=True)
+    answer = await site.ask("/")
+
+    assert 'class="state wait"' in answer.text
+    assert "Krebit refused the access token, and has not accepted it since." in words(answer)
+    assert "You need not do anything." in words(answer)
+    assert json.loads((await site.ask("/", fields=JSON)).text)["suspected"] is True
+    assert "krebit_proxy_token_suspected 1.0" in (await site.ask("/metrics")).text
+
+
+async def test_the_end_of_an_authorization_is_shown_with_its_date(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = time.time() + 5 * 86400
+    shows(site, monkeypatch, refresh_token_expires_at=end, refresh_token_end_is_fixed=True)
+    page = words(await site.ask("/"))
+    document = json.loads((await site.ask("/", fields=JSON)).text)
+
+    assert re.search(r"The authorization ends on \w+day \d+ \w+ 20\d\d, \d\d:\d\d \w+, in 5 days\.", page)
+    assert "Run krebit-proxy setup where the proxy runs" in page
+    assert re.search(r"Refresh token expires 20\S+ .*, in 5 days; renewals do not extend it", page)
+    assert datetime.fromisoformat(document["refresh_token_expires_at"]).timestamp() == int(end)
+    assert "krebit_proxy_refresh_token_expires_timestamp_seconds " in (await site.ask("/metrics")).text
+
+
+async def test_an_end_that_renewals_move_is_a_fact_and_no_warning(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    shows(site, monkeypatch, refresh_token_expires_at=time.time() + 86400)
+    answer = await site.ask("/")
+
+    assert 'class="state good"' in answer.text
+    assert "in 24 hours; renewals may extend it" in words(answer)
+
+
+async def test_the_last_alarm_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries = {"webhook": Delivery("problem", False, "status 404", time.time() - 130)}
+    pages = StatusPages(site.settings, site.credentials, Metrics(), run="", deliveries=deliveries)
+    monkeypatch.setitem(site.pages, "/", pages.routes()["/"])
+
+    assert "Alarm by webhook problem not delivered: status 404, " in words(await site.ask("/"))
+    [(way, last)] = json.loads((await site.ask("/", fields=JSON)).text)["alarm"].items()
+    assert (way, last["accepted"], last["said"]) == ("webhook", False, "status 404")
+    assert datetime.fromisoformat(last["at"]) < datetime.now(UTC)
 
 
 async def test_the_page_tells_who_is_at_a_refresh(site: Site) -> None:
@@ -147,7 +229,7 @@ async def test_the_page_tells_who_is_at_a_refresh(site: Site) -> None:
     assert held is not None
     noted = replace(held, intent=Intent(time.time() - 130, "abcdef01", "elsewhere/7"))
     site.credentials._state = replace(site.credentials._state, grant=noted)
-    assert re.search(r"Lock elsewhere/7 began a refresh .*, 2 minutes ago, and has not", words(await site.ask("/")))
+    assert re.search(r"Lock elsewhere/7 started a refresh .*, 2 minutes ago and has not", words(await site.ask("/")))
     site.credentials._state = replace(site.credentials._state, locked=True)
 
     assert "Lock held by this proxy" in words(await site.ask("/"))
