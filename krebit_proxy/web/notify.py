@@ -27,7 +27,7 @@ from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message, Outbox, trial
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.times import iso
-from krebit_proxy.core.token_response import displayable
+from krebit_proxy.core.token_error import displayable
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.tasks import spawn
