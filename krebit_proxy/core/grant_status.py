@@ -92,11 +92,11 @@ def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
     """
     refusal, trust = caller.refusal, state.trust
     age = state.fresh.age(now) if state.fresh else SETTLED
-    if refusal is None or refusal.generation != state.generation:
+    if refusal is None or refusal.generation != state.generation or time_left(state, now) <= 0:
         if refusal is not None and trust.lagging and not trust.accepted and age < SETTLED:
             return None  # sent again at once it would be refused again
         return _answer(state, caller, now)
-    if caller.settling and time_left(state, now) > 0:
+    if caller.settling:
         return None if age < SETTLED else Go.AGAIN
     if not trust.suspected:
         return Go.RELAY

@@ -976,6 +976,20 @@ def test_a_young_token_that_is_refused_is_tried_again_when_it_has_settled() -> N
     assert play.on(refused(repeated=True, caller=2)) == [ReadStore()]
 
 
+def test_a_young_token_that_expires_before_it_settles_is_renewed() -> None:
+    held = grant(1, tokens(left=1))
+    held = replace(held, tokens=replace(tokens(left=1), obtained_at=1000))
+    play = Play().holding(held)
+    play.on(refused())
+
+    assert play.later(1) == [ReadStore()]
+    play.on(Read(held))
+    play.locked(held)
+    play.on(Written())
+    play.on(Answered(NEW))
+    assert answers(play.on(Written())) == [Answer(1, Go.ON)]
+
+
 def test_where_young_tokens_are_not_known_at_once_a_call_waits_before_it_is_sent_again() -> None:
     held = grant(1, tokens(left=3600))
     play = Play().holding(held)
