@@ -64,10 +64,10 @@ def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool
     by itself: it prints what to open, what to type and what to watch. Needs no network and no account.
 
     With --once an HTTP client plays the browser. Exit status 0 only if every step held.
-    The flags from --replication-lag on have the sandbox misbehave. They do not go with --once.
+    The flags from --replication-lag on make the sandbox misbehave. They do not work with --once.
     """
     if once and order is not None:
-        raise click.UsageError("--once orders its own faults. Leave out either --once or the faults.")
+        raise click.UsageError("--once sets its own faults. Remove either --once or the fault flags.")
     log.configure(Log(level="info" if verbose else "error"))
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="krebit-proxy-demo-")))

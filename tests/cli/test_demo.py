@@ -142,7 +142,7 @@ async def test_the_demo_passes_faults_on_but_not_to_the_walk_through(tmp_path: P
     flags = ("--unauthorized-path", "/api/me")
     refused = await run("demo", "--once", *flags, folder=tmp_path)
     assert refused.status == 2
-    assert "--once orders its own faults" in refused.err
+    assert "--once sets its own faults" in refused.err
     async with running("demo", *flags, folder=tmp_path, merged=True) as demo:
         (url,) = re.findall(r"(http://\S+)/sandbox/faults$", await demo.until("Ctrl-C stops both"), re.MULTILINE)[:1]
         async with ClientSession() as http, http.get(f"{url}/sandbox/state") as response:
