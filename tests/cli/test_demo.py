@@ -125,7 +125,7 @@ async def test_every_fault_is_a_flag_of_the_sandbox(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--unauthorized-path", "admin"], "starts with /api/"),
+        (["--unauthorized-path", "admin"], "/api/"),
         (["--refusal", "sorry"], "invalid_request"),
         (["--token-status", "404"], "200<=x<=299"),
         (["--replication-lag", "nan"], "nan"),
