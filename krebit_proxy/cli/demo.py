@@ -68,7 +68,7 @@ def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool
     --replication-lag on make the sandbox misbehave. You cannot use them with --once.
     """
     if once and order is not None:
-        raise click.UsageError("--once orders its own faults. Leave out either --once or the faults.")
+        raise click.UsageError("--once sets its own faults. Remove either --once or the fault flags.")
     log.configure(Log(level="info" if verbose else "error"))
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="krebit-proxy-demo-")))

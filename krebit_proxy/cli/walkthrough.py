@@ -20,6 +20,11 @@ from krebit_proxy.sandbox.visitor import Visitor
 
 _PATIENCE: Final = 10.0  # seconds for one step
 _UPLOAD: Final = bytes(range(256)) * 4096  # 1 MiB
+# One path answers 401 where 403 is meant, while the token endpoint renews nothing.
+_ONE_PATH_REFUSED: Final = Order.of(
+    {"unauthorized_path": "/api/credit-reports/**", "token_endpoint": "limited", "retry_after": 1}
+)
+_WELL_AGAIN: Final = Order.of({"unauthorized_path": "", "token_endpoint": "ok"})
 
 Step = Callable[[], Awaitable[str]]
 
@@ -54,6 +59,7 @@ class Walkthrough:
             "an upload of 1 MiB arrives intact": self._upload,
             "the token expires, the proxy renews it": self._expire,
             "the token is revoked, a POST is sent again": self._revoke,
+            "one path answers 401, all others go on": self._suspect,
             "the proxy restarts and keeps its grant": self._restart,
             "the status page says that all is well": self._status,
         }
@@ -119,6 +125,7 @@ class Walkthrough:
 
     async def _revoke(self) -> str:
         await self._renew_for_long()
+        await self._get("/api/me")  # a young token that was never accepted would get a second chance first
         counters = self._sandbox.counters
         before = counters.copy()
         self._sandbox.order(Order(revoke="access"))
@@ -129,6 +136,31 @@ class Walkthrough:
         if grown != {"api_unauthorized": 1, "refreshes": 1, "invoices_created": 1}:
             raise StepFailedError(f"expected one of each: {json.dumps(grown)}")
         return "one 401, one renewal, one invoice"
+
+    async def _suspect(self) -> str:
+        """One path refuses a good token while no renewal is to be had. What others do clears the token."""
+        refused = f"{self._origin}/api/credit-reports/559900-1001"
+        self._sandbox.order(_ONE_PATH_REFUSED)
+        try:
+            async with self._session.get(refused) as response:
+                _expect(response, 503)
+            await self._expect_ready(ready=False)
+            await self._get("/api/me")
+            await self._expect_ready(ready=True)
+        finally:
+            self._sandbox.order(_WELL_AGAIN)
+        async with self._session.get(refused) as response:
+            _expect(response, 200)
+        await self._expect_ready(ready=True)
+        return "suspected, cleared by another call"
+
+    async def _expect_ready(self, *, ready: bool) -> None:
+        """Raises StepFailedError unless /readyz and the status say whether calls go on or the token is suspected."""
+        async with self._session.get(f"{self._origin}/readyz") as response:
+            _expect(response, 200 if ready else 503)
+        status = await self._get("/")
+        if status.get("suspected") is not (not ready):
+            raise StepFailedError(f"the status says suspected: {status.get('suspected')}")
 
     async def _renew_for_long(self) -> None:
         """Has the proxy take a token that is not renewed for its age while the next step counts renewals."""

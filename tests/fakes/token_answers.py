@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-WORDS: Final = "This token is of no use any more."  # what the servers below say of it for people
+WORDS: Final = "This token is of no use any more"  # what the servers below say of it for people
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ async def start_proxy(upstream: Upstream, api: ResourceServer, tmp_path: Path) -
             return started[-1]
 
         yield start
+        upstream.tokens.open.set()  # a proxy that stops waits for its token request
     for proxy in started:
         written = proxy.written()
         assert "Traceback" not in written, written

@@ -331,7 +331,8 @@ async def test_a_tool_walks_over_200_records_while_new_tokens_need_a_second_to_b
     for number in range(1, 201):
         seen += await statuses(client, [f"/api/invoices/{number}"])
         await asyncio.sleep(0.05)  # its pace
-    # The very first renewal shows that new tokens need time. From then on calls wait for them.
+    # The call that met the revocation was replayed once, with a token that was not known yet. No other call fails.
+    assert seen[0] in {200, 401}
     assert seen[1:] == [200] * 199
     assert 2 <= len(upstream.tokens.requests) <= 8
 
