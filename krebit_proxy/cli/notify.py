@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.group
 @common_options
 def notify() -> None:
-    """Try out whether alarms arrive.
+    """Send a test message.
 
-    The running proxy sends alarms by `notify.webhook` and `notify.command`.
+    The running proxy sends alarms with `notify.webhook` and `notify.command`.
     """
 
 
@@ -27,9 +27,10 @@ def notify() -> None:
 @common_options
 @pass_invocation
 def test(invocation: Invocation) -> int:
-    """Send a test message by every way of `notify`, and say what came back.
+    """Send a test message, and print the response.
 
-    The message has the event `test`, and people will see it. The proxy need not run. Exit status 0 if every way
+    The command uses each way that `notify` sets. People will see the message. The proxy need not run. Exit status 0
+    if every way
     accepted the message, 1 if one did not, 2 if none is set.
     """
     settings = invocation.settings()

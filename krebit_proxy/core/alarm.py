@@ -11,7 +11,7 @@
 
 A trouble that goes for less than a minute and comes back is one trouble. What is wrong from the start of a process was
 told by the one before: it must last for `notify.after` too, so that a proxy that is started again and again raises no
-storm.
+storm. The same holds for an end that is known from the store, and not from a renewal.
 
 `Outbox` holds what one way of `notify` still has to deliver: at most one message, the newest.
 """
@@ -102,7 +102,9 @@ class Alarm:
             return self._trouble(status, status.code, now, wall)
         if self._began is not None:
             return self._well(status, now, wall)
-        return self._expiring(status, wall) if now - self._first >= self._after else None
+        # An end that this process has only read of was told of by the one before.
+        seen_here = status.last_refresh_at is not None
+        return self._expiring(status, wall) if seen_here or now - self._first >= self._after else None
 
     def _trouble(self, status: GrantStatus, code: str, now: float, wall: float) -> Message | None:
         if self._began is None:

@@ -162,7 +162,7 @@ async def test_a_dead_grant_is_ready_with_the_reason_while_its_token_is_accepted
 
     assert answer.status == 200
     assert (told["ready"], told["code"]) == (True, "reauthorization_required")
-    assert told["detail"] == "A new authorization is needed."
+    assert told["detail"] == "New authorization required."
     assert "krebit-proxy status" in told["hint"]
     assert 2520 < told["seconds_left"] <= 2530
     page = words(await site.ask("/"))
