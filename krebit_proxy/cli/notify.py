@@ -30,8 +30,7 @@ def test(invocation: Invocation) -> int:
     """Send a test message, and print the response.
 
     The command uses each way that `notify` sets. People will see the message. The proxy need not run. Exit status 0
-    if every way
-    accepted the message, 1 if one did not, 2 if none is set.
+    if every way accepted the message, 1 if one did not, 2 if none is set.
     """
     settings = invocation.settings()
     if not (settings.notify.webhook or settings.notify.command):

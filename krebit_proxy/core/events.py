@@ -307,6 +307,7 @@ class State:
     store_trouble: Denial | None = None  # what the store said last, if it failed
     store_lost_at: float = NEVER  # boot clock: since when what is needed of it fails
     phase_since: float = NEVER  # boot clock
+    end_mark: tuple[float | None, float] | None = None  # an end of the refresh token, and when it was told
     refusal: RefusalSeen | None = None  # a definite one that was no verdict
     soft_verdict: Denial | None = None  # it came twice: a person is needed, and the token is still tried
     stranger: tuple[Intent, float] | None = None  # another holder's unfinished intent, and when it was first seen

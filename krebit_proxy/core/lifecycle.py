@@ -89,6 +89,7 @@ from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKi
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
 LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
 REPEATED_AFTER: Final = 2.0  # seconds after which a refusal that comes again is believed
+TELLING: Final = 4.0  # seconds between two answers that tell whether the end of the refresh token moves
 LONGEST_SOFT_PAUSE: Final = 600.0  # seconds between attempts when a person is needed, and a success would be a wonder
 AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeated, lock kept
 MISCONFIGURED_PAUSE: Final = 60.0  # seconds; only a person can help, so there is no hurry
@@ -266,7 +267,7 @@ def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
     state = replace(state, orders=state.orders[1:], run=replace(state.run, order=order))
     superseded = state.grant is not None and _is_newer(state.grant, order)
     if isinstance(order, Authorized) and not superseded:
-        return _write(_pend(state, order.tokens, order.at))
+        return _write(_pend(replace(state, end_mark=None), order.tokens, order.at))
     if isinstance(order, LogoutAsked) and state.tokens is not None and not superseded:
         return replace(state, phase=Phase.REVOKING), (Revoke(state.tokens.refresh_token or state.tokens.access_token),)
     state, effects = _release(state)
@@ -322,9 +323,8 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
     """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
     match event.outcome:
         case Issued(tokens, warnings):
-            state, effects = _write(
-                _pend(replace(state, refreshed="ok"), _carried(state, tokens), _authorized_at(state))
-            )
+            state, tokens = _carried(replace(state, refreshed="ok"), tokens)
+            state, effects = _write(_pend(state, tokens, _authorized_at(state)))
             return state, (*(_report("grant.warning", "warning", text=text) for text in warnings), *effects)
         case Rotated(refresh_token, reason, refresh_expires_at):
             # The old refresh token is gone, so this one is stored first. The access token stays as it is.
@@ -351,17 +351,21 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
             return _doubt(state, reason, retry_after, now)
 
 
-def _carried(state: State, tokens: Tokens) -> Tokens:
+def _carried(state: State, tokens: Tokens) -> tuple[State, Tokens]:
     """New tokens, with what the answer left out because it has not changed."""
-    old = given(state.tokens)
-    end, was = tokens.refresh_expires_at, old.refresh_expires_at
+    old, end = given(state.tokens), tokens.refresh_expires_at
     if end is None and tokens.refresh_token == old.refresh_token:
-        end = was
-    # An end that slides moves by as much time as has passed between the two answers.
-    passed = tokens.obtained_at - old.obtained_at
-    fixed = end is not None and was is not None and end - was < passed / 2
+        end = old.refresh_expires_at
+    # An end that slides moves by as much time as has passed. Servers round, so that must have been some seconds.
+    mark = state.end_mark or (old.refresh_expires_at, old.obtained_at)
+    passed, fixed = tokens.obtained_at - mark[1], old.refresh_end_is_fixed
+    if end is None or mark[0] is None:
+        fixed, mark = False, (end, tokens.obtained_at)
+    elif passed >= TELLING:
+        fixed, mark = end - mark[0] < passed / 2, (end, tokens.obtained_at)
     # RFC 6749 6: a scope that is omitted "is treated as equal to the scope originally granted".
-    return replace(tokens, scope=tokens.scope or old.scope, refresh_expires_at=end, refresh_end_is_fixed=fixed)
+    tokens = replace(tokens, scope=tokens.scope or old.scope, refresh_expires_at=end, refresh_end_is_fixed=fixed)
+    return replace(state, end_mark=mark), tokens
 
 
 def _refused(state: State, refusal: Refusal, now: Moment) -> Step:

@@ -1187,6 +1187,27 @@ def test_an_end_that_a_renewal_does_not_move_is_fixed_and_causes_no_haste() -> N
     assert play.alarm == play.now + LOOK_EVERY
 
 
+def test_rounded_ends_of_quick_renewals_are_compared_over_some_seconds() -> None:
+    play = Play().spending(grant(1, ending(1, at=995, after=5000, left=2)))
+    fixed = []
+    for second in range(6):
+        at = 996.0 + second
+        rounded = replace(ending(2 + second, at=at, after=0, left=2), refresh_expires_at=5995 + second % 2)
+        play.now = at
+        play.on(Answered(Issued(rounded)))
+        play.on(Written())
+        assert play.state.tokens is not None
+        fixed.append(play.state.tokens.refresh_end_is_fixed)
+        held = play.state.grant
+        play.now = at + 1
+        play.on(Woke())
+        play.on(Read(held))
+        play.locked(held)
+        play.on(Written())
+
+    assert fixed == [False, False, False, True, True, True]
+
+
 def test_an_end_that_moves_along_is_not_fixed() -> None:
     play = Play().spending(grant(1, ending(1, at=0, after=5000, left=1010)))
     play.on(Answered(Issued(ending(2, at=1000, after=5000))))
