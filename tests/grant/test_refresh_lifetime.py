@@ -119,7 +119,7 @@ async def test_an_end_that_renewals_do_not_move_is_told_and_warned_of_a_day_befo
     left = 20 * 3600
     tokens.lifetime, tokens.refresh_until = 2, asyncio.get_running_loop().time() + left
     expected = time.time() + left
-    proxy = await start_proxy(grant=EXPIRED, notify={"webhook": address})
+    proxy = await start_proxy(grant=EXPIRED, notify={"webhook": address, "after": 0.1})
     await eventually(lambda: len(tokens.requests) >= 3, what="renewals that do not move it")
 
     assert (await ask(proxy, "GET", "/api/invoices/1")).status == 200
