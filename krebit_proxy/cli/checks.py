@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.cli.running_proxy import is_running
 from krebit_proxy.cli.stored_grant import store_of
 from krebit_proxy.config import Settings
@@ -94,17 +95,18 @@ def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> st
     if proxy:
         connection.set_tunnel(url.hostname or "", url.port, _proxy_fields(proxy))
     try:
-        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity"})
+        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         return connection.getresponse().getheader("Date")
     finally:
         connection.close()
 
 
 def _proxy_fields(proxy: SplitResult) -> dict[str, str]:
+    fields = {"User-Agent": USER_AGENT}
     if proxy.username is None:
-        return {}
+        return fields
     user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+    return fields | {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
 
 
 def _clock(date: str | None) -> Iterator[Finding]:

@@ -51,13 +51,22 @@ class Objects:
     shape: str = ""
 
     def values(self, name: str) -> list[Any]:
-        """What the outermost objects with such a member give for it, in order."""
-        return [value for holder in self.holders(name) for value in holder.members[squash(name)]]
+        """What the outermost objects with such a member give for it, in order, each value once."""
+        values: list[Any] = []
+        for holder in self.holders(name):
+            for value in holder.members[squash(name)]:
+                values += [one for one in _plain(value) if one not in values]
+        return values
 
     def holders(self, name: str) -> list[Found]:
         """The outermost objects that have such a member."""
         holders = [found for found in self.found if squash(name) in found.members]
         return [found for found in holders if found.depth == holders[0].depth]
+
+
+def _plain(value: Any) -> list[Any]:
+    """What an object such as `{"token": "r", "expires_in": 60}` stands for."""
+    return [*value.get("token", ()), *value.get("value", ())] if isinstance(value, dict) else [value]
 
 
 def squash(name: str) -> str:

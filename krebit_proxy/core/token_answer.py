@@ -28,10 +28,11 @@ from typing import Any, Final
 
 from krebit_proxy.core.content import Found, Objects, decoded, page_title, read_objects, text_of
 from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.http_answer import HttpAnswer
 from krebit_proxy.core.retry_after import seconds_to_wait
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_error import displayable, error_text, error_word, is_transient, kind_of
-from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
+from krebit_proxy.core.token_response import NO_WORD, Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
 
 DEFAULT_LIFETIME: Final = 3600.0  # where the server does not say, or says nonsense
 LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; longer ones are not believed
@@ -40,38 +41,24 @@ NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more ha
 
 # A token goes into a header field: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
 _NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
 _NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
 
 
-def read_answer(
-    status: int,
-    content: bytes,
-    retry_after: str | None,
-    *,
-    sent_at: float,
-    previous: Secret | None,
-    sent: Collection[str] = (),
-    charset: str = "",
-    encoding: str = "",
-    broken: str = "",
-) -> Outcome:
+def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, sent: Collection[str] = ()) -> Outcome:
     """What an answer of the token endpoint comes to.
 
     Args:
-        status: the HTTP status.
-        content: all of the content that came.
-        retry_after: the value of the Retry-After field, if there was one.
+        answer: what came of it.
         sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
         previous: the refresh token that was spent, or None for an authorization code.
         sent: the secrets of the request, which an error text may repeat, and nobody may see.
-        charset: of the content, as Content-Type says.
-        encoding: the value of the Content-Encoding field.
-        broken: how the transfer broke off, if it did.
     """
-    content = decoded(content, encoding)
-    text = text_of(content, charset)
+    status, broken = answer.status, answer.broken
+    content = decoded(answer.content, answer.fields.get("content-encoding", ""))
+    text = text_of(content, _charset(answer))
     objects = read_objects(text)
     if 200 <= status < 300 and (issued := _tokens(objects, status, sent_at, previous, broken)):
         return issued
@@ -85,11 +72,18 @@ def read_answer(
     if 400 <= status < 500 and definite and not word and not broken:
         page = title is not None
         return Refusal(_status(status, title, sent), description, RefusalKind.OTHER, _mark(status, content), page)
+    if not status:
+        return Unclear(broken or "an answer that is not HTTP")
     reason = _reason(status, title, displayable(word, sent), description, sent)
     if broken:
-        return Unclear(f"{reason}, {broken}")
-    wait = seconds_to_wait(retry_after, sent_at)
+        return Unclear(f"{reason}, but {broken}")
+    wait = seconds_to_wait(answer.fields.get("retry-after"), sent_at)
     return NotSent(reason, wait) if status in _NOT_PROCESSED else Unclear(reason, wait)
+
+
+def _charset(answer: HttpAnswer) -> str:
+    named = _CHARSET.search(answer.fields.get("content-type", ""))
+    return named[1] if named else ""
 
 
 def _shown(word: str, sent: Collection[str]) -> str:
@@ -105,9 +99,9 @@ def _mark(*facts: object) -> str:
 def _status(status: int, title: str | None, sent: Collection[str]) -> str:
     """The status, and the title of the page that came with it."""
     if title is None:
-        return f"HTTP status {status}"
+        return f"{NO_WORD}{status}"
     shown = displayable(title, sent)[:_LONGEST_TITLE]
-    return f"HTTP status {status}, a page " + (f'titled "{shown}"' if shown else "without a title")
+    return f"{NO_WORD}{status}, a page " + (f'titled "{shown}"' if shown else "without a title")
 
 
 def _reason(status: int, title: str | None, word: str, description: str, sent: Collection[str]) -> str:

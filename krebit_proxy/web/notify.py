@@ -15,6 +15,7 @@ from typing import Final
 import aiohttp
 import structlog
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message
 from krebit_proxy.core.origin import own_origin
@@ -106,7 +107,7 @@ class Notifier:
         """One POST to the webhook. Returns why it did not arrive, or nothing."""
         url = str(self._settings.notify.webhook)
         proxy = self._settings.upstream.proxy_to(url)
-        fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
+        fields = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
             session.post(
