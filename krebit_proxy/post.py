@@ -8,7 +8,6 @@ import asyncio
 import base64
 import socket
 import ssl
-from contextlib import suppress
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
@@ -73,16 +72,17 @@ async def post(
 
 
 class _Exchange(asyncio.Protocol):
-    """Collects the answer. `over` is how it ended: with nothing to say, or with why it broke off."""
+    """Collects an answer. `over` is how it ended: with nothing to say, or with why it broke off."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, head_only: bool = False) -> None:
         self.reader = AnswerReader()
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._head_only = head_only  # the answer to CONNECT has no content, whatever it says (RFC 9110, 9.3.6)
 
     def data_received(self, data: bytes) -> None:
         """Octets came."""
         self.reader.feed(data)
-        if self.reader.done:
+        if self.reader.done or (self._head_only and self.reader.status is not None):
             self._end("")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,26 +115,28 @@ async def _connected(
     url: SplitResult, exchange: _Exchange, tls: ssl.SSLContext | None, proxy: str | None
 ) -> asyncio.Transport:
     """Raises NotReached."""
-    sock = await _through(urlsplit(proxy), url) if proxy else await _dialled(url, "its host name has no address", "")
-    loop, encrypted = asyncio.get_running_loop(), url.scheme == "https"
+    if proxy is None:
+        transport = await _dialled(url, exchange, "its host name has no address", "no connection")
+    else:
+        transport = await _tunnelled(url, urlsplit(proxy))
+    if url.scheme != "https":
+        return transport
+    assert tls is not None  # noqa: S101 -- see `post`
     try:
-        transport, _ = await loop.create_connection(
-            lambda: exchange,
-            sock=sock,
-            ssl=tls if encrypted else None,
-            server_hostname=url.hostname if encrypted else None,
-        )
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, ssl.SSLCertVerificationError):
-            raise NotReached("its certificate is not trusted") from None
-        if isinstance(error, OSError):
-            raise NotReached("no TLS connection" if encrypted else "no connection") from None
+        encrypted = await asyncio.get_running_loop().start_tls(transport, exchange, tls, server_hostname=url.hostname)
+    except ssl.SSLCertVerificationError:
+        raise NotReached("its certificate is not trusted") from None
+    except OSError:
+        raise NotReached("no TLS connection") from None
+    except BaseException:
+        transport.abort()
         raise
-    return transport
+    if encrypted is None:
+        raise NotReached("no TLS connection")
+    return encrypted
 
 
-async def _dialled(url: SplitResult, nameless: str, whose: str) -> socket.socket:
+async def _dialled(url: SplitResult, exchange: _Exchange, nameless: str, closed: str) -> asyncio.Transport:
     loop = asyncio.get_running_loop()
     try:
         port = url.port or _DEFAULT_PORT[url.scheme]
@@ -142,32 +144,29 @@ async def _dialled(url: SplitResult, nameless: str, whose: str) -> socket.socket
         sock = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=_FAMILY_DELAY, interleave=1, loop=loop
         )
+        transport, _ = await loop.create_connection(lambda: exchange, sock=sock)
     except socket.gaierror:
         raise NotReached(nameless) from None
     except OSError:
-        raise NotReached(f"no connection{whose}") from None
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+        raise NotReached(closed) from None
+    return transport
 
 
-async def _through(proxy: SplitResult, url: SplitResult) -> socket.socket:
+async def _tunnelled(url: SplitResult, proxy: SplitResult) -> asyncio.Transport:
     """A tunnel through a forward proxy."""
-    sock = await _dialled(proxy, "no connection to upstream.proxy", " to upstream.proxy")
-    reader, loop = AnswerReader(), asyncio.get_running_loop()
+    exchange = _Exchange(head_only=True)
+    transport = await _dialled(proxy, exchange, *["no connection to upstream.proxy"] * 2)
     # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
     target = _authority(url, explicit=True)
     head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: {USER_AGENT}\r\n{_authorization(proxy)}\r\n"
     try:
-        with suppress(OSError):
-            await loop.sock_sendall(sock, head.encode("ascii"))
-            # Octet by octet: what comes after the head belongs to the tunnel.
-            while reader.status is None and (octet := await loop.sock_recv(sock, 1)):
-                reader.feed(octet)
-        _check_tunnel(reader.answer())
+        transport.write(head.encode("ascii"))
+        await exchange.over
+        _check_tunnel(exchange.reader.answer())
     except BaseException:
-        sock.close()
+        transport.abort()
         raise
-    return sock
+    return transport
 
 
 def _check_tunnel(answer: HttpAnswer) -> None:

@@ -215,7 +215,7 @@ def explain(outcome: Rotated | Refusal | NotSent | Unclear, *, redirect_uri: str
                 f" Ask whoever runs it to allow POST requests to that URL with `User-Agent: {USER_AGENT}`."
             )
         case Refusal(error, description) if error.startswith(NO_WORD):
-            detail = f"The token endpoint refused the request: {_said(error, description)}."
+            detail = f"The token endpoint refused the request. It said: {_said(error, description)}"
             hint = "Check `oauth.token_url`, or ask Krebit's support."
         case Refusal(error, description, kind):  # pragma: no branch -- there is no other kind
             detail, hint = _REFUSALS.get(error, _BY_KIND[kind])

@@ -43,6 +43,7 @@ NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more ha
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
+_READ_CODINGS: Final = ("", "identity", "gzip", "x-gzip", "deflate")
 _NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
 _NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
 
@@ -75,6 +76,8 @@ def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, 
     if not status:
         return Unclear(broken or "an answer that is not HTTP")
     reason = _reason(status, title, displayable(word, sent), description, sent)
+    if (coding := answer.fields.get("content-encoding", "").lower()) not in _READ_CODINGS:
+        reason += f", with the content coding {displayable(coding, sent)[:20]!r}, which was not asked for"
     if broken:
         return Unclear(f"{reason}, but {broken}")
     wait = seconds_to_wait(answer.fields.get("retry-after"), sent_at)

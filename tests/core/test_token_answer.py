@@ -272,6 +272,12 @@ def test_charset_and_coding_are_read_from_the_fields() -> None:
     assert answer(gzip.compress(content.encode()), content_encoding="gzip").tokens.refresh_token == Secret("é")
 
 
+def test_a_coding_that_cannot_be_read_is_named() -> None:
+    reason = "HTTP status 200, which is no token response, with the content coding 'br', which was not asked for"
+
+    assert answer(b"\x8b\x02\x80", content_encoding="br") == Unclear(reason)
+
+
 def test_of_several_refresh_tokens_the_outermost_the_last_and_a_new_one_counts() -> None:
     def kept(document: object) -> Secret | None:
         refresh_token: Secret | None = answer(document).tokens.refresh_token
