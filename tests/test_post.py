@@ -217,22 +217,23 @@ class ForwardProxy:
             await sink.wait_closed()
 
 
-async def through(tmp_path: Path, proxy: ForwardProxy) -> HttpAnswer:
+async def through(tmp_path: Path, proxy: ForwardProxy, user: str = "me:s%40cret@") -> HttpAnswer:
     authority = Authority(tmp_path)
     async with listening(Server().play, authority.server("localhost")) as port, listening(proxy.play) as front:
-        return await send(
-            f"https://localhost:{port}", tls=trusting(authority), proxy=f"http://me:s%40cret@127.0.0.1:{front}"
-        )
+        return await send(f"https://localhost:{port}", tls=trusting(authority), proxy=f"http://{user}127.0.0.1:{front}")
 
 
-async def test_https_goes_through_a_tunnel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("user", "login"), [("me:s%40cret@", ["Proxy-Authorization: Basic bWU6c0BjcmV0"]), ("", [])], ids=["login", "open"]
+)
+async def test_https_goes_through_a_tunnel(tmp_path: Path, user: str, login: list[str]) -> None:
     proxy = ForwardProxy()
 
-    assert (await through(tmp_path, proxy)).content == b"hello"
+    assert (await through(tmp_path, proxy, user)).content == b"hello"
     [head] = proxy.requests
     line, host, *fields = head.decode().split("\r\n")
     assert (line.split(" ")[0], host.split(" ")[1]) == ("CONNECT", line.split(" ")[1])
-    assert fields == [f"User-Agent: {USER_AGENT}", "Proxy-Authorization: Basic bWU6c0BjcmV0", "", ""]
+    assert fields == [f"User-Agent: {USER_AGENT}", *login, "", ""]
 
 
 async def test_every_event_loop_does(tmp_path: Path) -> None:
