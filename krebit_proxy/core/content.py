@@ -129,14 +129,16 @@ def page_title(text: str) -> str | None:
     return " ".join(unescape(title[1]).split()) if title else ""
 
 
-def read_objects(text: str) -> Objects:
-    """The objects in `text`."""
+def read_objects(text: str, *, cut: bool = False) -> Objects:
+    """The objects in `text`, whose end is missing if it is `cut`."""
     text = text.strip().lstrip("\ufeff")
     whole, documents = _documents(text)
     if whole:
         return Objects(tuple(_walk(documents)))
     if not documents and "=" in text and not text.startswith(("<", "{", "[", '"')):
-        return Objects((Found(0, _members(parse_qsl(text))),), "form-encoded content instead of JSON")
+        # Nothing says where a form ends: its last value may be half of one.
+        pairs = parse_qsl(text)[: -1 if cut else None]
+        return Objects((Found(0, _members(pairs)),), "form-encoded content instead of JSON")
     found = [*_walk(documents), Found(_LAST, _members(_pairs(text)))]
     if _PAGE.search(text):
         # A page may hold settings or a script that have one of these names. Two together are a token response.

@@ -43,6 +43,7 @@ NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more ha
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
+_UNUSABLE: Final = "a token response without a usable access token"
 _READ_CODINGS: Final = ("", "identity", "gzip", "x-gzip", "deflate")
 _NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
 _NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
@@ -60,7 +61,7 @@ def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, 
     status, broken = answer.status, answer.broken
     content = decoded(answer.content, answer.fields.get("content-encoding", ""))
     text = text_of(content, _charset(answer))
-    objects = read_objects(text)
+    objects = read_objects(text, cut=bool(broken))
     if 200 <= status < 300 and (issued := _tokens(objects, status, sent_at, previous, broken)):
         return issued
     title = page_title(text)
@@ -75,7 +76,11 @@ def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, 
         return Refusal(_status(status, title, sent), description, RefusalKind.OTHER, _mark(status, content), page)
     if not status:
         return Unclear(broken or "an answer that is not HTTP")
-    reason = _reason(status, title, displayable(word, sent), description, sent)
+    reason = _status(status, title, sent)
+    if said := ": ".join(filter(None, [displayable(word, sent), description])):
+        reason += f" ({said})"
+    elif 200 <= status < 300:
+        reason += f", {_flaw(objects)}"
     if (coding := answer.fields.get("content-encoding", "").lower()) not in _READ_CODINGS:
         reason += f", with the content coding {displayable(coding, sent)[:20]!r}, which was not asked for"
     if broken:
@@ -107,12 +112,11 @@ def _status(status: int, title: str | None, sent: Collection[str]) -> str:
     return f"{NO_WORD}{status}, a page " + (f'titled "{shown}"' if shown else "without a title")
 
 
-def _reason(status: int, title: str | None, word: str, description: str, sent: Collection[str]) -> str:
-    said = ": ".join(filter(None, [word, description]))
-    if said:
-        return f"HTTP status {status} ({said})"
-    shown = _status(status, title, sent)
-    return f"{shown}, which is no token response" if 200 <= status < 300 else shown
+def _flaw(objects: Objects) -> str:
+    """Why there are no tokens in a 2xx answer."""
+    if objects.holders("access_token"):
+        return f"{_UNUSABLE}: {_access_token(objects)[1]}"
+    return "which is no token response"
 
 
 # Tokens
@@ -129,7 +133,7 @@ def _tokens(
     if access is None:
         if refresh is None or (previous is not None and previous.matches(refresh)):
             return None  # an error response may repeat what was sent
-        return Rotated(Secret(refresh), f"a token response without a usable access token: {flaw}", refresh_expires_at)
+        return Rotated(Secret(refresh), f"{_UNUSABLE}: {flaw}", refresh_expires_at)
     warnings = _warnings(objects, status, broken)
     if access != objects.values("access_token")[0]:
         warnings.append("The access token has white space around it, which was removed.")
@@ -142,8 +146,8 @@ def _tokens(
     renewed = previous if refresh is None else Secret(refresh)
     if renewed is None:
         warnings.append("The token response has no refresh token: access ends when this token expires.")
-    scope = next((value for value in objects.values("scope") if isinstance(value, str)), "")
-    return Issued(Tokens(Secret(access), renewed, sent_at, expires_at, scope, refresh_expires_at), tuple(warnings))
+    tokens = Tokens(Secret(access), renewed, sent_at, expires_at, _scope(objects), refresh_expires_at)
+    return Issued(tokens, tuple(warnings))
 
 
 def _access_token(objects: Objects) -> tuple[str | None, str]:
@@ -168,6 +172,13 @@ def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
     found = [value for value in objects.values("refresh_token") if isinstance(value, str) and _readable(value)]
     new = [value for value in found if previous is None or not previous.matches(value)]
     return next(reversed(new or found), None)
+
+
+def _scope(objects: Objects) -> str:
+    """RFC 6749 3.3: "a list of space-delimited, case-sensitive strings". Some send a list of JSON."""
+    for value in objects.values("scope"):
+        return " ".join(name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
+    return ""
 
 
 def _readable(token: str) -> bool:
@@ -201,8 +212,9 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
 def _expires_at(holders: list[Found], sent_at: float) -> float | None:
     """When the access token ends, or None. It counts from before the request was sent."""
     lifetime = _first(_seconds, holders, ("expiresin",))
-    if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson"))) is not None:
-        lifetime = until - sent_at
+    if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson", "expires"))) is not None:
+        # Facebook's `expires` are seconds to come; others send the moment.
+        lifetime = until if until < _FIRST_MOMENT else until - sent_at
     if lifetime is None or lifetime < 1:
         return None
     return sent_at + min(lifetime, LONGEST_LIFETIME)
@@ -253,4 +265,5 @@ def _epoch(value: object) -> float | None:
     return moment.timestamp() if moment and moment.tzinfo else None
 
 
+_FIRST_MOMENT: Final = 1e9  # seconds: a moment of 2001, or a lifetime of 31 years
 _FIRST_MILLISECONDS: Final = 1e11  # as milliseconds in 1973, as seconds in the year 5138

@@ -166,6 +166,14 @@ def test_nothing_is_found_where_nothing_is(text: str) -> None:
     assert read_objects(text).values("refresh_token") == []
 
 
+def test_of_content_that_was_cut_only_what_is_complete_is_read() -> None:
+    form = read_objects("access_token=a&refresh_token=r", cut=True)
+    document = read_objects('{"access_token": "a", "refresh_token": "r"', cut=True)
+
+    assert (form.values("access_token"), form.values("refresh_token")) == (["a"], [])
+    assert document.values("refresh_token") == ["r"]
+
+
 def test_outer_objects_count_before_inner_ones_and_all_values_are_seen() -> None:
     inner = {"access_token": "user", "refresh_token": "r"}
 

@@ -16,6 +16,7 @@ from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, LONGEST_TOKEN, read_answer
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
+NOW = 1_700_000_000  # 2023-11-14T22:13:20Z
 GOOD = {"access_token": "a", "token_type": "Bearer", "expires_in": 60, "refresh_token": "r"}
 PAGE = b"<!DOCTYPE html><html><head><title>Just a\n moment&hellip;</title></head><body>Ray 7</body></html>"
 
@@ -28,7 +29,7 @@ def answer(
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     named = {name.replace("_", "-"): value for name, value in fields.items()}
     before = Secret(previous) if previous else None
-    return read_answer(HttpAnswer(status, named, content, broken), sent_at=1000, previous=before, sent=["s3/cret"])
+    return read_answer(HttpAnswer(status, named, content, broken), sent_at=NOW, previous=before, sent=["s3/cret"])
 
 
 def without(name: str) -> dict[str, object]:
@@ -40,7 +41,7 @@ def without(name: str) -> dict[str, object]:
 
 def test_a_good_answer_counts_its_lifetime_from_before_the_request() -> None:
     assert answer(GOOD | {"scope": "read", "unknown": 1}) == Issued(
-        Tokens(Secret("a"), Secret("r"), 1000, 1060, "read")
+        Tokens(Secret("a"), Secret("r"), NOW, NOW + 60, "read")
     )
 
 
@@ -143,7 +144,7 @@ def test_an_error_code_is_shown_only_if_rfc_6749_allows_it_and_no_secret_is_in_i
 
 def test_a_secret_that_is_the_word_for_an_error_changes_no_meaning() -> None:
     content = b'{"error": "invalid_grant", "error_description": "no such grant"}'
-    refusal = read_answer(HttpAnswer(400, content=content), sent_at=1000, previous=None, sent=["grant"])
+    refusal = read_answer(HttpAnswer(400, content=content), sent_at=NOW, previous=None, sent=["grant"])
 
     assert isinstance(refusal, Refusal)
     assert (refusal.error, refusal.description) == ("invalid_grant", "no such ***")
@@ -202,6 +203,17 @@ def test_a_new_refresh_token_is_kept_though_the_access_token_cannot_be_used(acce
     assert rotated.refresh_token == Secret("r")
     assert rotated.reason.startswith(UNUSABLE)
     assert isinstance(answer(without("refresh_token") | {"access_token": access}), Unclear)
+
+
+def test_an_answer_with_neither_says_what_is_wrong_with_the_access_token() -> None:
+    unclear = answer({"access_token": "a b", "expires_in": 60})
+
+    assert unclear == Unclear(f"HTTP status 200, {UNUSABLE}it has characters that a header field cannot carry")
+
+
+def test_a_scope_may_be_a_list() -> None:
+    assert answer(GOOD | {"scope": ["read", "write", 5]}).tokens.scope == "read write"
+    assert answer(GOOD | {"scope": 5}).tokens.scope == ""
 
 
 @pytest.mark.parametrize("status", [201, 202, 203, 206, 299])
@@ -307,16 +319,18 @@ def test_success_wins_over_an_error_beside_it() -> None:
     ("members", "lifetime"),
     [
         ({"expiresIn": 50}, 50),
-        ({"expires_at": 1050}, 50),
-        ({"expires_on": "1050"}, 50),
-        ({"expiresAt": "1970-01-01T00:17:30Z"}, 50),
-        ({"expires_at": 1050, "expires_in": 40}, 40),
-        ({"expires_at": 1050, "expires_in": "soon"}, 50),
-        ({"expires_at": 10**9}, LONGEST_LIFETIME),
-        ({"expires_at": 999}, DEFAULT_LIFETIME),
+        ({"expires_at": NOW + 50}, 50),
+        ({"expires_on": str(NOW + 50)}, 50),
+        ({"expires": 50}, 50),
+        ({"expires": (NOW + 50) * 1000}, 50),
+        ({"expiresAt": "2023-11-14T22:14:10Z"}, 50),
+        ({"expires_at": NOW + 50, "expires_in": 40}, 40),
+        ({"expires_at": NOW + 50, "expires_in": "soon"}, 50),
+        ({"expires_at": 2 * NOW}, LONGEST_LIFETIME),
+        ({"expires_at": NOW - 1}, DEFAULT_LIFETIME),
         ({"expires_at": "tomorrow"}, DEFAULT_LIFETIME),
         ({"expires_at": ["1050"]}, DEFAULT_LIFETIME),
-        ({"expires_at": "1970-01-01T00:17:30"}, DEFAULT_LIFETIME),
+        ({"expires_at": "2023-11-14T22:14:10"}, DEFAULT_LIFETIME),
         ({"session": {"expires_in": 50}}, DEFAULT_LIFETIME),
     ],
 )
@@ -327,11 +341,11 @@ def test_the_lifetime_is_read_under_other_names_beside_the_tokens(members: dict[
 @pytest.mark.parametrize(
     ("members", "ends"),
     [
-        ({"refresh_expires_in": 1800}, 2800),
-        ({"refresh_token_expires_in": "1800"}, 2800),
-        ({"x_refresh_token_expires_in": 8_726_400}, 8_727_400),
-        ({"refreshTokenExpiresIn": 1800}, 2800),
-        ({"refresh_token_expires_at": 2800}, 2800),
+        ({"refresh_expires_in": 1800}, NOW + 1800),
+        ({"refresh_token_expires_in": "1800"}, NOW + 1800),
+        ({"x_refresh_token_expires_in": 8_726_400}, NOW + 8_726_400),
+        ({"refreshTokenExpiresIn": 1800}, NOW + 1800),
+        ({"refresh_token_expires_at": NOW + 1800}, NOW + 1800),
         ({"refresh_token_expires_at": 1_800_000_000_000}, 1_800_000_000),
         ({"refresh_token_expires_at": "2030-01-01T00:00:00Z"}, 1_893_456_000),
         ({"refresh_token_expires_at": "2030-01-01T01:00:00.000+01:00"}, 1_893_456_000),
@@ -341,7 +355,7 @@ def test_the_lifetime_is_read_under_other_names_beside_the_tokens(members: dict[
         ({"refresh_expires_in": True}, None),
         ({"refresh_expires_in": None}, None),
         ({"refresh_expires_in": 10**30}, None),
-        ({"refresh_token_expires_at": 999}, None),
+        ({"refresh_token_expires_at": NOW - 1}, None),
         ({"refresh_token_expires_at": "2030-02-30T00:00:00Z"}, None),
         ({"refresh_token_expires_at": "0001-01-01T00:00:00+14:00"}, None),
         ({"refresh_token_expires_at": 10**300}, None),
@@ -360,7 +374,9 @@ SHAPES: dict[str, Text] = {
     "json": json.dumps,
     "raw": lambda document: json.dumps(document, ensure_ascii=False),
     "indented": lambda document: json.dumps(document, indent=4, ensure_ascii=False),
-    "form": lambda document: urlencode({name: value for name, value in document.items() if value is not None}),
+    "form": lambda document: urlencode(
+        {name: value for name, value in document.items() if value is not None} | {"x": 1}
+    ),
     "data": lambda document: json.dumps({"ok": True, "data": document}),
     "list": lambda document: json.dumps([{"log": 1}, document]),
     "camel": lambda document: json.dumps(
@@ -428,7 +444,7 @@ def test_whatever_is_wrong_a_refresh_token_that_can_be_read_is_kept_exactly(
     head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\n".encode()
     reader = AnswerReader()
     reader.feed(head + FRAMINGS[framing](content))
-    outcome = read_answer(reader.answer(ended="cut"), sent_at=1000, previous=Secret("old"))
+    outcome = read_answer(reader.answer(ended="cut"), sent_at=NOW, previous=Secret("old"))
 
     if access is not None and 0 < len(access) <= LONGEST_TOKEN and set(access) == {"a"}:
         assert isinstance(outcome, Issued)
