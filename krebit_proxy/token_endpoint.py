@@ -1,20 +1,19 @@
-"""One POST to the token endpoint; foreign errors become ours."""
+"""One POST to the token endpoint; failures to get an answer become outcomes."""
 
 import base64
 import time
 from typing import Final
 from urllib.parse import quote_plus
 
-import aiohttp
-
 from krebit_proxy.config import Settings
+from krebit_proxy.core.http_answer import HttpAnswer
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_answer import read_answer
-from krebit_proxy.core.token_response import NotSent, Outcome, Unclear
+from krebit_proxy.core.token_response import NotSent, Outcome
+from krebit_proxy.post import NotReached, post
 from krebit_proxy.trust import client_context
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer
-_LONGEST_ANSWER: Final = 64 * 1024
 _SECRETS: Final = frozenset({"code", "code_verifier", "refresh_token"})
 
 
@@ -25,7 +24,7 @@ class TokenEndpoint:
         """Raises SettingsError when `upstream.ca_file` cannot be used."""
         self._settings = settings
         encrypted = any(url and url.startswith("https:") for url in (settings.token_url, settings.oauth.revoke_url))
-        self._tls = client_context(settings.upstream.ca_file) if encrypted else True
+        self._tls = client_context(settings.upstream.ca_file) if encrypted else None
 
     async def exchange(self, code: Secret, verifier: Secret | None) -> Outcome:
         """Exchanges an authorization code, once (RFC 6749, 4.1.3).
@@ -52,89 +51,42 @@ class TokenEndpoint:
         if self._settings.oauth.revoke_url is None:
             return False
         try:
-            status, _, _ = await self._post(self._settings.oauth.revoke_url, {"token": token.reveal()})
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            answer = await self._post(self._settings.oauth.revoke_url, {"token": token.reveal()})
+        except NotReached:
             return False
-        return status == 200
+        return answer.status == 200
 
     async def _token_request(self, form: dict[str, str], *, previous: Secret | None) -> Outcome:
+        secrets = [form[name] for name in _SECRETS & form.keys()]
         sent_at = time.time()
         try:
-            status, content, retry_after = await self._post(self._settings.token_url, form)
-        except (
-            aiohttp.ClientConnectorError,  # no address, refused, no TLS, the corporate proxy unreachable
-            aiohttp.ClientHttpProxyError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.InvalidURL,
-        ) as error:
-            return NotSent(_reason(error))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return Unclear(_reason(error))
+            answer = await self._post(self._settings.token_url, form)
+        except NotReached as error:
+            return NotSent(str(error))
         secret = self._settings.client_secret
-        sent = [
-            secret.reveal(),
-            _basic(self._settings.client_id, secret),
-            *(form[name] for name in _SECRETS & form.keys()),
-        ]
-        return read_answer(status, content, retry_after, sent_at=sent_at, previous=previous, sent=sent)
+        sent = [secret.reveal(), _basic(self._settings.client_id, secret), *secrets]
+        return read_answer(answer, sent_at=sent_at, previous=previous, sent=sent)
 
-    async def _post(self, url: str, form: dict[str, str]) -> tuple[int, bytes, str | None]:
-        """One POST on a connection of its own: a stale connection is the commonest way to lose an answer."""
+    async def _post(self, url: str, form: dict[str, str]) -> HttpAnswer:
         settings = self._settings
-        fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        fields = {"Accept": "application/json"}
         # RFC 6749 2.3: "The client MUST NOT use more than one authentication method in each request."
         if settings.oauth.client_auth == "basic":
             fields["Authorization"] = "Basic " + _basic(settings.client_id, settings.client_secret)
         else:
-            form |= {"client_id": settings.client_id, "client_secret": settings.client_secret.reveal()}
-        timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, connect=settings.upstream.connect_timeout)
-        connector = aiohttp.TCPConnector(force_close=True, ssl=self._tls)
-        # Not from the environment: a .netrc would add an Authorization field. No redirect: the content is a secret.
-        async with (
-            aiohttp.ClientSession(
-                connector=connector, timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
-            ) as session,
-            session.post(
-                url, data=form, headers=fields, allow_redirects=False, proxy=settings.upstream.proxy_to(url)
-            ) as response,
-        ):
-            content = await _read(response)
-            return response.status, content, response.headers.get("Retry-After")
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > _LONGEST_ANSWER:
-            msg = "longer than 64 KiB"
-            raise ValueError(msg)
-    return bytes(content)
+            form = form | {"client_id": settings.client_id, "client_secret": settings.client_secret.reveal()}
+        return await post(
+            url,
+            form,
+            fields,
+            tls=self._tls,
+            proxy=settings.upstream.proxy_to(url),
+            connect_timeout=settings.upstream.connect_timeout,
+            total_timeout=TOTAL_TIMEOUT,
+        )
 
 
 def _basic(client_id: str, client_secret: Secret) -> str:
     """By RFC 6749 2.3.1: both parts "encoded using the "application/x-www-form-urlencoded" encoding algorithm"."""
     pair = f"{quote_plus(client_id)}:{quote_plus(client_secret.reveal())}"
     return base64.b64encode(pair.encode()).decode()
-
-
-def _reason(error: BaseException) -> str:
-    """A short reason. Only our words: a foreign text could quote what was sent."""
-    for kind, text in _REASONS:
-        if isinstance(error, kind):
-            return text
-    return "the exchange broke off"
-
-
-_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (aiohttp.ClientConnectorDNSError, "its host name has no address"),
-    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
-    (aiohttp.ClientSSLError, "no TLS connection"),
-    (aiohttp.ClientProxyConnectionError, "no connection to upstream.proxy"),
-    (aiohttp.ClientHttpProxyError, "upstream.proxy refused the connection"),
-    (aiohttp.ClientConnectorError, "no connection"),
-    (aiohttp.ConnectionTimeoutError, "no connection in time"),
-    (aiohttp.InvalidURL, "its URL is not valid"),
-    (TimeoutError, "no answer in time"),
-    (ValueError, "an answer that is too long"),
-)

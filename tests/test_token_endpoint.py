@@ -1,5 +1,6 @@
 """One POST to the token endpoint: what is sent, and what each failure comes to."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -105,7 +106,33 @@ async def test_nor_does_one_that_repeats_the_credentials_of_its_client(server: A
     assert said(refusal) == ("an error code that cannot be shown", "***", RefusalKind.OTHER)
 
 
-@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "x" * 70_000, {})])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 201 Created\r\nContent-Type: text/html\r\nContent-Length: %d",
+        b"HTTP/1.1 200 OK\r\nno colon\r\nNul: \0\r\nContent-Length: %d\r\nContent-Length: 7",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9%d",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x",
+    ],
+)
+async def test_tokens_are_kept_whatever_else_is_wrong_with_the_answer(head: bytes) -> None:
+    content = b'{"access_token":"a","refresh_token":"r","expires_in":60,"token_type":"BearerToken"}'
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"grant_type=refresh_token")
+        writer.write(head % len(content) + (b"\r\n" if head.endswith(b"%x") else b"\r\n\r\n") + content)
+        writer.close()
+
+    async with await asyncio.start_server(play, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        outcome = await endpoint(url).refresh(Secret("refresh-1"))
+
+    assert isinstance(outcome, Issued)
+    assert (outcome.tokens.access_token, outcome.tokens.refresh_token) == (Secret("a"), Secret("r"))
+    assert outcome.warnings
+
+
+@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "x" * 2_000_000, {})])
 async def test_what_breaks_after_the_request_was_sent_is_unclear(server: AuthorizationServer, fault: object) -> None:
     server.script.append(fault)
 

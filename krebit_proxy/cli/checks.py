@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.cli.running_proxy import ask, is_running
 from krebit_proxy.cli.status import read_status
 from krebit_proxy.cli.stored_grant import store_of
@@ -110,7 +111,7 @@ def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> st
     """Asks for nothing but an answer, and returns its Date field."""
     connection = _open(settings, url, proxy)
     try:
-        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity"})
+        connection.request("HEAD", "/", headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         return connection.getresponse().getheader("Date")
     finally:
         connection.close()
@@ -132,10 +133,11 @@ def _open(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> HT
 
 
 def _proxy_fields(proxy: SplitResult) -> dict[str, str]:
+    fields = {"User-Agent": USER_AGENT}
     if proxy.username is None:
-        return {}
+        return fields
     user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+    return fields | {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
 
 
 def _clock(date: str | None) -> Iterator[Finding]:
@@ -285,7 +287,7 @@ def _options(settings: Settings, url: SplitResult, proxy: SplitResult | None) ->
     connection = _open(settings, url, proxy)
     target = url._replace(scheme="", netloc="", fragment="").geturl() or "/"
     try:
-        connection.request("OPTIONS", target, headers={"Accept-Encoding": "identity"})
+        connection.request("OPTIONS", target, headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         return connection.getresponse().status
     finally:
         connection.close()

@@ -12,7 +12,7 @@ from typing import Final
 import click
 from aiohttp import ClientError, ClientSession
 
-from krebit_proxy import log
+from krebit_proxy import USER_AGENT, log
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.fault_options import fault_options
 from krebit_proxy.cli.invocation import Seconds, common_options
@@ -128,7 +128,10 @@ async def _announce_grant(origin: str) -> None:
 
 async def _ready(origin: str) -> bool:
     with suppress(ClientError, TimeoutError):
-        async with ClientSession() as session, session.get(f"{origin}/readyz") as response:
+        async with (
+            ClientSession(headers={"User-Agent": USER_AGENT}) as session,
+            session.get(f"{origin}/readyz") as response,
+        ):
             return response.status == 200
     return False
 

@@ -8,6 +8,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from ipaddress import ip_address
 from typing import Any, Final
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen
 from krebit_proxy.core.origin import own_origin
@@ -41,7 +42,9 @@ def ask(settings: Settings, path: str) -> Reply:
         # By this name the proxy is known in any case, and with the port it can give links that work.
         host = "localhost" if isinstance(place, str) else f"localhost:{place[1]}"
         try:
-            connection.request("GET", path, headers={"Host": host, "Accept": "application/json"})
+            connection.request(
+                "GET", path, headers={"Host": host, "Accept": "application/json", "User-Agent": USER_AGENT}
+            )
             response = connection.getresponse()
             return Reply(response.status, _document(response, place))
         except (OSError, HTTPException):

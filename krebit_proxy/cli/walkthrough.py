@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.cli import terminal
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import ProxyError
@@ -41,7 +42,7 @@ class Walkthrough:
         self._settings = settings
         self._origin = settings.redirect_uri.removesuffix("/setup/callback")
         self._proxy: Proxy | None = None
-        self._session = ClientSession(timeout=ClientTimeout(total=_PATIENCE))
+        self._session = ClientSession(headers={"User-Agent": USER_AGENT}, timeout=ClientTimeout(total=_PATIENCE))
 
     async def close(self) -> None:
         """Stops the proxy."""

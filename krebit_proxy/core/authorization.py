@@ -14,10 +14,11 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_error import displayable
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear
+from krebit_proxy.core.token_response import NO_WORD, Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 from krebit_proxy.errors import Refused
 
 ATTEMPT_LIFETIME: Final = 600  # seconds
@@ -188,19 +189,43 @@ _REFUSALS: Final = {
     "temporarily_unavailable": ("Krebit is too busy for now.", f"Wait a minute. {_START_AGAIN}"),
 }
 _UNKNOWN: Final = ("Krebit did not give an authorization.", f"{_CHECK_REDIRECT_URI} {_START_AGAIN}")
+_BY_KIND: Final = {
+    RefusalKind.VERDICT: _REFUSALS["invalid_grant"],
+    RefusalKind.CLIENT: _REFUSALS["invalid_client"],
+    RefusalKind.OTHER: _UNKNOWN,
+}
 
 
 def explain(outcome: Rotated | Refusal | NotSent | Unclear, *, redirect_uri: str) -> Refused:
     """The error for a person, after an attempt that brought no tokens."""
-    if isinstance(outcome, NotSent):
-        detail = f"The token endpoint could not be used: {outcome.reason}."
-        return Refused("setup_failed", detail, hint=f"Run `krebit-proxy check` to see why. {_START_AGAIN}")
-    if isinstance(outcome, Unclear | Rotated):
-        detail = f"The token endpoint gave no usable answer: {outcome.reason}."
-        return Refused("setup_failed", detail, hint=f"Wait a minute. {_START_AGAIN}")
-    detail, hint = _REFUSALS.get(outcome.error, _UNKNOWN)
-    words = f"{outcome.error}: {outcome.description}" if outcome.description else outcome.error
-    return Refused("setup_failed", f"{detail} It said: {words}", hint=hint.format(redirect_uri=redirect_uri))
+    match outcome:
+        case NotSent(reason, retry_after):
+            detail = f"The token endpoint could not be used: {reason}."
+            hint = f"Wait {retry_after:.0f} seconds." if retry_after else "Run `krebit-proxy check` to see why."
+        case Unclear(reason):
+            detail = f"The token endpoint gave no usable answer: {reason}."
+            hint = "Wait a minute. If it keeps failing, check Krebit's status page."
+        case Rotated(_, reason):
+            detail = f"The tokens from Krebit cannot be used: {reason}."
+            hint = "If it happens again, report it to Krebit."
+        case Refusal(error, _, _, _, True):
+            detail = f"Something in front of Krebit refused the token request: {error}."
+            hint = (
+                "Check `oauth.token_url`. If it is right, a firewall or a bot filter blocks the proxy."
+                f" Ask whoever runs it to allow POST requests to that URL with `User-Agent: {USER_AGENT}`."
+            )
+        case Refusal(error, description) if error.startswith(NO_WORD):
+            detail = f"The token endpoint refused the request. It said: {_said(error, description)}"
+            hint = "Check `oauth.token_url`, or ask Krebit's support."
+        case Refusal(error, description, kind):  # pragma: no branch -- there is no other kind
+            detail, hint = _REFUSALS.get(error, _BY_KIND[kind])
+            detail = f"{detail} It said: {_said(error, description)}"
+            return Refused("setup_failed", detail, hint=hint.format(redirect_uri=redirect_uri))
+    return Refused("setup_failed", detail, hint=f"{hint} {_START_AGAIN}")
+
+
+def _said(error: str, description: str) -> str:
+    return f"{error}: {description}" if description else error
 
 
 def cautions(issued: Issued, *, scope: str) -> list[str]:

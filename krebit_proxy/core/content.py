@@ -51,13 +51,22 @@ class Objects:
     shape: str = ""
 
     def values(self, name: str) -> list[Any]:
-        """What the outermost objects with such a member give for it, in order."""
-        return [value for holder in self.holders(name) for value in holder.members[squash(name)]]
+        """What the outermost objects with such a member give for it, in order, each value once."""
+        values: list[Any] = []
+        for holder in self.holders(name):
+            for value in holder.members[squash(name)]:
+                values += [one for one in _plain(value) if one not in values]
+        return values
 
     def holders(self, name: str) -> list[Found]:
         """The outermost objects that have such a member."""
         holders = [found for found in self.found if squash(name) in found.members]
         return [found for found in holders if found.depth == holders[0].depth]
+
+
+def _plain(value: Any) -> list[Any]:
+    """What an object such as `{"token": "r", "expires_in": 60}` stands for."""
+    return [*value.get("token", ()), *value.get("value", ())] if isinstance(value, dict) else [value]
 
 
 def squash(name: str) -> str:
@@ -120,14 +129,16 @@ def page_title(text: str) -> str | None:
     return " ".join(unescape(title[1]).split()) if title else ""
 
 
-def read_objects(text: str) -> Objects:
-    """The objects in `text`."""
+def read_objects(text: str, *, cut: bool = False) -> Objects:
+    """The objects in `text`, whose end is missing if it is `cut`."""
     text = text.strip().lstrip("\ufeff")
     whole, documents = _documents(text)
     if whole:
         return Objects(tuple(_walk(documents)))
     if not documents and "=" in text and not text.startswith(("<", "{", "[", '"')):
-        return Objects((Found(0, _members(parse_qsl(text))),), "form-encoded content instead of JSON")
+        # Nothing says where a form ends: its last value may be half of one.
+        pairs = parse_qsl(text)[: -1 if cut else None]
+        return Objects((Found(0, _members(pairs)),), "form-encoded content instead of JSON")
     found = [*_walk(documents), Found(_LAST, _members(_pairs(text)))]
     if _PAGE.search(text):
         # A page may hold settings or a script that have one of these names. Two together are a token response.

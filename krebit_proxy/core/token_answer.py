@@ -28,10 +28,11 @@ from typing import Any, Final
 
 from krebit_proxy.core.content import Found, Objects, decoded, page_title, read_objects, text_of
 from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.http_answer import HttpAnswer
 from krebit_proxy.core.retry_after import seconds_to_wait
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_error import displayable, error_text, error_word, is_transient, kind_of
-from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
+from krebit_proxy.core.token_response import NO_WORD, Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
 
 DEFAULT_LIFETIME: Final = 3600.0  # where the server does not say, or says nonsense
 LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; longer ones are not believed
@@ -40,39 +41,27 @@ NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more ha
 
 # A token goes into a header field: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
+_UNUSABLE: Final = "a token response without a usable access token"
+_READ_CODINGS: Final = ("", "identity", "gzip", "x-gzip", "deflate")
 _NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
 _NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
 
 
-def read_answer(
-    status: int,
-    content: bytes,
-    retry_after: str | None,
-    *,
-    sent_at: float,
-    previous: Secret | None,
-    sent: Collection[str] = (),
-    charset: str = "",
-    encoding: str = "",
-    broken: str = "",
-) -> Outcome:
+def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, sent: Collection[str] = ()) -> Outcome:
     """What an answer of the token endpoint comes to.
 
     Args:
-        status: the HTTP status.
-        content: all of the content that came.
-        retry_after: the value of the Retry-After field, if there was one.
+        answer: what came of it.
         sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
         previous: the refresh token that was spent, or None for an authorization code.
         sent: the secrets of the request, which an error text may repeat, and nobody may see.
-        charset: of the content, as Content-Type says.
-        encoding: the value of the Content-Encoding field.
-        broken: how the transfer broke off, if it did.
     """
-    content = decoded(content, encoding)
-    text = text_of(content, charset)
-    objects = read_objects(text)
+    status, broken = answer.status, answer.broken
+    content = decoded(answer.content, answer.fields.get("content-encoding", ""))
+    text = text_of(content, _charset(answer))
+    objects = read_objects(text, cut=bool(broken))
     if 200 <= status < 300 and (issued := _tokens(objects, status, sent_at, previous, broken)):
         return issued
     title = page_title(text)
@@ -85,11 +74,24 @@ def read_answer(
     if 400 <= status < 500 and definite and not word and not broken:
         page = title is not None
         return Refusal(_status(status, title, sent), description, RefusalKind.OTHER, _mark(status, content), page)
-    reason = _reason(status, title, displayable(word, sent), description, sent)
+    if not status:
+        return Unclear(broken or "an answer that is not HTTP")
+    reason = _status(status, title, sent)
+    if said := ": ".join(filter(None, [displayable(word, sent), description])):
+        reason += f" ({said})"
+    elif 200 <= status < 300:
+        reason += f", {_flaw(objects)}"
+    if (coding := answer.fields.get("content-encoding", "").lower()) not in _READ_CODINGS:
+        reason += f", with the content coding {displayable(coding, sent)[:20]!r}, which was not asked for"
     if broken:
-        return Unclear(f"{reason}, {broken}")
-    wait = seconds_to_wait(retry_after, sent_at)
+        return Unclear(f"{reason}, but {broken}")
+    wait = seconds_to_wait(answer.fields.get("retry-after"), sent_at)
     return NotSent(reason, wait) if status in _NOT_PROCESSED else Unclear(reason, wait)
+
+
+def _charset(answer: HttpAnswer) -> str:
+    named = _CHARSET.search(answer.fields.get("content-type", ""))
+    return named[1] if named else ""
 
 
 def _shown(word: str, sent: Collection[str]) -> str:
@@ -105,17 +107,16 @@ def _mark(*facts: object) -> str:
 def _status(status: int, title: str | None, sent: Collection[str]) -> str:
     """The status, and the title of the page that came with it."""
     if title is None:
-        return f"HTTP status {status}"
+        return f"{NO_WORD}{status}"
     shown = displayable(title, sent)[:_LONGEST_TITLE]
-    return f"HTTP status {status}, a page " + (f'titled "{shown}"' if shown else "without a title")
+    return f"{NO_WORD}{status}, a page " + (f'titled "{shown}"' if shown else "without a title")
 
 
-def _reason(status: int, title: str | None, word: str, description: str, sent: Collection[str]) -> str:
-    said = ": ".join(filter(None, [word, description]))
-    if said:
-        return f"HTTP status {status} ({said})"
-    shown = _status(status, title, sent)
-    return f"{shown}, which is no token response" if 200 <= status < 300 else shown
+def _flaw(objects: Objects) -> str:
+    """Why there are no tokens in a 2xx answer."""
+    if objects.holders("access_token"):
+        return f"{_UNUSABLE}: {_access_token(objects)[1]}"
+    return "which is no token response"
 
 
 # Tokens
@@ -132,7 +133,7 @@ def _tokens(
     if access is None:
         if refresh is None or (previous is not None and previous.matches(refresh)):
             return None  # an error response may repeat what was sent
-        return Rotated(Secret(refresh), f"a token response without a usable access token: {flaw}", refresh_expires_at)
+        return Rotated(Secret(refresh), f"{_UNUSABLE}: {flaw}", refresh_expires_at)
     warnings = _warnings(objects, status, broken)
     if access != objects.values("access_token")[0]:
         warnings.append("The access token has white space around it, which was removed.")
@@ -145,8 +146,8 @@ def _tokens(
     renewed = previous if refresh is None else Secret(refresh)
     if renewed is None:
         warnings.append("The token response has no refresh token: access ends when this token expires.")
-    scope = next((value for value in objects.values("scope") if isinstance(value, str)), "")
-    return Issued(Tokens(Secret(access), renewed, sent_at, expires_at, scope, refresh_expires_at), tuple(warnings))
+    tokens = Tokens(Secret(access), renewed, sent_at, expires_at, _scope(objects), refresh_expires_at)
+    return Issued(tokens, tuple(warnings))
 
 
 def _access_token(objects: Objects) -> tuple[str | None, str]:
@@ -171,6 +172,13 @@ def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
     found = [value for value in objects.values("refresh_token") if isinstance(value, str) and _readable(value)]
     new = [value for value in found if previous is None or not previous.matches(value)]
     return next(reversed(new or found), None)
+
+
+def _scope(objects: Objects) -> str:
+    """RFC 6749 3.3: "a list of space-delimited, case-sensitive strings". Some send a list of JSON."""
+    for value in objects.values("scope"):
+        return " ".join(name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
+    return ""
 
 
 def _readable(token: str) -> bool:
@@ -204,8 +212,9 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
 def _expires_at(holders: list[Found], sent_at: float) -> float | None:
     """When the access token ends, or None. It counts from before the request was sent."""
     lifetime = _first(_seconds, holders, ("expiresin",))
-    if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson"))) is not None:
-        lifetime = until - sent_at
+    if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson", "expires"))) is not None:
+        # Facebook's `expires` are seconds to come; others send the moment.
+        lifetime = until if until < _FIRST_MOMENT else until - sent_at
     if lifetime is None or lifetime < 1:
         return None
     return sent_at + min(lifetime, LONGEST_LIFETIME)
@@ -256,4 +265,5 @@ def _epoch(value: object) -> float | None:
     return moment.timestamp() if moment and moment.tzinfo else None
 
 
+_FIRST_MOMENT: Final = 1e9  # seconds: a moment of 2001, or a lifetime of 31 years
 _FIRST_MILLISECONDS: Final = 1e11  # as milliseconds in 1973, as seconds in the year 5138

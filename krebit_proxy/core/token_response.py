@@ -11,6 +11,8 @@ from typing import Final
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
 
+NO_WORD: Final = "HTTP status "  # begins what stands for the server's word in a refusal without one
+
 
 @dataclass(frozen=True, slots=True)
 class Issued:

@@ -7,6 +7,8 @@ from urllib.parse import urljoin
 
 from aiohttp import ClientSession, ClientTimeout, CookieJar
 
+from krebit_proxy import USER_AGENT
+
 
 class _ConsentForm(HTMLParser):
     """Finds where a page's form goes, and its hidden fields."""
@@ -30,7 +32,9 @@ class Visitor:
     """One browser session. Use it as `async with Visitor() as visitor`."""
 
     def __init__(self) -> None:
-        self._session = ClientSession(cookie_jar=CookieJar(unsafe=True), timeout=ClientTimeout(total=10))
+        self._session = ClientSession(
+            headers={"User-Agent": USER_AGENT}, cookie_jar=CookieJar(unsafe=True), timeout=ClientTimeout(total=10)
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiohappyeyeballs
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import Refused
 from krebit_proxy.trust import client_context
@@ -91,7 +92,8 @@ class Connector:
     async def _tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: SplitResult) -> None:
         # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
         target = f"{_bracketed(self._host)}:{self._port}"
-        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_proxy_authorization(proxy)}\r\n"
+        agent = f"User-Agent: {USER_AGENT}\r\n"
+        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{agent}{_proxy_authorization(proxy)}\r\n"
         await loop.sock_sendall(sock, head.encode())
         answer = b""
         while b"\r\n\r\n" not in answer:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import aiohttp
 import structlog
 
+from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message, Outbox, trial
 from krebit_proxy.core.origin import own_origin
@@ -100,7 +101,7 @@ class Webhook:
 
     async def send(self, letter: Letter) -> Receipt:
         """Any status from 200 to 299 accepts the message."""
-        fields = {"Content-Type": "application/json", "User-Agent": "krebit-proxy"}
+        fields = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
             session.post(

@@ -22,7 +22,7 @@ from krebit_proxy.core.authorization import (
 )
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 from krebit_proxy.errors import Refused
 
 NOW = 1_700_000_000.0
@@ -239,12 +239,20 @@ def test_a_pasted_address_is_understood_however_it_was_copied(text: str) -> None
         (Refusal("invalid_client"), "client id or the client secret", "`client_secret`"),
         (Refusal("invalid_grant"), "did not accept the code", f"`{CALLBACK}`"),
         (Refusal("{nonsense}"), "{nonsense}", f"`{CALLBACK}`"),
+        (Refusal("BAD_AUTH_CODE", "", RefusalKind.VERDICT), "accept the code. It works once", f"`{CALLBACK}`"),
+        (Refusal("bad_client_id", "x", RefusalKind.CLIENT), "It said: bad_client_id: x", "`client_secret`"),
+        (Refusal("HTTP status 404", "No."), "refused the request. It said: HTTP status 404: No.", "`oauth.token_url`"),
+        (Refusal('HTTP status 403, a page titled "Wait"', page=True),
+         'Something in front of Krebit refused the token request: HTTP status 403, a page titled "Wait".',
+         "`User-Agent: krebit-proxy/"),
         (NotSent("no connection"), "no connection", "krebit-proxy check"),
+        (NotSent("HTTP status 429", 90), "HTTP status 429", "Wait 90 seconds. Open `/setup`"),
         (Unclear("HTTP status 500"), "HTTP status 500", "start again"),
+        (Rotated(Secret("r"), "there is no access token"), "cannot be used: there is no access token.", "start again"),
     ],
-)
+)  # fmt: skip
 def test_each_failure_says_what_happened_and_what_to_do(
-    outcome: Refusal | NotSent | Unclear, detail: str, hint: str
+    outcome: Rotated | Refusal | NotSent | Unclear, detail: str, hint: str
 ) -> None:
     error = explain(outcome, redirect_uri=CALLBACK)
 
