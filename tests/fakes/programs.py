@@ -10,12 +10,13 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import aiohttp
+from structlog.testing import capture_logs
 
-from krebit_proxy.core.grant import Grant
+from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Outcome
 from krebit_proxy.credentials import Credentials
-from krebit_proxy.errors import Refused
+from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.processes import settings_of
@@ -171,3 +172,25 @@ async def _call(session: aiohttp.ClientSession, url: str, credentials: Credentia
                 break
         rejected = bearer.generation
     return str(response.status)
+
+
+async def keep_a_grant_as(pipe: Connection, plain: dict[str, Any], uid: int, gid: int) -> None:
+    """As another user, in one group more: tries out the store, stores the next generation, and says what came of it."""
+    settings = settings_of(plain)
+    store = open_store(settings)
+    os.setgroups([gid])
+    os.setgid(uid)
+    os.setuid(uid)
+    with capture_logs() as events:
+        try:
+            await store.probe()
+            found = await store.read()
+            base = found.generation if found else 0
+            tokens = Tokens(Secret(f"access-{base + 1}"), Secret("refresh"), 1000.0, 4600.0)
+            await store.write(base, Grant(base + 1, settings.organization, settings.client_id, tokens))
+            read = await store.read()
+            outcome = f"found {base}, stored {read.generation if read else 0}"
+        except StoreError as error:
+            outcome = f"{error.code}: {error.detail} {error.hint}"
+        await store.close()
+    pipe.send((outcome, [event["event"] for event in events]))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreError
@@ -90,8 +91,8 @@ async def test_nobody_else_can_read_or_write_whatever_the_umask_is(place: Place,
     assert {path.suffix: mode(path) for path in folder.iterdir()} == {".json": 0o600, ".bak": 0o600, ".lock": 0o600}
 
 
-@pytest.mark.parametrize("bits", [0o770, 0o707, 0o777])
-async def test_a_folder_that_others_can_write_is_refused(place: Place, grant_file: Path, bits: int) -> None:
+@pytest.mark.parametrize("bits", [0o702, 0o707, 0o777])
+async def test_a_folder_that_everybody_can_write_is_refused(place: Place, grant_file: Path, bits: int) -> None:
     grant_file.parent.chmod(bits)
     error = await refused(place.open())
 
@@ -99,16 +100,52 @@ async def test_a_folder_that_others_can_write_is_refused(place: Place, grant_fil
     assert error.hint == f"Run: chmod 700 {grant_file.parent}"
     with pytest.raises(StoreError):
         await place.open().lock(1)
+    assert mode(grant_file.parent) == bits
 
 
-@pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o602])
 @pytest.mark.parametrize("suffix", [".json", ".lock"])
-async def test_a_file_that_others_can_open_is_refused(place: Place, grant_file: Path, bits: int, suffix: str) -> None:
-    grant_file.with_suffix(suffix).chmod(bits)
+async def test_a_file_that_everybody_can_write_is_refused(place: Place, grant_file: Path, suffix: str) -> None:
+    grant_file.with_suffix(suffix).chmod(0o602)
     with pytest.raises(StoreError) as error:
         await place.open().probe()
 
     assert error.value.hint == f"Run: chmod 600 {grant_file.with_suffix(suffix)}"
+    assert mode(grant_file.with_suffix(suffix)) == 0o602
+
+
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o660])
+@pytest.mark.parametrize("suffix", [".json", ".lock", ".bak"])
+async def test_a_file_that_others_could_use_is_tightened(
+    place: Place, grant_file: Path, bits: int, suffix: str
+) -> None:
+    await place.open().write(1, place.grant(2))
+    files = [grant_file.with_suffix(name) for name in (".json", ".lock")]
+    loose = grant_file.with_suffix(suffix)
+    for path in {loose, *(files if suffix == ".bak" else [])}:  # a copy is never opened, so never alone a reason
+        path.chmod(bits)
+    with capture_logs() as events:
+        await place.open().probe()
+
+    assert mode(loose) == 0o600
+    [event] = events
+    assert (event["event"], event["log_level"]) == ("store.tightened", "warning")
+    assert str(loose) in event["paths"]
+
+
+async def test_a_folder_that_is_only_listed_by_others_stays_as_it_is(place: Place, grant_file: Path) -> None:
+    grant_file.parent.chmod(0o755)
+    assert await place.open().read() == place.grant(1)
+
+    assert mode(grant_file.parent) == 0o755
+
+
+async def test_a_file_system_that_keeps_no_modes_is_refused(
+    place: Place, grant_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant_file.chmod(0o640)
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+
+    assert (await refused(place.open())).hint == f"Run: chmod 600 {grant_file}"
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can give files away")
@@ -284,7 +321,8 @@ async def test_a_write_is_on_the_disk_when_it_returns(
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        synced.append(f"{opened(descriptor).name} while the grant has {len(grant_file.read_bytes())} bytes")
+        name = opened(descriptor).name
+        synced.append(f"{'a new file' if name.endswith('.new') else name} while the grant has {len(grant_file.read_bytes())} bytes")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -293,7 +331,7 @@ async def test_a_write_is_on_the_disk_when_it_returns(
     after = len(grant_file.read_bytes())
 
     assert synced == [
-        f"{grant_file.stem}.new while the grant has {before} bytes",
+        f"a new file while the grant has {before} bytes",
         f"grant while the grant has {after} bytes",
     ]
 
@@ -308,7 +346,7 @@ async def test_the_grant_before_is_kept_for_diagnosis_until_a_logout(place: Plac
 
 
 async def test_what_a_killed_writer_left_is_swept_away_by_the_next(place: Place, grant_file: Path) -> None:
-    rest = grant_file.with_suffix(".new")
+    rest = grant_file.with_name(f".{grant_file.name}.x7.new")
     rest.write_text("half a gra")
     await place.open().write(1, Grant(2, "acme", "app", None))
 
