@@ -42,7 +42,7 @@ class Proxy:
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
-        """Opens the store, reads the grant and listens. Raises SettingsError, StoreError or OSError."""
+        """Opens the store, reads the grant and listens. Raises ProxyError or OSError."""
         try:
             await self._start()
         except BaseException:

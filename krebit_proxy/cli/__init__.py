@@ -133,9 +133,9 @@ def _report(error: Exception) -> int:
         case ProxyError():
             terminal.complain(error.detail, hint=error.hint)
         case OSError():
-            what, _, to_do = (error.strerror or str(error)).partition("; ")
+            what = error.strerror or str(error)
             named = f"{error.filename}: {what}" if error.filename else what
-            terminal.complain(named, hint=to_do or _TO_DO.get(error.errno or 0, _LOOK_AROUND))
+            terminal.complain(named, hint=_TO_DO.get(error.errno or 0, _LOOK_AROUND))
         case _:
             what = f"{type(error).__name__}, a mistake in krebit-proxy itself"
             terminal.complain(what, hint="repeat it with --debug, and report what it prints")

@@ -8,8 +8,8 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
-from krebit_proxy.cli.private import create
 from krebit_proxy.errors import ProxyError, SettingsError
+from krebit_proxy.files import create
 
 _SECRET_NAME: Final = "client-secret"  # noqa: S105  the name of a file
 _DEFAULT_LISTEN: Final = "localhost:8321"

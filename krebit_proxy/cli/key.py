@@ -1,7 +1,6 @@
 """`krebit-proxy key`."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
-from krebit_proxy.cli.private import create
+from krebit_proxy.files import create, replace
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
@@ -61,7 +60,7 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     file, and run `krebit-proxy key rotate --only-seal` on one of them.
     """
     from krebit_proxy.errors import SettingsError  # noqa: PLC0415
-    from krebit_proxy.stores.encryption import new_key, read_keys  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key, read_encryption_keys  # noqa: PLC0415
 
     settings = invocation.settings()
     file = settings.encryption_key_file
@@ -71,11 +70,11 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
             hint="make one with: krebit-proxy key new FILE",
         )
     if file is not None and not only_seal:
-        _replace(file, f"{new_key()}\n{file.read_text()}")
+        replace(file.resolve(), f"{new_key()}\n{file.read_text()}")
     sealed = asyncio.run(_seal_again(settings))
     terminal.say("The grant is sealed with the first key." if sealed else "There is no grant yet to be sealed.")
     if file is not None and drop_old:
-        _replace(file, f"{read_keys(file)[0]}\n")
+        replace(file.resolve(), f"{read_encryption_keys(file)[0]}\n")
         terminal.say(f"The old keys are gone from {file}.")
 
 
@@ -93,14 +92,3 @@ async def _seal_again(settings: "Settings") -> bool:
         return grant is not None
     finally:
         await store.close()
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replaces a file as a whole, and leaves its owner and mode as they are."""
-    file, found = file.resolve(), file.stat()
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    create(temporary, text, mode=found.st_mode & 0o777)
-    if hasattr(os, "chown"):
-        os.chown(temporary, found.st_uid, found.st_gid)
-    temporary.replace(file)

@@ -58,7 +58,7 @@ class GrantFile:
         return self._lock is not None
 
     def confirm_lock(self) -> None:
-        """Raises unless the lock is ours. The kernel takes it from nobody, but a file that was removed locks nobody out."""
+        """Raises unless the lock is ours. The kernel takes it from nobody, but a removed file locks nobody out."""
         if self._lock is None or not _is_same_file(*self._lock):
             raise StoreError(
                 f"The lock of {self.place} was removed while it was held.",
@@ -94,11 +94,14 @@ class GrantFile:
         self.read()
         path = self._path(".json", create=True)
         probe = path.with_suffix(".probe")
-        with explained(path):
-            _linked(path, probe)
-        with explained(path.parent):
-            files.replace(probe, b"probe\n", mode=0o600)
-            probe.unlink()
+        try:
+            with explained(path):
+                _linked(path, probe)
+            with explained(path.parent):
+                files.replace(probe, b"probe\n", mode=0o600)
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
     def is_new(self) -> bool:
         """Whether nothing was ever stored or locked here."""
@@ -126,9 +129,12 @@ class GrantFile:
         # Before our folder was made in root's, the grant was in root's. Another process may bring it in just now, so
         # that it is in neither place by the time of the first two looks.
         for place in (path, self.place, path) if path != self.place else (path,):
-            with explained(place), contextlib.suppress(FileNotFoundError):
-                with os.fdopen(self._folder.open(place, os.O_RDONLY), "rb") as stream:
-                    return stream.read()
+            with (
+                explained(place),
+                contextlib.suppress(FileNotFoundError),
+                os.fdopen(self._folder.open(place, os.O_RDONLY), "rb") as stream,
+            ):
+                return stream.read()
         return None
 
     def _bring_in(self, path: Path) -> None:

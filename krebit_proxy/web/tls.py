@@ -25,11 +25,12 @@ def server_certificate(settings: Settings) -> "Certificate | None":
     key_file = settings.tls_key_file or settings.tls_cert_file
     if problem := file_problem(key_file):
         raise SettingsError([f"tls_key_file: {problem}"])
+    files = (settings.tls_cert_file, key_file, settings.tls_client_ca_file)
     try:
-        return Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file)
+        return Certificate(*files)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "they must be PEM"
-        named = ", ".join(dict.fromkeys(map(str, filter(None, (settings.tls_cert_file, key_file, settings.tls_client_ca_file)))))
+        named = ", ".join(dict.fromkeys(map(str, filter(None, files))))
         raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
 
 

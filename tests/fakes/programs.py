@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import cycle
@@ -194,3 +195,15 @@ async def keep_a_grant_as(pipe: Connection, plain: dict[str, Any], uid: int, gid
             outcome = f"{error.code}: {error.detail} {error.hint}"
         await store.close()
     pipe.send((outcome, [event["event"] for event in events]))
+
+
+async def leave_a_hanging_disk(pipe: Connection, plain: dict[str, Any]) -> None:
+    """Writes to a disk that never answers, and ends."""
+    store = open_store(settings_of(plain))
+    store._disk.patience = 0.1  # type: ignore[attr-defined]
+    os.fsync = lambda _: threading.Event().wait()  # type: ignore[assignment]
+    try:
+        await store.write(0, Grant(1, plain["organization"], plain["client_id"], None))
+    except StoreError as error:
+        pipe.send(error.code)
+    await store.close()

@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import stat
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,18 +35,6 @@ async def grant_file(place: Place, tmp_path: Path) -> Path:
     await place.open().write(0, place.grant(1))
     (found,) = (tmp_path / "grant").glob("*.json")
     return found
-
-
-@contextmanager
-def mounted(*arguments: str, at: Path) -> Iterator[None]:
-    """A mount for the length of a test, which only root can make, and not everywhere."""
-    made = subprocess.run(["mount", *arguments, str(at)], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("this user cannot mount")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
 @contextmanager
@@ -243,27 +230,6 @@ async def test_the_grant_of_another_organization_is_refused(place: Place, grant_
     assert "made for another place" in (await refused(place.open())).detail
 
 
-async def test_a_full_disk_costs_nothing_but_time(place: Place, tmp_path: Path) -> None:
-    folder = tmp_path / "grant"
-    folder.mkdir(0o700)
-    with mounted("-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", at=folder):
-        store = place.open()
-        await store.write(0, place.grant(1))
-        filling = folder / "filling"
-        with pytest.raises(OSError, match="No space left"):
-            filling.write_bytes(bytes(100_000))
-        with pytest.raises(StoreError) as error:
-            await store.write(1, place.grant(2))
-
-        assert error.value.code == "token_unavailable"
-        assert "make room" in error.value.hint
-        assert await store.read() == place.grant(1)
-        filling.unlink()
-        await store.write(1, place.grant(2))
-        assert await store.read() == place.grant(2)
-        await store.close()
-
-
 async def test_a_write_that_fails_half_way_leaves_the_old_grant_and_no_rest(place: Place, grant_file: Path) -> None:
     store = place.open()
     with largest_file(50), pytest.raises(StoreError):
@@ -271,28 +237,6 @@ async def test_a_write_that_fails_half_way_leaves_the_old_grant_and_no_rest(plac
 
     assert await store.read() == place.grant(1)
     assert "access-2" not in "".join(path.read_text() for path in grant_file.parent.iterdir())
-
-
-async def test_a_folder_that_cannot_be_written_can_still_be_read(place: Place, grant_file: Path) -> None:
-    store, folder = place.open(), str(grant_file.parent)
-    with mounted("--bind", folder, at=grant_file.parent):
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        with pytest.raises(StoreError) as error:
-            await store.lock(1)
-
-        assert "read-only" in error.value.hint
-        assert await store.read() == place.grant(1)
-
-
-async def test_a_mount_of_the_single_file_is_refused_with_advice(place: Place, grant_file: Path) -> None:
-    store = place.open()
-    with mounted("--bind", str(grant_file), at=grant_file):
-        for attempt in (store.probe(), store.write(1, place.grant(2))):
-            with pytest.raises(StoreError) as error:
-                await attempt
-
-            assert "mount its folder instead" in error.value.hint
-        assert await store.read() == place.grant(1)
 
 
 async def test_readers_see_the_old_grant_or_the_new_and_never_a_part(place: Place, grant_file: Path) -> None:
@@ -321,8 +265,8 @@ async def test_a_write_is_on_the_disk_when_it_returns(
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        name = opened(descriptor).name
-        synced.append(f"{'a new file' if name.endswith('.new') else name} while the grant has {len(grant_file.read_bytes())} bytes")
+        name = "a new file" if opened(descriptor).suffix == ".new" else opened(descriptor).name
+        synced.append(f"{name} while the grant has {len(grant_file.read_bytes())} bytes")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
