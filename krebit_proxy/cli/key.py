@@ -35,7 +35,7 @@ def new(file: Path | None) -> None:
     Give a copy of FILE to each machine that shares the grant, and keep one in a safe place: without it nobody can read
     the grant again. Losing it costs no more than a new authorization.
     """
-    from krebit_proxy.stores.encryption import new_key  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key
 
     made = new_key()
     if file is None:
@@ -59,8 +59,8 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     file of each machine (`krebit-proxy key new >> FILE`, once, then copy that line), then move it to the top in each
     file, and run `krebit-proxy key rotate --only-seal` on one of them.
     """
-    from krebit_proxy.errors import SettingsError  # noqa: PLC0415
-    from krebit_proxy.stores.encryption import new_key, read_encryption_keys  # noqa: PLC0415
+    from krebit_proxy.errors import SettingsError
+    from krebit_proxy.stores.encryption import new_key, read_encryption_keys
 
     settings = invocation.settings()
     file = settings.encryption_key_file
@@ -80,15 +80,10 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
 
 async def _seal_again(settings: "Settings") -> bool:
     """Writes the grant as it is, which seals it with the first key. Whether there is one."""
-    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
-    from krebit_proxy.stores import open_store  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import locked_store
 
-    store = open_store(settings)
-    try:
-        await store.lock(LOCK_TIMEOUT)
+    async with locked_store(settings) as store:
         grant = await store.read()
         if grant is not None:
             await store.write(grant.generation, grant)
-        return grant is not None
-    finally:
-        await store.close()
+    return grant is not None

@@ -85,16 +85,20 @@ class Observations:
     def from_json(cls, text: str) -> "Observations":
         """What `to_json` made. Raises ValueError for anything else."""
         found = cls()
-        document = json.loads(text)
-        if not isinstance(document, list):
-            raise ValueError("is no list of observations")  # noqa: TRY004 - the text is wrong, not the call
-        for line in document:
-            match line:
-                case [str(path), str(method), str(caller), int(times)]:
-                    found._seen[path, method, caller] += times
-                case _:
-                    raise ValueError("has a line that is no observation")
+        match json.loads(text):
+            case list() as lines:
+                for line in lines:
+                    found._count(line)
+            case _:
+                raise ValueError("is no list of observations")
         return found
+
+    def _count(self, line: object) -> None:
+        match line:
+            case [str(path), str(method), str(caller), int(times)]:
+                self._seen[path, method, caller] += times
+            case _:
+                raise ValueError("has a line that is no observation")
 
     def suggested(self) -> list[str]:
         """The lines for `access.allow` that allow just what was seen, as YAML. Callers are named where they differ."""

@@ -70,5 +70,5 @@ class Disk:
                 continue  # whoever asked for it has given up before it began
             try:
                 future.set_result(function())
-            except BaseException as error:  # noqa: BLE001  it is raised where the result is awaited
+            except BaseException as error:  # it is raised where the result is awaited
                 future.set_exception(error)
