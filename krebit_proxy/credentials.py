@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from krebit_proxy.config import Settings
 from krebit_proxy.core.events import (
     Abandoned,
+    Accepted,
     Answer,
     Answered,
     Authorized,
@@ -26,6 +27,7 @@ from krebit_proxy.core.events import (
     Event,
     Failed,
     FreeLock,
+    Go,
     Locked,
     LogoutAsked,
     Phase,
@@ -48,6 +50,7 @@ from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.grant_status import GrantStatus, status
 from krebit_proxy.core.lifecycle import step
+from krebit_proxy.core.suspicion import Unauthorized
 from krebit_proxy.core.token_response import Unclear, word_for
 from krebit_proxy.errors import Refused, StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.metrics import Metrics
@@ -69,6 +72,7 @@ class Bearer:
 
     generation: int
     field: bytes  # b"Bearer ..."
+    probe: int = 0  # of `core.suspicion.Trust`, where the call tries a suspected token
 
     def __repr__(self) -> str:
         return f"Bearer(generation={self.generation})"
@@ -78,8 +82,9 @@ class Bearer:
 class _Asking:
     """What callers who want the same wait for, and how many they are."""
 
-    told: asyncio.Task[Denial | None]
+    told: asyncio.Task[Go | Denial]
     callers: int = 0
+    probed: bool = False  # one of them has gone on with a suspected token
 
 
 class Credentials:
@@ -104,8 +109,8 @@ class Credentials:
         )
         self._bearer = Bearer(0, b"")
         self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
-        self._callers: dict[int, asyncio.Future[Denial | None]] = {}
-        self._asking: dict[tuple[int | None, float, int], _Asking] = {}
+        self._callers: dict[int, asyncio.Future[Go | Denial]] = {}
+        self._asking: dict[tuple[Unauthorized | None, float, int], _Asking] = {}
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
@@ -137,34 +142,73 @@ class Credentials:
             return self._bearer
         return None
 
-    async def bearer(self, *, rejected: int | None = None, lifetime: float = 0) -> Bearer:
+    async def bearer(self, *, lifetime: float = 0) -> Bearer:
         """Waits for a usable token. Safe to cancel: that never cancels a refresh.
 
         Args:
-            rejected: the generation that the upstream answered with 401, if so; it counts as expired from now on.
             lifetime: seconds that the token should still have (for a long upload); a refresh is awaited if it has less.
 
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
         """
+        since = _read_clock(_BOOT_CLOCK)
+        bearer = None
+        while bearer is None:
+            bearer = self._share_of(*await self._ask(lifetime, None, since))
+        return bearer
+
+    async def after_401(self, refused: Bearer, *, repeated: bool = False) -> Bearer | None:
+        """Waits for the token to send a call with again that was refused with 401; None: no token would change that.
+
+        The token may be the same, when it was so young that not all of the API knew it. Safe to cancel.
+
+        Args:
+            refused: the token that the call was sent with.
+            repeated: whether the call was sent with it twice, since it was young at first.
+
+        Raises:
+            Refused: as `bearer` does; our answer then, never that 401.
+        """
+        refusal = Unauthorized(refused.generation, refused.probe, repeated)
+        asking, told = await self._ask(0, refusal, _read_clock(_BOOT_CLOCK))
+        if told is Go.RELAY:
+            return None
+        return self._share_of(asking, told) or await self.bearer()
+
+    def accepted(self, bearer: Bearer) -> None:
+        """A call with this token came back as anything but 401. To be told once for each `Bearer`."""
+        self._happened(Accepted(bearer.generation, bearer.probe))
+
+    def _share_of(self, asking: _Asking, told: Go) -> Bearer | None:
+        """The token for one of those who asked together; None where another one of them tries it."""
+        if told is not Go.PROBE:
+            return self._bearer
+        if asking.probed:
+            return None
+        asking.probed = True
+        return replace(self._bearer, probe=self._state.trust.number)
+
+    async def _ask(self, lifetime: float, refusal: Unauthorized | None, since: float) -> tuple[_Asking, Go]:
+        """What the machine tells a caller. Raises Refused for a denial."""
         # A storm of callers is a few to the machine, which looks at each of them in each step.
-        alike = rejected, lifetime, int(time.monotonic() / _ALIKE)
+        alike = refusal, lifetime, int(time.monotonic() / _ALIKE)
         asking = self._asking.get(alike)
-        if asking is None:
+        if asking is None or asking.told.done():
             caller = next(self._ids)
-            told = spawn(self._told(caller, Demanded(caller, rejected, lifetime)), name="a token for callers")
-            asking = self._asking[alike] = _Asking(told)
+            demand = Demanded(caller, lifetime, refusal, since)
+            asking = self._asking[alike] = _Asking(spawn(self._told(caller, demand), name="a token for callers"))
         asking.callers += 1
         try:
-            denial = await asyncio.shield(asking.told)
+            told = await asyncio.shield(asking.told)
         finally:
             asking.callers -= 1
             if not asking.callers:  # whoever leaves last takes the question along
-                del self._asking[alike]
                 asking.told.cancel()
-        if denial is not None:
-            raise Refused(denial.code, denial.detail, hint=denial.hint, retry_after=denial.retry_after)
-        return self._bearer
+                if self._asking.get(alike) is asking:
+                    del self._asking[alike]
+        if isinstance(told, Denial):
+            raise Refused(told.code, told.detail, hint=told.hint, retry_after=told.retry_after)
+        return asking, told
 
     async def authorized(self, tokens: Tokens) -> None:
         """Stores the tokens of a new authorization as the next generation. Raises StoreError if that failed for now."""
@@ -181,13 +225,13 @@ class Credentials:
         return status(self._state, _now())
 
     async def _ordered(self, caller: int, order: Authorized | LogoutAsked) -> None:
-        denial = await self._told(caller, order)
-        if denial is not None:
-            raise StoreError(denial.detail, hint=denial.hint)
+        told = await self._told(caller, order)
+        if isinstance(told, Denial):
+            raise StoreError(told.detail, hint=told.hint)
 
-    async def _told(self, caller: int, event: Event) -> Denial | None:
+    async def _told(self, caller: int, event: Event) -> Go | Denial:
         """Lets `event` happen and waits for the answer to `caller`."""
-        answer: asyncio.Future[Denial | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Go | Denial] = asyncio.get_running_loop().create_future()
         self._callers[caller] = answer
         self._happened(event)
         try:
@@ -213,7 +257,7 @@ class Credentials:
     def _remember_bearer(self) -> None:
         """What `current` needs, worked out once per step instead of once per request."""
         state = self._state
-        if state.fresh is None or state.tokens is None or state.rejected:
+        if state.fresh is None or state.tokens is None or state.trust.suspected:
             self._usable_wall = self._usable_boot = _UNUSABLE
         else:
             self._usable_wall = state.fresh.wall - state.fresh.margin
@@ -223,10 +267,10 @@ class Credentials:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Answer(caller, denial):
+            case Answer(caller, told):
                 answer = self._callers.get(caller)
                 if answer is not None and not answer.done():
-                    answer.set_result(denial)
+                    answer.set_result(told)
             case Report(event, level, fields):
                 getattr(_log, level)(event, **dict(fields))
             case WakeAt(boot):

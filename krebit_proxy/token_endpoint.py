@@ -9,7 +9,8 @@ import aiohttp
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import NotSent, Outcome, Unclear, read_answer
+from krebit_proxy.core.token_answer import read_answer
+from krebit_proxy.core.token_response import NotSent, Outcome, Unclear
 from krebit_proxy.trust import client_context
 
 TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer

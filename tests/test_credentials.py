@@ -15,12 +15,13 @@ from krebit_proxy.core.events import Phase
 from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import NotSent, Outcome
-from krebit_proxy.credentials import Credentials
+from krebit_proxy.credentials import Bearer, Credentials
 from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HALF, HANG, RESET, AuthorizationServer
+from tests.fakes.refusals import token_after_401
 from tests.fakes.waiting import eventually
 
 
@@ -172,24 +173,24 @@ async def test_a_storm_of_callers_costs_no_more_requests_than_one(
     await stored(tmp_path, tokens(left=3000))
     server.script.append(fault)
     async with started(settings_for(server, tmp_path), tmp_path) as credentials:
-        storm = [asyncio.ensure_future(credentials.bearer(rejected=1)) for _ in range(1000)]
+        storm = [asyncio.ensure_future(token_after_401(credentials)) for _ in range(1000)]
         await server.asked(1)
-        storm += [asyncio.ensure_future(credentials.bearer(rejected=1)) for _ in range(1000)]
+        storm += [asyncio.ensure_future(token_after_401(credentials)) for _ in range(1000)]
         server.release()
         told = await asyncio.gather(*storm, return_exceptions=True)
         refused = {answer.retry_after for answer in told if isinstance(answer, Refused)}
         assert refused <= {1}  # by a server that asks for patience
         await asyncio.sleep(1 if refused else 0)
 
-        assert (await credentials.bearer(rejected=1)).field == b"Bearer access-2"
+        assert (await token_after_401(credentials)).field == b"Bearer access-2"
     assert len(server.requests) == requests
 
 
 async def test_a_thousand_late_401s_cause_one_refresh(server: AuthorizationServer, tmp_path: Path) -> None:
     await stored(tmp_path, tokens(left=3000))
     async with started(settings_for(server, tmp_path), tmp_path) as credentials:
-        bearers = await asyncio.gather(*(credentials.bearer(rejected=1) for _ in range(1000)))
-        late = await credentials.bearer(rejected=1)
+        bearers = await asyncio.gather(*(token_after_401(credentials) for _ in range(1000)))
+        late = await token_after_401(credentials)
 
     assert {bearer.generation for bearer in [*bearers, late]} == {2}
     assert len(server.requests) == 1
@@ -236,7 +237,7 @@ async def test_when_all_callers_have_left_the_next_one_is_answered(server: Autho
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "<html>", {}), (403, "blocked", {})])
+@pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "<html>", {}), (408, "late", {})])
 async def test_an_unclear_outcome_presents_the_same_token_again(
     server: AuthorizationServer, tmp_path: Path, fault: object
 ) -> None:
@@ -442,7 +443,7 @@ async def test_a_damaged_grant_is_told_of_and_kept_and_who_has_it_in_memory_goes
             with pytest.raises(Refused) as refused:
                 await new.bearer()
         with pytest.raises(Refused):
-            await running.bearer(rejected=1)  # nothing is spent on a store that cannot be read
+            await token_after_401(running)  # nothing is spent on a store that cannot be read
 
     assert refused.value.code == "misconfigured"
     assert f"{file} is damaged" in refused.value.detail
@@ -470,7 +471,7 @@ async def test_a_stop_ends_the_wait_for_the_lock_however_far_it_is(
     settings = settings_for(server, tmp_path)
     credentials = Credentials(settings, store_for(tmp_path), TokenEndpoint(settings))
     await credentials.start()
-    waiting = asyncio.ensure_future(credentials.bearer(rejected=1))
+    waiting = asyncio.ensure_future(token_after_401(credentials))
     while credentials._state.phase is not Phase.LOCKING:  # noqa: ASYNC110  the very turn of the loop matters
         await asyncio.sleep(0)
     for _ in range(turns):
@@ -507,7 +508,7 @@ async def test_a_mistake_of_ours_stops_nobody_for_ever(
         else:
             for _ in range(2):
                 with suppress(Refused):
-                    await credentials.bearer(rejected=1)
+                    await credentials.after_401(Bearer(1, b""))
         await credentials.close()
 
     assert len(server.requests) <= 1

@@ -194,7 +194,10 @@ TOKEN_FAILURES = {
     "unavailable": response(503, b"Retry-After: 1", content=ECHO),
     "page": response(200, b"Content-Type: text/html", content=b"<p>" + ECHO),
     "list": response(200, JSON, content=b'["%s"]' % ECHO),
-    "bad_type": response(200, JSON, content=b'{"access_token":"leaky-access-9","token_type":"%s"}' % ECHO),
+    "challenge": response(403, b"Content-Type: text/html", content=b"<title>%s</title>" % ECHO),
+    "rotated": response(
+        200, JSON, content=b'{"access_token":"leaky 9","refresh_token":"leaky-refresh-1","x":"%s"}' % ECHO
+    ),
     "bad_token": response(200, JSON, content=b'{"access_token":"leaky\\r\\nX: y","token_type":"Bearer"}'),
     "cut": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + ECHO,
     "redirect": response(307, b"Location: https://leaky.example/?" + ECHO.replace(b" ", b"&")),

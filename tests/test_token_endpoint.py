@@ -10,7 +10,7 @@ from aiohttp import web
 
 from krebit_proxy.config import OAuth, Settings, Upstream
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
+from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Unclear
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HALF, RESET, AuthorizationServer
 from tests.fakes.certificates import Authority
@@ -38,6 +38,11 @@ async def tls_server(authority: Authority) -> AsyncIterator[str]:
         yield f"https://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def said(outcome: Outcome) -> tuple[str, str, RefusalKind]:
+    assert isinstance(outcome, Refusal)
+    return outcome.error, outcome.description, outcome.kind
 
 
 @pytest.fixture
@@ -82,20 +87,22 @@ async def test_basic_authentication_is_the_only_one_when_it_is_asked_for(server:
 async def test_an_error_response_comes_back_as_what_the_server_said(server: AuthorizationServer) -> None:
     outcome = await endpoint(server.url).exchange(Secret("bad-code"), None)
 
-    assert outcome == Refusal("invalid_grant", "no such code")
+    assert said(outcome) == ("invalid_grant", "no such code", RefusalKind.VERDICT)
 
 
 async def test_a_server_that_repeats_what_it_was_sent_gives_no_secret_away(server: AuthorizationServer) -> None:
     server.script.append((400, '{"error": "invalid_client", "error_description": "s3/cret and refresh-1?"}', {}))
 
-    assert await endpoint(server.url).refresh(Secret("refresh-1")) == Refusal("invalid_client", "*** and ***?")
+    refusal = await endpoint(server.url).refresh(Secret("refresh-1"))
+
+    assert said(refusal) == ("invalid_client", "*** and ***?", RefusalKind.CLIENT)
 
 
 async def test_nor_does_one_that_repeats_the_credentials_of_its_client(server: AuthorizationServer) -> None:
     server.script.append((401, '{"error": "dGhlK2FwcDpzMyUyRmNyZXQ=", "error_description": "s3%2Fcret"}', {}))
     refusal = await endpoint(server.url, client_auth="basic").refresh(Secret("refresh-1"))
 
-    assert refusal == Refusal("an error code that cannot be shown", "***")
+    assert said(refusal) == ("an error code that cannot be shown", "***", RefusalKind.OTHER)
 
 
 @pytest.mark.parametrize("fault", [RESET, HALF, (500, "oops", {}), (200, "x" * 70_000, {})])
@@ -128,7 +135,7 @@ async def test_a_private_authority_is_trusted_when_it_is_set(tmp_path: Path) -> 
             client_secret=Secret("s"),
             upstream=Upstream(url=url, ca_file=authority.ca_file),
         )
-        assert await TokenEndpoint(settings).refresh(Secret("r")) == NotSent("HTTP status 404")
+        assert said(await TokenEndpoint(settings).refresh(Secret("r")))[0] == "HTTP status 404"
 
 
 async def test_a_redirect_is_not_followed_with_the_secret_in_the_content(server: AuthorizationServer) -> None:

@@ -14,6 +14,7 @@ from aiohttp import ClientError, ClientSession
 
 from krebit_proxy import log
 from krebit_proxy.cli import terminal
+from krebit_proxy.cli.fault_options import fault_options
 from krebit_proxy.cli.invocation import Seconds, common_options
 from krebit_proxy.cli.run import stop_signal
 from krebit_proxy.cli.sandbox import DEFAULT_PORT as SANDBOX_PORT
@@ -22,7 +23,7 @@ from krebit_proxy.cli.walkthrough import Walkthrough
 from krebit_proxy.config import Log, Settings, Upstream
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.program import Proxy
-from krebit_proxy.sandbox import Options, Sandbox
+from krebit_proxy.sandbox import Options, Order, Sandbox
 from krebit_proxy.tasks import spawn
 
 _PROXY_PORT: Final = 8321
@@ -39,6 +40,7 @@ krebit-proxy        {proxy}
      curl {proxy}/api/customers
 3. Watch below: an access token lives {lifetime:g} s here, and is renewed in time. Or revoke it, and call again:
      curl -d revoke=access {sandbox}/sandbox/faults
+   More faults: {sandbox}/sandbox/faults
 
 Ctrl-C stops both.
 """
@@ -53,20 +55,24 @@ _SET_UP: Final = "1. Setup was done the last time; the grant is still there."
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Keeps the grant for the next time; else it is forgotten.")  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Show the proxy's log.")
+@fault_options
 @common_options
-def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool) -> int:
+def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool, order: Order | None) -> int:
     """Try it out: sandbox and proxy together, nothing to configure.
 
     Both listen on this machine only, on ports 8321 and 8322, or on free ones where these are taken. Nothing is opened
     by itself: it prints what to open, what to type and what to watch. Needs no network and no account.
 
     With --once an HTTP client plays the browser. Exit status 0 only if every step held.
+    The flags from --replication-lag on have the sandbox misbehave. They do not go with --once.
     """
+    if once and order is not None:
+        raise click.UsageError("--once orders its own faults. Leave out either --once or the faults.")
     log.configure(Log(level="info" if verbose else "error"))
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="krebit-proxy-demo-")))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return asyncio.run(_walk(folder) if once else _show(folder, token_lifetime, keep=state is not None))
+        return asyncio.run(_walk(folder) if once else _show(folder, token_lifetime, order, keep=state is not None))
 
 
 async def _walk(folder: Path) -> int:
@@ -82,7 +88,7 @@ async def _walk(folder: Path) -> int:
         return 0 if await walkthrough.run() else 1
 
 
-async def _show(folder: Path, lifetime: float, *, keep: bool) -> int:
+async def _show(folder: Path, lifetime: float, order: Order | None, *, keep: bool) -> int:
     port = free_port(_PROXY_PORT)
     options = Options(
         port=free_port(SANDBOX_PORT),
@@ -93,6 +99,8 @@ async def _show(folder: Path, lifetime: float, *, keep: bool) -> int:
     stopped = stop_signal()
     async with AsyncExitStack() as stack:
         sandbox = Sandbox(options, tell)
+        if order is not None:
+            sandbox.order(order)
         await sandbox.start()
         stack.push_async_callback(sandbox.stop)
         proxy = Proxy(settings_for(sandbox, port, folder))
@@ -110,8 +118,10 @@ async def _show(folder: Path, lifetime: float, *, keep: bool) -> int:
 
 
 async def _announce_grant(origin: str) -> None:
-    while not await _ready(origin):  # noqa: ASYNC110 - told by HTTP, as any other program would be
+    ready = False
+    while not ready:
         await asyncio.sleep(_BETWEEN)
+        ready = await _ready(origin)
     tell("Setup is done: the proxy has its grant. Now type the curl line.")
 
 

@@ -9,11 +9,11 @@ from typing import Any, Final, get_args
 import click
 
 from krebit_proxy.cli import terminal
+from krebit_proxy.cli.fault_options import fault_options
 from krebit_proxy.cli.invocation import Seconds, common_options
 from krebit_proxy.cli.run import stop_signal
 from krebit_proxy.errors import ProxyError
 from krebit_proxy.sandbox import Options, Order, Rotation, Sandbox
-from krebit_proxy.sandbox.faults import TOKEN_ENDPOINT_FAULTS
 
 DEFAULT_PORT: Final = 8322  # the neighbour of the proxy's
 
@@ -51,22 +51,19 @@ _SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
 )
 @click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
               help="Seconds before every answer.")  # fmt: skip
-@click.option("--unauthorized", type=click.IntRange(0), metavar="N", help="Reply so many API requests with 401.")
-@click.option("--token-endpoint", type=click.Choice(TOKEN_ENDPOINT_FAULTS), help="How the token endpoint behaves.")
-@click.option(
-    "--times", type=click.IntRange(1), metavar="N", help="So many token requests meet --token-endpoint; else all."
-)
 @click.option("--state", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Keeps codes and tokens over a restart.")  # fmt: skip
+@fault_options
 @common_options
-def sandbox(unauthorized: int | None, token_endpoint: Any, times: int | None, **options: Any) -> None:
+def sandbox(order: Order | None, **options: Any) -> None:
     """Start the stand-in for Krebit alone.
 
-    It has a consent page, a token endpoint and a small API with invented data, and it can misbehave on demand. Its
-    front page says how. It listens on loopback only. Ctrl-C stops it.
+    It has a consent page, a token endpoint and a small API with invented data. It misbehaves on demand: by the flags
+    below, and on its page /sandbox/faults while it runs. It listens on loopback only. Ctrl-C stops it.
     """
     stand_in = Sandbox(Options(**options), tell)
-    stand_in.order(Order(unauthorized=unauthorized, token_endpoint=token_endpoint, times=times))
+    if order is not None:
+        stand_in.order(order)
     asyncio.run(_serve(stand_in))
 
 

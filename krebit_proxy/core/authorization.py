@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear, displayable
+from krebit_proxy.core.token_error import displayable
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear
 from krebit_proxy.errors import Refused
 
 ATTEMPT_LIFETIME: Final = 600  # seconds

@@ -1,4 +1,4 @@
-"""The words of the protocol: the state of a process, what can happen to it, and what it can want done."""
+"""The vocabulary of `core.lifecycle`: the state of a process, what can happen to it, and what it can want done."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from krebit_proxy.core.freshness import Freshness
 from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.suspicion import Trust, Unauthorized
 from krebit_proxy.core.token_response import Outcome
 
 NEVER: Final = float("-inf")
@@ -45,11 +46,27 @@ class Denial:
 
 @dataclass(frozen=True, slots=True)
 class Demanded:
-    """A caller needs a token: with `lifetime` seconds left, and not of the generation that was `rejected` by a 401."""
+    """A caller needs a token.
+
+    Attributes:
+        caller: To whom the `Answer` goes.
+        lifetime: Seconds that the token should still have.
+        refusal: The 401 that its call met, if so. Then it needs another token, or word that none would help.
+        since: Boot clock: when it began to wait, if that was earlier.
+    """
 
     caller: int
-    rejected: int | None = None
     lifetime: float = 0
+    refusal: Unauthorized | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A call with a token of this generation came back as anything but 401; `probe` as in `Unauthorized`."""
+
+    generation: int
+    probe: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,7 @@ class Revoked:
     accepted: bool
 
 
-Wish = Demanded | Abandoned | Authorized | LogoutAsked | Woke | Stopping
+Wish = Demanded | Accepted | Abandoned | Authorized | LogoutAsked | Woke | Stopping
 Result = Read | Locked | Written | Conflicted | Failed | Answered | Revoked
 Event = Wish | Result
 
@@ -194,12 +211,21 @@ class WakeAt:
     boot: float
 
 
+class Go(Enum):
+    """How a caller goes on."""
+
+    ON = "with the token at hand"
+    PROBE = "with the token at hand, which is suspected; one caller only"
+    AGAIN = "once more with the token that was refused: it was too young to be known everywhere"
+    RELAY = "with the 401 that it got: the token is good, or another one would not help"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell a caller: go on (None), or why not."""
+    """Tell a caller how to go on, or why there is no token."""
 
     caller: int
-    denial: Denial | None = None
+    told: Go | Denial = Go.ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +253,22 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalSeen:
+    """What the token endpoint said to a refresh, and when by the boot clock."""
+
+    mark: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Waiter:
     """Somebody who waits for a token."""
 
     id: int
     since: float  # boot clock
     lifetime: float  # seconds that the token should still have
+    refusal: Unauthorized | None = None
+    settling: bool = False  # its token was refused while young: it is tried again when it has settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +281,8 @@ class Run:
     tries: int = 0  # failed writes of `pending`
     until: float = NEVER  # boot clock: when to go on, or how long to wait for the lock
     suspect: Intent | None = None  # an earlier attempt whose outcome nobody knows
+    charged: bool = False  # to the budget of renewals that 401s cause
+    flaw: str = ""  # what was wrong with an answer that brought a refresh token, and no access token
     order: Authorized | LogoutAsked | None = None  # the wish that this run serves, if it is no refresh
 
 
@@ -257,7 +295,7 @@ class State:
     known: bool = False  # the store has answered at least once
     grant: Grant | None = None
     fresh: Freshness | None = None  # of grant.tokens
-    rejected: bool = False  # the upstream answered 401 to this generation: it counts as expired
+    trust: Trust = field(default_factory=Trust)  # of the upstream in that token
     locked: bool = False
     run: Run = field(default_factory=Run)
     callers: tuple[Waiter, ...] = ()
@@ -267,7 +305,10 @@ class State:
     failures: int = 0  # attempts in a row that brought nothing
     trouble: Denial | None = None  # why the last attempt brought nothing
     store_trouble: Denial | None = None  # what the store said last, if it failed
-    store_lost_at: float = NEVER  # boot clock: since when it fails
+    store_lost_at: float = NEVER  # boot clock: since when what is needed of it fails
+    phase_since: float = NEVER  # boot clock
+    refusal: RefusalSeen | None = None  # a definite one that was no verdict
+    soft_verdict: Denial | None = None  # it came twice: a person is needed, and the token is still tried
     stranger: tuple[Intent, float] | None = None  # another holder's unfinished intent, and when it was first seen
     stopping: bool = False
     stop_by: float = NEVER  # boot clock: until when a stopping process tries to store what it has

@@ -40,6 +40,10 @@ class Freshness:
         """Seconds until the token expires, by the clock that is the more careful one."""
         return min(self.wall - now.wall, self.boot - now.boot)
 
+    def age(self, now: Moment) -> float:
+        """Seconds since the token was asked for, by the boot clock."""
+        return self.lifetime - (self.boot - now.boot)
+
     @property
     def margin(self) -> float:
         """Seconds before expiry from which the token is not handed out if a newer one can be had."""
@@ -53,4 +57,9 @@ class Freshness:
                 short-lived token would be refreshed without end.
             jitter: -0.1 to 0.1, so that the processes that share a grant do not all wake at once.
         """
-        return min(max(ahead, self.lifetime / 10) * (1 + jitter), self.lifetime / 2)
+        return lead(self.lifetime, ahead, jitter)
+
+
+def lead(lifetime: float, ahead: float, jitter: float = 0) -> float:
+    """How long before its end something that lasts `lifetime` is renewed; the arguments are those of `window`."""
+    return min(max(ahead, lifetime / 10) * (1 + jitter), lifetime / 2)

@@ -17,6 +17,7 @@ class Tokens:
     expires_at: float
     scope: str = ""
     refresh_expires_at: float | None = None  # when the refresh token ends by itself, if the server has said so
+    refresh_end_is_fixed: bool = False  # a renewal has not moved that: it is the end of the authorization
 
     @property
     def lifetime(self) -> float:
@@ -81,6 +82,7 @@ def to_json(grant: Grant) -> str:
                 "expires_at": tokens.expires_at,
                 "scope": tokens.scope,
                 "refresh_expires_at": tokens.refresh_expires_at,
+                "refresh_end_is_fixed": tokens.refresh_end_is_fixed,
             },
             "intent": grant.intent and asdict(grant.intent),
             "verdict": grant.verdict and asdict(grant.verdict),
@@ -116,8 +118,9 @@ def _grant(document: dict[str, Any]) -> Grant:
             obtained_at=float(tokens["obtained_at"]),
             expires_at=float(tokens["expires_at"]),
             scope=str(tokens["scope"]),
-            # Not there in records of 0.1, which know of no such end.
+            # Records of 0.1 have neither.
             refresh_expires_at=_optional(tokens.get("refresh_expires_at")),
+            refresh_end_is_fixed=tokens.get("refresh_end_is_fixed", False) is True,
         ),
         intent=intent and Intent(float(intent["at"]), str(intent["fingerprint"]), str(intent["holder"])),
         verdict=verdict and Verdict(float(verdict["at"]), str(verdict["reason"])),

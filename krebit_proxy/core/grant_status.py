@@ -1,20 +1,31 @@
-"""What callers, people and probes are told about a state: a token, a wait, or why not."""
+"""The status of the grant: what callers, people and probes are told about a state of `core.lifecycle`."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from krebit_proxy.core.events import Denial, Phase, State, Waiter, given
-from krebit_proxy.core.freshness import Moment
+from krebit_proxy.core.events import NEVER, Denial, Go, Phase, State, Waiter, given
+from krebit_proxy.core.freshness import Moment, lead
+from krebit_proxy.core.suspicion import SETTLED
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
 OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that restarts, before callers are told
 
+_SHORTEST: Final = 2.0  # seconds; a refresh token that is said to last less says nothing of use
+# What takes the store no time. To get the lock may: somebody else may be at a refresh.
+_OF_THE_STORE: Final = frozenset(
+    {Phase.LOOKING, Phase.CHECKING, Phase.INTENDING, Phase.STORING, Phase.RECONCILING, Phase.RETRACTING}
+)
+_RENEWING: Final = frozenset(
+    {Phase.LOCKING, Phase.CHECKING, Phase.INTENDING, Phase.SPENDING, Phase.PAUSING, Phase.STORING, Phase.RECONCILING}
+)
+_AUTHORIZE: Final = "Open /setup in a browser to authorize again."
 _SETUP: Final = Denial("setup_required", "This proxy is not authorized yet.", "Open /setup in a browser, once.")
 _NO_REFRESH_TOKEN: Final = Denial(
     "reauthorization_required",
-    "The access token has expired, and the authorization server issued no refresh token.",
-    "Open /setup in a browser to authorize again.",
+    "The access token is no longer good, and Krebit issued no refresh token to renew it with.",
+    _AUTHORIZE,
 )
 
 
@@ -44,15 +55,8 @@ class GrantStatus:
 
 
 def time_left(state: State, now: Moment) -> float:
-    """Seconds for which the token is believed to be good; 0 or less when it is not."""
-    return state.fresh.left(now) if state.fresh and not state.rejected else 0
-
-
-def window(state: State) -> float:
-    """Seconds before expiry from which the tokens at hand are to be renewed; more when a caller needs more time."""
-    fresh = given(state.fresh)
-    wanted = max((caller.lifetime for caller in state.callers), default=0.0)
-    return max(fresh.window(state.policy.ahead, state.policy.jitter), min(wanted, fresh.lifetime / 2))
+    """Seconds for which the clocks call the token good; 0 or less when they do not."""
+    return state.fresh.left(now) if state.fresh else 0
 
 
 def renewable(state: State) -> bool:
@@ -60,31 +64,99 @@ def renewable(state: State) -> bool:
     return bool(state.tokens and state.tokens.refresh_token and state.grant and not state.grant.verdict)
 
 
-def is_ready(state: State, caller: Waiter, now: Moment) -> bool:
-    """Whether the token at hand is all that this caller can wish for."""
-    left = time_left(state, now)
-    if state.fresh is None or left <= state.fresh.margin:
+def due_in(state: State, now: Moment) -> float:
+    """Seconds until the tokens at hand are to be renewed, by the clock; earlier when a caller needs more time."""
+    fresh, tokens, policy = given(state.fresh), given(state.tokens), state.policy
+    wanted = max((caller.lifetime for caller in state.callers), default=0.0)
+    window = max(fresh.window(policy.ahead, policy.jitter), min(wanted, fresh.lifetime / 2))
+    due = fresh.left(now) - window
+    # A refresh token may end before the access token does. Where a renewal does not move that end, haste is no use.
+    if tokens.refresh_expires_at is not None and not tokens.refresh_end_is_fixed:
+        lifetime = tokens.refresh_expires_at - tokens.obtained_at
+        if lifetime >= _SHORTEST:
+            due = min(due, tokens.refresh_expires_at - now.wall - lead(lifetime, policy.ahead, policy.jitter))
+    return due
+
+
+def refresh_due(state: State, now: Moment) -> bool:
+    """Whether the token is to be renewed now: by the clock, or since the upstream refused it."""
+    if not renewable(state):
         return False
-    return left >= min(caller.lifetime, state.fresh.lifetime / 2)
+    return due_in(state, now) <= 0 or (state.trust.suspected and not state.trust.budget.is_spent(now.boot))
 
 
-def answer(state: State, caller: Waiter, now: Moment) -> Denial | bool:
-    """True: use the token. False: wait. Else why there is none.
+def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
+    """How a caller goes on, or why there is no token; None: it waits.
 
     A caller waits only while something is under way that may bring a better token, and never longer than `PATIENCE`.
     """
-    if is_ready(state, caller, now):
-        return True
-    # Or while somebody else may be at it, whose intent is respected for a while, or while the store may come back.
-    awaited = state.stranger is not None and now.boot < state.try_at
-    trouble = state.store_trouble
-    outage = trouble is not None and trouble.code != "misconfigured" and now.boot < state.store_lost_at + OUTAGE
-    under_way = state.phase not in {Phase.IDLE, Phase.UNSTORED}
-    hopeful = under_way or ((awaited or outage) and not state.stopping)
-    if hopeful and now.boot - caller.since < PATIENCE:
-        return False
+    refusal, trust = caller.refusal, state.trust
+    age = state.fresh.age(now) if state.fresh else SETTLED
+    if refusal is None or refusal.generation != state.generation:
+        if refusal is not None and trust.lagging and not trust.accepted and age < SETTLED:
+            return None  # sent again at once it would be refused again
+        return _answer(state, caller, now)
+    if caller.settling and time_left(state, now) > 0:
+        return None if age < SETTLED else Go.AGAIN
+    if not trust.suspected:
+        return Go.RELAY
+    if _is_hopeful(state, caller, now):
+        return None
+    unaffordable = renewable(state) and not refresh_due(state, now) and state.trouble is None
+    return Go.RELAY if unaffordable else denial(state, now)
+
+
+def _answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
+    """The same for a caller that has no 401 to the token at hand."""
+    left, trust = time_left(state, now), state.trust
+    if state.fresh is not None and left > state.fresh.margin:
+        if trust.suspected:
+            if trust.probe_at <= now.boot:
+                return Go.PROBE
+        elif left >= min(caller.lifetime, state.fresh.lifetime / 2):
+            return Go.ON
+    if _is_hopeful(state, caller, now):
+        return None
     # Nothing better will come for now: what is left of the old token is still a valid token.
-    return True if time_left(state, now) > 0 else denial(state, now)
+    return Go.ON if left > 0 and not trust.suspected else denial(state, now)
+
+
+def _is_hopeful(state: State, caller: Waiter, now: Moment) -> bool:
+    """Whether it is worth waiting for what is under way."""
+    if now.boot - caller.since >= PATIENCE:
+        return False
+    trouble = state.store_trouble
+    lost = state.store_lost_at != NEVER and now.boot >= state.store_lost_at + OUTAGE
+    if state.phase in _OF_THE_STORE:
+        return not lost and now.boot < state.phase_since + OUTAGE
+    if state.phase is Phase.LOCKING:
+        return not lost
+    if state.phase not in {Phase.IDLE, Phase.UNSTORED}:
+        return True
+    # Somebody else may be at it, whose intent is respected for a while; or the store may come back.
+    awaited = state.stranger is not None and now.boot < state.try_at
+    outage = trouble is not None and trouble.code != "misconfigured" and not lost
+    return (awaited or outage) and not state.stopping
+
+
+def answers_change_at(state: State, now: Moment) -> Iterator[float]:
+    """When those who wait get another answer than now, by the boot clock, if nothing happens before."""
+    if not state.callers:
+        return
+    fresh = state.fresh
+    for caller in state.callers:
+        yield caller.since + PATIENCE
+        if fresh and caller.refusal:
+            yield _upcoming(now.boot - fresh.age(now) + SETTLED, now)
+    if state.trust.suspected:
+        yield _upcoming(state.trust.probe_at, now)
+    yield _upcoming(state.store_lost_at + OUTAGE, now)
+    if state.phase in _OF_THE_STORE:
+        yield _upcoming(state.phase_since + OUTAGE, now)
+
+
+def _upcoming(at: float, now: Moment) -> float:
+    return at if at > now.boot else math.inf
 
 
 def denial(state: State, now: Moment) -> Denial:
@@ -93,33 +165,36 @@ def denial(state: State, now: Moment) -> Denial:
         if state.tokens is None:
             return _SETUP
         if state.grant and state.grant.verdict:
-            return Denial(
-                "reauthorization_required",
-                state.grant.verdict.reason,
-                "Open /setup in a browser to authorize again.",
-            )
+            return Denial("reauthorization_required", state.grant.verdict.reason, _AUTHORIZE)
+        if state.soft_verdict:
+            return state.soft_verdict
         if state.tokens.refresh_token is None:
             return _NO_REFRESH_TOKEN
+    suspected = state.trust.suspected and time_left(state, now) > 0
     trouble = state.trouble or state.store_trouble
     if trouble is None:
-        return Denial("token_unavailable", "A new token is still being fetched.", "Try again shortly.", 1)
+        if suspected:
+            return Denial(
+                "token_unavailable", "Krebit refuses the access token.", "The proxy tries it once a second. Retry.", 1
+            )
+        return Denial("token_unavailable", "The proxy is fetching a new token.", "Retry in a moment.", 1)
     if trouble.code == "misconfigured":
         return trouble
     next_try = max(state.try_at, state.look_at if state.store_trouble else state.try_at)
-    return replace(trouble, retry_after=math.ceil(max(1.0, next_try - now.boot)))
+    # A suspected token is tried every second, and may turn out to be good.
+    return replace(trouble, retry_after=1 if suspected else math.ceil(max(1.0, next_try - now.boot)))
 
 
 def status(state: State, now: Moment) -> GrantStatus:
     """The state of the grant for people and probes."""
-    left = time_left(state, now)
-    tokens = state.tokens
-    problem = _problem(state, now, ready=left > 0)
+    tokens, ready = state.tokens, _is_ready(state, now)
+    problem = _problem(state, now, ready=ready)
     holder, began = _holder(state)
     renewal = None
     if state.fresh and renewable(state):
-        renewal = now.wall + max(0.0, state.fresh.left(now) - window(state), state.try_at - now.boot)
+        renewal = now.wall + max(0.0, due_in(state, now), state.try_at - now.boot)
     return GrantStatus(
-        ready=left > 0,
+        ready=ready,
         code=problem.code if problem else None,
         detail=problem.detail if problem else "Authorized.",
         hint=problem.hint if problem else "",
@@ -135,7 +210,18 @@ def status(state: State, now: Moment) -> GrantStatus:
         lock_holder=holder,
         refresh_began_at=began,
         store_error=state.store_trouble.detail if state.store_trouble else None,
+        suspected=state.trust.suspected,
+        refresh_token_expires_at=tokens.refresh_expires_at if tokens else None,
+        refresh_token_end_is_fixed=tokens.refresh_end_is_fixed if tokens else False,
     )
+
+
+def _is_ready(state: State, now: Moment) -> bool:
+    """Whether a request would be authenticated now. A suspected token counts while a renewal is to be had."""
+    if time_left(state, now) <= 0:
+        return False
+    looking = state.phase is Phase.LOOKING and refresh_due(state, now)
+    return not state.trust.suspected or looking or state.phase in _RENEWING
 
 
 def _holder(state: State) -> tuple[str | None, float | None]:
@@ -148,6 +234,6 @@ def _holder(state: State) -> tuple[str | None, float | None]:
 def _problem(state: State, now: Moment, *, ready: bool) -> Denial | None:
     if not ready:
         return denial(state, now)
-    if state.grant and state.grant.verdict:
+    if state.soft_verdict or (state.grant and state.grant.verdict):
         return denial(state, now)
     return state.store_trouble or state.trouble

@@ -9,22 +9,27 @@ Theory
 A refresh token may be good for one use only, a second use may kill the whole grant, and the answer to a use may be lost
 between the server and our disk. So:
 
-1.  *One at a time, over all processes.* A refresh token is spent only under the lock that all processes of a store
-    share, and only after the store was read again under that lock: who waited for it usually finds newer tokens there.
+1.  *One at a time, over all processes.* A process spends a refresh token only under the lock that all processes of a
+    store share, and only after it has read the store again under that lock: after a wait it usually finds newer tokens.
 2.  *Intent before, answer after.* The intent is stored before the token is spent. That is also the test that the store
     can be written: a token is never spent when the store has just refused a write. The answer is stored before it is
-    used. If that write fails the answer is used all the same, from memory, and the write is tried until it succeeds,
-    with the lock kept, so that nobody else spends the old token.
+    used. If that write fails, the answer is used all the same, from memory. The process keeps the lock and tries the
+    write until it succeeds, so that nobody else spends the old token.
 3.  *Compare and set.* Every write names the generation that it replaces. A generation is one set of tokens; a newer one
     is never overwritten by an older one. Intents and verdicts are notes on a generation.
-4.  *Only invalid_grant is a verdict.* It is stored if the generation is still the one that was refused; otherwise
-    somebody else was quicker and theirs is adopted. The tokens stay: nothing is ever deleted but by a logout.
+4.  *Only invalid_grant and its kin are a verdict.* It is stored if the generation is still the one that was refused;
+    otherwise another process was quicker, and its tokens are adopted. Any other definite refusal is a soft verdict when
+    it comes twice and no access token is left: a person is called, and the token is still tried. Nothing is ever
+    deleted but by a logout.
 5.  *Unclear is not failed.* When nobody knows whether the token was spent, the same token is presented again, twice at
     once and then with growing pauses: servers with a grace time answer again, and on strict ones nothing is lost that
     was not lost already. When it was certainly not spent, the intent is retracted and the lock freed between tries.
-6.  *A 401 is charged to the generation it was sent with*, so a hundred late ones cause one refresh.
-7.  *Callers wait only when no usable token is left* (see `core.grant_status`). They never own a refresh: leaving
-    cancels nothing.
+6.  *What can be read is kept.* A refresh token that comes without a usable access token is stored as the next
+    generation, with the old access token.
+7.  *A refused access token is suspected, not dead* (see `core.suspicion`). A 401 is charged to the generation that its
+    call was sent with, so a hundred late ones cause one refresh.
+8.  *Callers wait only for what may help them* (see `core.grant_status`). They never own a refresh: leaving cancels
+    nothing.
 
 The normal way through, one line for each phase (see `Phase`); every other arrow is a way back to IDLE:
 
@@ -42,6 +47,7 @@ from typing import Any, Final
 from krebit_proxy.core.events import (
     NEVER,
     Abandoned,
+    Accepted,
     Answer,
     Answered,
     Authorized,
@@ -52,11 +58,13 @@ from krebit_proxy.core.events import (
     Event,
     Failed,
     FreeLock,
+    Go,
     Locked,
     LogoutAsked,
     Phase,
     Read,
     ReadStore,
+    RefusalSeen,
     Report,
     Revoke,
     Revoked,
@@ -74,12 +82,14 @@ from krebit_proxy.core.events import (
 )
 from krebit_proxy.core.freshness import Freshness, Moment
 from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict
-from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, answer, renewable, time_left, window
+from krebit_proxy.core.grant_status import answer, answers_change_at, due_in, refresh_due, renewable, time_left
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Rotated, Unclear
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
 STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
 LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
+REPEATED_AFTER: Final = 2.0  # seconds after which a refusal that comes again is believed
+LONGEST_SOFT_PAUSE: Final = 600.0  # seconds between attempts when a person is needed, and a success would be a wonder
 AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeated, lock kept
 MISCONFIGURED_PAUSE: Final = 60.0  # seconds; only a person can help, so there is no hurry
 SUPERSEDED: Final = Denial(
@@ -104,8 +114,9 @@ class IllegalEventError(Exception):
 def step(state: State, event: Event, now: Moment) -> Step:
     """What follows from `event`. Raises IllegalEventError for a result that nobody asked for."""
     effects: tuple[Effect, ...] = ()
+    before = state.phase
     match event:
-        case Demanded() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping():
+        case Demanded() | Accepted() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping():
             state = _wish(state, event, now)
         case _:
             transition = TRANSITIONS.get((state.phase, type(event)))
@@ -113,6 +124,8 @@ def step(state: State, event: Event, now: Moment) -> Step:
                 raise IllegalEventError(f"{type(event).__name__} in phase {state.phase.name}")
             state, effects = transition(state, event, now)
     state, started = _proceed(state, now)
+    if state.phase is not before:
+        state = replace(state, phase_since=now.boot)
     state, answers = _answer_callers(state, now)
     return state, (*effects, *started, *answers, WakeAt(_alarm(state, now)))
 
@@ -120,11 +133,11 @@ def step(state: State, event: Event, now: Moment) -> Step:
 def _wish(state: State, event: Event, now: Moment) -> State:
     """Takes note of what somebody wants; `_proceed` sees to it when it can."""
     match event:
-        case Demanded(caller, rejected, lifetime):
-            state = replace(state, callers=(*state.callers, Waiter(caller, now.boot, lifetime)))
-            # Charged to the generation it was sent with: a late 401 says nothing about a newer token.
-            if rejected is not None and rejected == state.generation:
-                state = replace(state, rejected=True)
+        case Demanded():
+            state = _demanded(state, event, now)
+        case Accepted(generation, probe):
+            if generation == state.generation:
+                state = replace(state, trust=state.trust.proven(probe))
         case Abandoned(caller):
             state = replace(state, callers=tuple(c for c in state.callers if c.id != caller))
         case Authorized() | LogoutAsked():
@@ -137,6 +150,18 @@ def _wish(state: State, event: Event, now: Moment) -> State:
         case _:
             pass
     return state
+
+
+def _demanded(state: State, event: Demanded, now: Moment) -> State:
+    refusal, trust, settling = event.refusal, state.trust, False
+    # Charged to the generation it was sent with: a late 401 says nothing about a newer token.
+    if refusal is not None and refusal.generation == state.generation and state.fresh:
+        age = state.fresh.age(now)
+        settling = trust.must_settle(refusal, age)
+        trust = trust.refused(refusal, age, now.boot)
+    since = now.boot if event.since is None else event.since
+    caller = Waiter(event.caller, since, event.lifetime, refusal, settling)
+    return replace(state, callers=(*state.callers, caller), trust=trust)
 
 
 def _proceed(state: State, now: Moment) -> Step:
@@ -153,33 +178,34 @@ def _proceed(state: State, now: Moment) -> Step:
 
 
 def _wants_lock(state: State, now: Moment) -> bool:
-    return state.try_at <= now.boot and bool(state.orders or _refresh_due(state, now))
-
-
-def _refresh_due(state: State, now: Moment) -> bool:
-    return renewable(state) and time_left(state, now) <= window(state)
+    return state.try_at <= now.boot and bool(state.orders or refresh_due(state, now))
 
 
 def _answer_callers(state: State, now: Moment) -> Step:
-    if not state.callers:
-        return state, ()
-    answers = [(caller, answer(state, caller, now)) for caller in state.callers]
-    waiting = tuple(caller for caller, told in answers if told is False)
-    effects = tuple(
-        Answer(caller.id, told if isinstance(told, Denial) else None) for caller, told in answers if told is not False
-    )
-    return replace(state, callers=waiting), effects
+    waiting, answers = [], []
+    for caller in state.callers:
+        told = answer(state, caller, now)
+        if told is None:
+            waiting.append(caller)
+            continue
+        answers.append(Answer(caller.id, told))
+        if told is Go.PROBE:
+            state = replace(state, trust=state.trust.probed(now.boot))
+    if answers:
+        state = replace(state, callers=tuple(waiting))
+    return state, tuple(answers)
 
 
 def _alarm(state: State, now: Moment) -> float:
     """The next moment, by the boot clock, at which something is due without anything happening before."""
-    times = [caller.since + PATIENCE for caller in state.callers]
-    if state.callers and state.store_trouble and state.store_lost_at + OUTAGE > now.boot:
-        times.append(state.store_lost_at + OUTAGE)
+    times = [*answers_change_at(state, now)]
     if state.phase is Phase.IDLE:
         times.append(state.look_at)
         if state.fresh and renewable(state):
-            times.append(max(now.boot + time_left(state, now) - window(state), state.try_at))
+            due_at = now.boot + due_in(state, now)
+            if state.trust.suspected:
+                due_at = min(due_at, state.trust.budget.next_at(now.boot))
+            times.append(max(due_at, state.try_at))
         if state.orders:
             times.append(state.try_at)
     elif state.phase in {Phase.PAUSING, Phase.UNSTORED}:
@@ -224,7 +250,7 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
     state = replace(state, run=Run(base=event.grant.generation if event.grant else 0))
     if state.orders:
         state, effects = _serve(state, state.orders[0])
-    elif state.stopping or not _refresh_due(state, now):
+    elif state.stopping or not refresh_due(state, now):
         state, effects = _release(state)
     else:
         state, effects = _intend(state, event.grant, now)
@@ -275,7 +301,7 @@ def _intended(state: State, _: Written, now: Moment) -> Step:
     """The intent is stored: now, and only now, the token may be spent."""
     grant = given(state.run.pending)
     # A store that had been set back holds our generation again from here on.
-    state = replace(state, grant=grant, run=replace(state.run, base=grant.generation))
+    state = _recovered(replace(state, grant=grant, run=replace(state.run, base=grant.generation)))
     if state.stopping:
         return _retract(state, _unavailable("the proxy is stopping"), now)
     return _spend(state, now)
@@ -283,8 +309,10 @@ def _intended(state: State, _: Written, now: Moment) -> Step:
 
 def _spend(state: State, now: Moment) -> Step:
     """One token request."""
-    run = replace(state.run, attempt=state.run.attempt + 1)
-    state = replace(state, phase=Phase.SPENDING, refreshed_at=now.wall, run=run)
+    run, trust = replace(state.run, attempt=state.run.attempt + 1), state.trust
+    if trust.suspected and not run.charged and due_in(state, now) > 0:
+        run, trust = replace(run, charged=True), replace(trust, budget=trust.budget.changed(-1, now.boot))
+    state = replace(state, phase=Phase.SPENDING, refreshed_at=now.wall, run=run, trust=trust)
     return state, (Spend(_refresh_token(state)),)
 
 
@@ -292,27 +320,73 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
     """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
     match event.outcome:
         case Issued(tokens, warnings):
-            # RFC 6749 6: a scope that is omitted "is treated as equal to the scope originally granted".
-            tokens = replace(tokens, scope=tokens.scope or given(state.tokens).scope)
-            state, effects = _write(_pend(replace(state, refreshed="ok"), tokens, given(state.grant).authorized_at))
+            state, effects = _write(
+                _pend(replace(state, refreshed="ok"), _carried(state, tokens), _authorized_at(state))
+            )
             return state, (*(_report("grant.warning", "warning", text=text) for text in warnings), *effects)
-        case Rotated(_, reason):
-            return _doubt(state, reason, None, now)
-        case Refusal("invalid_grant", description):
-            return _condemn(state, description, now)
-        case Refusal(("invalid_client" | "unauthorized_client") as error, description):
+        case Rotated(refresh_token, reason, refresh_expires_at):
+            # The old refresh token is gone, so this one is stored first. The access token stays as it is.
+            tokens = replace(given(state.tokens), refresh_token=refresh_token, refresh_expires_at=refresh_expires_at)
+            state = replace(state, run=replace(state.run, flaw=reason))
+            return _write(_pend(state, tokens, _authorized_at(state)))
+        case Refusal(error, description, RefusalKind.VERDICT):
+            return _condemn(state, _cause(error, description), now)
+        case Refusal(error, description, RefusalKind.CLIENT):
             trouble = Denial(
                 "misconfigured",
-                f"The token endpoint refused this client ({_cause(error, description)}).",
+                f"Krebit does not accept this client ({_cause(error, description)}).",
                 "Check client_id, client_secret and oauth.client_auth.",
             )
             return _retract(state, trouble, now, pause=MISCONFIGURED_PAUSE)
-        case Refusal(error, description):
-            return _retract(state, _unavailable(_cause(error, description)), now)
+        case Refusal() as refusal:
+            return _refused(state, refusal, now)
         case NotSent(reason, retry_after):
+            if state.run.charged:  # it has cost the server nothing
+                trust = state.trust
+                state = replace(state, trust=replace(trust, budget=trust.budget.changed(1, now.boot)))
             return _retract(state, _unavailable(reason), now, pause=retry_after)
         case Unclear(reason, retry_after):  # pragma: no branch -- there is no other kind
             return _doubt(state, reason, retry_after, now)
+
+
+def _carried(state: State, tokens: Tokens) -> Tokens:
+    """New tokens, with what the answer left out because it has not changed."""
+    old = given(state.tokens)
+    end, was = tokens.refresh_expires_at, old.refresh_expires_at
+    if end is None and tokens.refresh_token == old.refresh_token:
+        end = was
+    # An end that slides moves by as much time as has passed between the two answers.
+    passed = tokens.obtained_at - old.obtained_at
+    fixed = end is not None and was is not None and end - was < passed / 2
+    # RFC 6749 6: a scope that is omitted "is treated as equal to the scope originally granted".
+    return replace(tokens, scope=tokens.scope or old.scope, refresh_expires_at=end, refresh_end_is_fixed=fixed)
+
+
+def _refused(state: State, refusal: Refusal, now: Moment) -> Step:
+    """A definite no in words that do not say to what: a verdict only when it comes again, and no token is good."""
+    words = _cause(refusal.error, refusal.description)
+    dead = state.trust.suspected or time_left(state, now) <= 0
+    if not dead:
+        # It is asked again when it matters, which is at the expiry.
+        return _retract(state, _unavailable(words), now, longest=max(REPEATED_AFTER, time_left(state, now)))
+    first = state.refusal
+    if first is None or first.mark != refusal.mark:
+        state = replace(state, refusal=RefusalSeen(refusal.mark, now.boot))
+        return _retract(state, _unavailable(words), now, pause=REPEATED_AFTER)
+    if now.boot < first.at + REPEATED_AFTER:
+        return _retract(state, _unavailable(words), now, pause=REPEATED_AFTER)
+    verdict = Denial(
+        "reauthorization_required",
+        f"Krebit refuses to renew the access token. It says: {words}.",
+        "Open /setup in a browser to authorize again. The proxy keeps trying.",
+    )
+    told = () if state.soft_verdict else (_report("grant.refused", "error", reason=verdict.detail, final=False),)
+    state, effects = _retract(replace(state, soft_verdict=verdict), verdict, now, longest=LONGEST_SOFT_PAUSE)
+    return state, (*told, *effects)
+
+
+def _authorized_at(state: State) -> float:
+    return given(state.grant).authorized_at
 
 
 def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) -> Step:
@@ -328,9 +402,9 @@ def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) ->
     return state, (_report("grant.refresh_unclear", "warning", reason=reason, attempt=tried),)
 
 
-def _condemn(state: State, description: str, now: Moment) -> Step:
+def _condemn(state: State, cause: str, now: Moment) -> Step:
     """The compare-and-set of the verdict is also the second look: it fails if somebody stored a newer generation."""
-    reason = f"The authorization server refused the refresh token ({_cause('invalid_grant', description)})."
+    reason = f"Krebit refused the refresh token ({cause})."
     if state.run.suspect:
         at = datetime.fromtimestamp(state.run.suspect.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         reason += f" It was probably spent at {at} by {state.run.suspect.holder}, whose answer was lost."
@@ -338,12 +412,14 @@ def _condemn(state: State, description: str, now: Moment) -> Step:
     return _write(replace(state, refreshed="invalid_grant", run=replace(state.run, pending=condemned)))
 
 
-def _retract(state: State, trouble: Denial, now: Moment, pause: float | None = None) -> Step:
+def _retract(
+    state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
+) -> Step:
     """Certainly not spent: says so in the store, so that nobody suspects a lost answer later.
 
     Only under the lock: who has taken it since may have stored an intent of its own, which must stay.
     """
-    state, told = _fail(state, trouble, now, pause=pause)
+    state, told = _fail(state, trouble, now, pause=pause, longest=longest)
     # An older suspicion is not lifted by our own clean failure.
     innocent = replace(given(state.grant), intent=state.run.suspect)
     state = replace(state, phase=Phase.RETRACTING, run=replace(state.run, pending=innocent))
@@ -353,7 +429,7 @@ def _retract(state: State, trouble: Denial, now: Moment, pause: float | None = N
 def _retracted(state: State, event: Written | Conflicted | Failed, _: Moment) -> Step:
     """Done, or not: the retraction is a courtesy to whoever reads the store later."""
     if isinstance(event, Written):
-        state = replace(state, grant=state.run.pending)
+        state = _recovered(replace(state, grant=state.run.pending))
     return _release(state)
 
 
@@ -362,7 +438,7 @@ def _refresh_token(state: State) -> Secret:
 
 
 def _cause(error: str, description: str) -> str:
-    return f"{error}: {description}" if description else error
+    return f"{error}: {description.rstrip('.')}" if description else error
 
 
 # What a process believes of the grant, and the writes that must not be lost
@@ -370,9 +446,13 @@ def _cause(error: str, description: str) -> str:
 
 def _adopt(state: State, stored: Grant | None, now: Moment) -> Step:
     """Believes the store, unless memory has a newer generation: then the store was set back, and will be set right."""
-    if state.trouble is not None and state.trouble == state.store_trouble and state.phase is Phase.LOOKING:
-        state = replace(state, trouble=None)
-    state = replace(state, known=True, store_trouble=None, look_at=now.boot + LOOK_EVERY)
+    state, reports = _compared(replace(state, known=True, look_at=now.boot + LOOK_EVERY), stored, now)
+    if not state.orders and not refresh_due(state, now):
+        state = _recovered(state)  # a read was all that was needed of the store
+    return state, reports
+
+
+def _compared(state: State, stored: Grant | None, now: Moment) -> Step:
     if stored is None or stored.generation < state.generation:
         return state, ()
     if stored.generation == state.generation and stored.tokens == state.tokens:
@@ -381,17 +461,32 @@ def _adopt(state: State, stored: Grant | None, now: Moment) -> Step:
     return _believe(state, stored, now), (_report("grant.adopted", generation=stored.generation),)
 
 
+def _recovered(state: State) -> State:
+    """The store has done what was needed of it."""
+    trouble = None if state.trouble == state.store_trouble else state.trouble
+    return replace(state, trouble=trouble, store_trouble=None, store_lost_at=NEVER)
+
+
 def _believe(state: State, grant: Grant, now: Moment) -> State:
     """Serves callers from `grant` from now on."""
     return replace(
         state,
         grant=grant,
         fresh=Freshness.of(grant.tokens, now) if grant.tokens else None,
-        rejected=False,
+        trust=state.trust.of_next(now.boot, charge=_was_early(state, grant, now)),
+        refusal=None,
+        soft_verdict=None,
         failures=0,
         trouble=None,
         try_at=NEVER,
     )
+
+
+def _was_early(state: State, grant: Grant, now: Moment) -> bool:
+    """Whether another process renewed the token long before its time, as only a 401 makes it do: one budget for all."""
+    if state.fresh is None or grant is state.run.pending:
+        return False
+    return due_in(state, now) > state.fresh.window(state.policy.ahead) / 2
 
 
 def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:
@@ -409,11 +504,15 @@ def _write(state: State) -> Step:
 
 def _stored(state: State, _: Written, now: Moment) -> Step:
     """What was pending is stored: it may be used, and the lock is free again."""
-    grant, order = given(state.run.pending), state.run.order
+    grant, run, trust = given(state.run.pending), state.run, state.trust
     # Already served from memory if an earlier try of the write failed: then its age is known better.
     state = replace(state, grant=grant) if grant.generation == state.generation else _believe(state, grant, now)
-    state, effects = _release(replace(state, store_trouble=None, failures=0, trouble=None))
-    return state, (_announcement(grant, order), *_answered_order(order), *effects)
+    state = replace(_recovered(state), failures=0, trouble=None)
+    told = _announcement(grant, run.order)
+    if run.flaw:  # a new refresh token is safe, but the access token is the old one
+        state, told = _fail(replace(state, trust=trust), _unavailable(run.flaw), now)
+    state, effects = _release(state)
+    return state, (told, *_answered_order(run.order), *effects)
 
 
 def _unstored(state: State, event: Failed, now: Moment) -> Step:
@@ -451,6 +550,10 @@ def _reconciled(state: State, event: Read, now: Moment) -> Step:
     state = replace(state, run=replace(state.run, base=base))
     if found == pending:
         return _stored(state, Written(), now)
+    if order is not None and found is not None and found.authorized_at == pending.authorized_at:
+        # Our write has happened, and somebody has renewed since what the person authorized.
+        state, effects = _release(_believe(state, found, now))
+        return state, (_report("grant.adopted", generation=base), *_answered_order(order), *effects)
     if order is not None and (found is None or not _is_newer(found, order)):
         return _write(_pend(state, pending.tokens, pending.authorized_at))  # the word of a person counts more
     if found is None or base < pending.generation:
@@ -483,7 +586,7 @@ def _store_failed(state: State, event: Failed, now: Moment) -> Step:
 
 def _lost_store(state: State, denial: Denial, now: Moment) -> State:
     """Notes what the store said, and since when it fails."""
-    lost_at = state.store_lost_at if state.store_trouble else now.boot
+    lost_at = now.boot if state.store_lost_at == NEVER else state.store_lost_at
     return replace(state, store_trouble=denial, store_lost_at=lost_at)
 
 
@@ -507,7 +610,7 @@ def _fail(
     """Counts an attempt that brought nothing, and sets the earliest time of the next."""
     failures = state.failures + 1
     wait = _pause(failures, now, longest=longest) if pause is None else pause
-    spent = state.phase is Phase.SPENDING
+    spent = state.phase is Phase.SPENDING or bool(state.run.flaw)
     told = _report(
         "grant.refresh_failed" if spent else "grant.store_failed",
         "warning",
@@ -521,7 +624,7 @@ def _fail(
 
 def _answered_order(order: Authorized | LogoutAsked | None, denial: Denial | None = None) -> tuple[Answer, ...]:
     """Tells the person behind an order, if there is one who has not been told yet."""
-    return (Answer(order.caller, denial),) if order and order.caller is not None else ()
+    return (Answer(order.caller, denial or Go.ON),) if order and order.caller is not None else ()
 
 
 def _release(state: State) -> Step:

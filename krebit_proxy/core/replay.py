@@ -6,12 +6,17 @@ forbids it in general. It is done once for each request; everything else goes to
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
+from krebit_proxy.core.target import decoded
+
 # RFC 6750 3.1: "insufficient_scope: The request requires higher privileges than provided by the access token."
 _INSUFFICIENT_SCOPE: Final = re.compile(rb"\berror\s*=\s*\"?insufficient_scope\b", re.IGNORECASE)
+# "invalid_token: The access token provided is expired, revoked, malformed, or invalid for other reasons. The resource
+# SHOULD respond with the HTTP 401 (Unauthorized) status code." Some respond with 403.
+_INVALID_TOKEN: Final = re.compile(rb"\berror\s*=\s*\"?invalid_token\b", re.IGNORECASE)
 
 _SMALL: Final = 4096  # bytes; pieces below it are joined, so that a slow caller's single bytes stay cheap to keep
 
@@ -24,7 +29,7 @@ class Decision(Enum):
     NOT_REPLAYED = auto()  # renew the token, then tell the caller to send it again: its content is gone
 
 
-def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool) -> Decision:
+def decide(status: int, challenges: Sequence[bytes], *, held: bool, barred: bool) -> Decision:
     """Judges the first response to a request; the response to a replay is always relayed.
 
     Args:
@@ -33,7 +38,8 @@ def decide(*, status: int, challenges: Iterable[bytes], held: bool, barred: bool
         held: whether all content that was sent is still at hand.
         barred: whether the breaker of this path is open.
     """
-    if status != 401 or barred:
+    refused = status == 401 or (status == 403 and any(map(_INVALID_TOKEN.search, challenges)))
+    if not refused or barred:
         return Decision.RELAY
     if any(_INSUFFICIENT_SCOPE.search(challenge) for challenge in challenges):
         return Decision.RELAY  # it speaks of the request, not of the token: a new token would change nothing
@@ -54,12 +60,14 @@ class Breaker:
     def __init__(self) -> None:
         self._paths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # path -> (open until, for how long)
 
-    def is_open(self, path: bytes, now: float) -> bool:
-        """Whether a 401 on `path` (without the query) is to be relayed as it is."""
+    def is_open(self, target: bytes, now: float) -> bool:
+        """Whether a 401 to `target` is to be relayed as it is."""
+        path = _path(target)
         return path in self._paths and now < self._paths[path][0]
 
-    def trip(self, path: bytes, now: float) -> None:
-        """A replayed request got a 401 again. While it is open already, late ones change nothing."""
+    def trip(self, target: bytes, now: float) -> None:
+        """Another token would not have changed a 401. While it is open already, late ones change nothing."""
+        path = _path(target)
         until, period = self._paths.get(path, (now, 0.0))
         if now < until:
             return
@@ -72,7 +80,12 @@ class Breaker:
     def reset(self, target: bytes) -> None:
         """The path of `target` answered with a 2xx."""
         if self._paths:  # seldom; and this is called for nearly every request
-            self._paths.pop(target.partition(b"?")[0], None)
+            self._paths.pop(_path(target), None)
+
+
+def _path(target: bytes) -> bytes:
+    """The path as the upstream may understand it: one path has many percent-encoded spellings."""
+    return decoded(target.partition(b"?")[0])
 
 
 class ReplayBudget:

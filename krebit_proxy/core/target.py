@@ -72,6 +72,13 @@ def own_path(raw: bytes) -> str:
     return origin_form(raw)[0].partition(b"?")[0].decode("ascii")
 
 
+def decoded(path: bytes) -> bytes:
+    """`path` with everything decoded, again and again until nothing is left to decode."""
+    while b"%" in path and (less := unquote_to_bytes(path)) != path:
+        path = less
+    return path
+
+
 def readings(path: bytes) -> set[bytes]:
     """Every text that a server may make of `path` by decoding and by cutting off `;…`, again and again, in any order.
 

@@ -59,7 +59,8 @@ class SandboxApi:
             # RFC 6750 3.1: "If the request lacks any authentication information [...], the resource server SHOULD NOT
             # include an error code or other error information."
             return self._unauthorized(request, 'Bearer realm="krebit"', "This API needs an access token.")
-        if self._faults.take_unauthorized() or not self._grants.live(token[1], time.time()):
+        now, path = time.time(), request.raw_path.partition("?")[0].encode("utf-8", "surrogateescape")
+        if self._faults.refuses(path, now) or not self._grants.live(token[1], now):
             challenge = 'Bearer realm="krebit", error="invalid_token", error_description="expired or revoked"'
             return self._unauthorized(request, challenge, "The access token is expired, revoked or unknown.")
         return None

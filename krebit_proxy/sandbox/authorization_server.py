@@ -4,6 +4,7 @@ It accepts everything that RFC 6749 allows a client to do, and refuses what the 
 that works here is a correct one.
 """
 
+import asyncio
 import hmac
 import secrets
 import time
@@ -16,17 +17,19 @@ from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
 
 from aiohttp import web
 
-from krebit_proxy.sandbox.faults import Faults, broken_answer
-from krebit_proxy.sandbox.grants import Grants, OAuthError, Pair
+from krebit_proxy.sandbox.faults import Faults, TokenEndpointFault
+from krebit_proxy.sandbox.grants import Grants, OAuthError, Pair, RefreshTokenDead
 from krebit_proxy.sandbox.journal import Journal
 from krebit_proxy.sandbox.pages import page
+from krebit_proxy.sandbox.token_answers import (
+    NOT_STORED,
+    broken_answer,
+    dead_token_response,
+    error_response,
+    token_response,
+)
 
 _OPEN_CONSENTS: Final = 100  # consent pages that may be open at the same time; the oldest gives way
-
-# RFC 6749 5.1: "The authorization server MUST include the HTTP "Cache-Control" response header field with a value of
-# "no-store" in any response containing tokens, credentials, or other sensitive information, as well as the "Pragma"
-# response header field with a value of "no-cache"."
-_NOT_STORED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,35 +124,48 @@ class AuthorizationServer:
         # RFC 6749 4.1.2: state is "REQUIRED if the "state" parameter was present in the client authorization request".
         query = urlencode(answer | ({} if state is None else {"state": state}))
         location = f"{target}{'&' if '?' in target else '?'}{query}"
-        return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer", **_NOT_STORED})
+        return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer", **NOT_STORED})
 
     async def token(self, request: web.Request) -> web.Response:
         """The token endpoint (RFC 6749, 3.2)."""
         self._journal.note("token_requests")
         fault = self._faults.take_token_endpoint()
-        if fault not in {"ok", "lost"}:
-            self._journal.note("token_faults", f"The token endpoint met the fault '{fault}'.")
-            return await broken_answer(fault)
+        if fault not in {"ok", "lost", "refuse"}:
+            return await self._broken(request, fault)
         try:
             form = await self._authenticated_form(request)
-            answer = _token_response(self._issue(form), time.time())
+            answer = token_response(self._issue(form, fault), self._faults, time.time())
+        except RefreshTokenDead as error:
+            self._journal.note("token_refusals", f"The token endpoint refused the refresh token. {error.description}")
+            answer = dead_token_response(error, self._faults)
         except OAuthError as error:
             self._journal.note("token_refusals", f"The token endpoint refused: {error.error}. {error.description}")
-            answer = _error_response(error, request)
-        if fault == "lost" and request.transport is not None:
+            answer = error_response(error, request)
+        if fault == "lost":
             self._journal.note("token_faults", "The token endpoint did its work, and its answer was lost.")
-            request.transport.abort()
+            _hang_up(request)
         return answer
 
-    def _issue(self, form: dict[str, str]) -> Pair:
+    async def _broken(self, request: web.Request, fault: TokenEndpointFault) -> web.Response:
+        self._journal.note("token_faults", f"The token endpoint met the fault '{fault}'.")
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "away":
+            _hang_up(request)
+        return broken_answer(fault, self._faults.retry_after)
+
+    def _issue(self, form: dict[str, str], fault: TokenEndpointFault) -> Pair:
         grant_type = _required(form, "grant_type")
-        lifetime, now = self._faults.token_lifetime, time.time()
+        lifetime, terms, now = self._faults.token_lifetime, self._faults.terms(), time.time()
         if grant_type == "authorization_code":
             code, redirect_uri, verifier = _required(form, "code"), form.get("redirect_uri"), form.get("code_verifier")
-            pair = self._grants.exchange(code, redirect_uri, verifier, lifetime=lifetime, now=now)
+            pair = self._grants.exchange(code, redirect_uri, verifier, terms=terms, now=now)
             self._journal.note("exchanges", f"The app got its tokens; the access token lives {lifetime:g} s.")
         elif grant_type == "refresh_token":
-            pair = self._grants.refresh(_required(form, "refresh_token"), lifetime=lifetime, now=now)
+            refresh_token = _required(form, "refresh_token")
+            if fault == "refuse":
+                raise RefreshTokenDead("You ordered it.")
+            pair = self._grants.refresh(refresh_token, terms=terms, now=now)
             self._journal.note("refreshes", f"The app renewed its access token; it lives {lifetime:g} s.")
         else:
             raise OAuthError("unsupported_grant_type", "Known are authorization_code and refresh_token.")
@@ -162,10 +178,10 @@ class AuthorizationServer:
             form = await self._authenticated_form(request)
             self._grants.revoke(_required(form, "token"))
         except OAuthError as error:
-            return _error_response(error, request)
+            return error_response(error, request)
         self._journal.note("revocations", "The app gave a token back.")
         # RFC 7009 2.2: "Note: invalid tokens do not cause an error response".
-        return web.Response(headers=_NOT_STORED)
+        return web.Response(headers=NOT_STORED)
 
     async def _authenticated_form(self, request: web.Request) -> dict[str, str]:
         if request.content_type != "application/x-www-form-urlencoded":
@@ -229,29 +245,10 @@ def _same(given: str, known: str) -> bool:
     return hmac.compare_digest(given.encode(), known.encode())
 
 
-def _token_response(pair: Pair, now: float) -> web.Response:
-    # At least 1: what lives for less than half a second is still a token.
-    answer: dict[str, str | int] = {
-        "access_token": pair.access_token,
-        "token_type": "Bearer",
-        "expires_in": max(1, round(pair.expires_at - now)),
-    }
-    if pair.refresh_token is not None:
-        answer["refresh_token"] = pair.refresh_token
-    return web.json_response(answer, headers=_NOT_STORED)
-
-
-def _error_response(error: OAuthError, request: web.Request) -> web.Response:
-    status, headers = 400, dict(_NOT_STORED)
-    if error.error == "invalid_client":
-        status = 401
-        # RFC 6749 5.2: "If the client attempted to authenticate via the "Authorization" request header field, the
-        # authorization server MUST respond with an HTTP 401 (Unauthorized) status code and include the
-        # "WWW-Authenticate" response header field matching the authentication scheme used by the client."
-        if "Authorization" in request.headers:
-            headers["WWW-Authenticate"] = 'Basic realm="krebit"'
-    answer = {"error": error.error, "error_description": error.description}
-    return web.json_response(answer, status=status, headers=headers)
+def _hang_up(request: web.Request) -> None:
+    """Ends the connection, so that the answer never arrives."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _origin(uri: str) -> str:

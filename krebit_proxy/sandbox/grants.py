@@ -29,6 +29,23 @@ class OAuthError(Exception):
         self.description = description
 
 
+class RefreshTokenDead(OAuthError):
+    """The refresh token is unknown, revoked, used or at its end: invalid_grant, in RFC 6749's words."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__("invalid_grant", description)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What tokens are issued on. All times are seconds."""
+
+    lifetime: float  # of the access token
+    lag: float = 0.0  # from issue until the API accepts the access token
+    refresh_lifetime: float | None = None  # None: the refresh token has no end
+    fixed_end: bool = False  # a renewal does not move the end of the refresh token
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One token response. `refresh_token` is None where the old one stays in use."""
@@ -36,6 +53,7 @@ class Pair:
     access_token: str
     refresh_token: str | None
     expires_at: float
+    refresh_expires_at: float | None = None  # None: no end
 
 
 @dataclass(slots=True)
@@ -51,10 +69,11 @@ class Code:
 
 @dataclass(slots=True)
 class AccessToken:
-    """What opens the API until it expires."""
+    """What opens the API, from `accepted_from` until it expires."""
 
     family: str
     expires_at: float
+    accepted_from: float = 0.0
 
 
 @dataclass(slots=True)
@@ -65,6 +84,7 @@ class RefreshToken:
     spent_at: float | None = None
     next_access: str = ""  # the pair that it was spent for, which the grace time gives out again
     next_refresh: str = ""
+    expires_at: float | None = None
 
 
 class Grants:
@@ -83,9 +103,7 @@ class Grants:
         self._codes[code] = Code(secrets.token_hex(8), redirect_uri, challenge, now + CODE_LIFETIME)
         return code
 
-    def exchange(
-        self, code: str, redirect_uri: str | None, verifier: str | None, *, lifetime: float, now: float
-    ) -> Pair:
+    def exchange(self, code: str, redirect_uri: str | None, verifier: str | None, *, terms: Terms, now: float) -> Pair:
         """The tokens for a code. Raises OAuthError (invalid_grant); a code is used up by the first try."""
         known = self._codes.get(code)
         if known is None or now >= known.expires_at:
@@ -101,35 +119,42 @@ class Grants:
         if redirect_uri != known.redirect_uri:
             raise OAuthError("invalid_grant", "redirect_uri is not the one of the authorization request.")
         _verify(known.challenge, verifier)
-        return Pair(*self._issue(known.family, lifetime, now), expires_at=now + lifetime)
+        return self._issue(known.family, terms, now, None)
 
-    def refresh(self, token: str, *, lifetime: float, now: float) -> Pair:
-        """The next access token, and by the rotation the next refresh token. Raises OAuthError (invalid_grant)."""
+    def refresh(self, token: str, *, terms: Terms, now: float) -> Pair:
+        """The next access token, and by the rotation the next refresh token. Raises RefreshTokenDead."""
         known = self._refresh.get(token)
         if known is None:
-            raise OAuthError("invalid_grant", "The refresh token is unknown or revoked.")
+            raise RefreshTokenDead("The refresh token is unknown or revoked.")
+        if known.expires_at is not None and now >= known.expires_at:
+            raise RefreshTokenDead("The refresh token has expired.")
         if known.spent_at is not None:
-            return self._again(known, lifetime, now)
+            return self._again(known, terms, now)
         if self.rotation == "off":
-            return Pair(self._issue_access(known.family, lifetime, now), None, now + lifetime)
-        known.spent_at = now
-        known.next_access, known.next_refresh = self._issue(known.family, lifetime, now)
-        return Pair(known.next_access, known.next_refresh, now + lifetime)
+            known.expires_at = _refresh_end(terms, now, known.expires_at)
+            access_token = self._issue_access(known.family, terms, now)
+            return Pair(access_token, None, now + terms.lifetime, known.expires_at)
+        pair = self._issue(known.family, terms, now, known.expires_at)
+        known.spent_at, known.next_access, known.next_refresh = now, pair.access_token, pair.refresh_token or ""
+        return pair
 
-    def _again(self, spent: RefreshToken, lifetime: float, now: float) -> Pair:
+    def _again(self, spent: RefreshToken, terms: Terms, now: float) -> Pair:
         if self.rotation == "family":
             self._revoke_family(spent.family)
-            raise OAuthError("invalid_grant", "The refresh token was used before; all its tokens are now revoked.")
+            raise RefreshTokenDead("The refresh token was used before; all its tokens are now revoked.")
         if self.rotation != "grace" or now > (spent.spent_at or 0) + self.grace:
-            raise OAuthError("invalid_grant", "The refresh token was used before.")
-        if not self.live(spent.next_access, now):
-            spent.next_access = self._issue_access(spent.family, lifetime, now)
-        return Pair(spent.next_access, spent.next_refresh, self._access[spent.next_access].expires_at)
+            raise RefreshTokenDead("The refresh token was used before.")
+        access = self._access.get(spent.next_access)
+        if access is None or now >= access.expires_at:
+            spent.next_access = self._issue_access(spent.family, terms, now)
+            access = self._access[spent.next_access]
+        end = self._refresh[spent.next_refresh].expires_at
+        return Pair(spent.next_access, spent.next_refresh, access.expires_at, end)
 
     def live(self, access_token: str, now: float) -> bool:
         """Whether the API may be used with this token."""
         known = self._access.get(access_token)
-        return known is not None and now < known.expires_at
+        return known is not None and known.accepted_from <= now < known.expires_at
 
     def revoke(self, token: str) -> None:
         """Forgets a token. RFC 7009 2.1: with a refresh token "SHOULD also invalidate all access tokens"."""
@@ -145,12 +170,16 @@ class Grants:
             self._refresh.clear()
 
     def summary(self, now: float) -> dict[str, Any]:
-        """How many tokens are good, and for how many seconds the newest access token still is."""
-        left = [token.expires_at - now for token in self._access.values() if token.expires_at > now]
+        """How many tokens are good, and for how many seconds the last of each kind still is; None: no end."""
+        access = [token.expires_at for token in self._access.values() if token.expires_at > now]
+        ends = [token.expires_at for token in self._refresh.values() if token.spent_at is None]
+        refresh = [end for end in ends if end is None or end > now]
+        limited = [end for end in refresh if end is not None]
         return {
-            "access_tokens": len(left),
-            "access_token_expires_in": round(max(left), 1) if left else None,
-            "refresh_tokens": sum(token.spent_at is None for token in self._refresh.values()),
+            "access_tokens": len(access),
+            "access_token_expires_in": round(max(access) - now, 1) if access else None,
+            "refresh_tokens": len(refresh),
+            "refresh_token_expires_in": round(max(limited) - now, 1) if limited else None,
         }
 
     def dump(self) -> dict[str, Any]:
@@ -163,20 +192,29 @@ class Grants:
         self._access = {value: AccessToken(**known) for value, known in document["access"].items()}
         self._refresh = {value: RefreshToken(**known) for value, known in document["refresh"].items()}
 
-    def _issue(self, family: str, lifetime: float, now: float) -> tuple[str, str]:
+    def _issue(self, family: str, terms: Terms, now: float, end: float | None) -> Pair:
+        """A new pair; `end` is that of the refresh token before it, None for the first and for one without end."""
         refresh_token = secrets.token_urlsafe(24)
-        self._refresh[refresh_token] = RefreshToken(family)
-        return self._issue_access(family, lifetime, now), refresh_token
+        end = _refresh_end(terms, now, end)
+        self._refresh[refresh_token] = RefreshToken(family, expires_at=end)
+        return Pair(self._issue_access(family, terms, now), refresh_token, now + terms.lifetime, end)
 
-    def _issue_access(self, family: str, lifetime: float, now: float) -> str:
+    def _issue_access(self, family: str, terms: Terms, now: float) -> str:
         self._access = {value: known for value, known in self._access.items() if known.expires_at > now}
         access_token = secrets.token_urlsafe(24)
-        self._access[access_token] = AccessToken(family, now + lifetime)
+        self._access[access_token] = AccessToken(family, now + terms.lifetime, now + terms.lag)
         return access_token
 
     def _revoke_family(self, family: str) -> None:
         self._access = {value: known for value, known in self._access.items() if known.family != family}
         self._refresh = {value: known for value, known in self._refresh.items() if known.family != family}
+
+
+def _refresh_end(terms: Terms, now: float, before: float | None) -> float | None:
+    """When a refresh token ends that takes the place of one that ends `before`."""
+    if terms.refresh_lifetime is None:
+        return None
+    return before if terms.fixed_end and before is not None else now + terms.refresh_lifetime
 
 
 def _dump(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +15,11 @@ from aiohttp.typedefs import Handler
 
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.files import replace
+from krebit_proxy.sandbox import door
+from krebit_proxy.sandbox import faults as known_faults
 from krebit_proxy.sandbox.api import SandboxApi, errors_as_json
 from krebit_proxy.sandbox.authorization_server import AuthorizationServer, Client
-from krebit_proxy.sandbox.faults import TOKEN_ENDPOINT_FAULTS, Faults, Order, read_order
+from krebit_proxy.sandbox.faults import Faults, Order, read_order
 from krebit_proxy.sandbox.grants import Grants, Rotation
 from krebit_proxy.sandbox.journal import Journal
 from krebit_proxy.sandbox.pages import page
@@ -34,7 +36,7 @@ class Options:
     organization: str = "sandbox"
     app_name: str = "My legacy tool"
     client_id: str = "sandbox-client"
-    client_secret: str = "sandbox-secret"  # noqa: S105 - see above
+    client_secret: str = "sandbox-secret"
     redirect_uri: str = "http://localhost:8321/setup/callback"
     token_lifetime: float = 3600.0  # seconds
     rotation: Rotation = "strict"
@@ -50,7 +52,7 @@ class Sandbox:
         """`say` is told, in sentences, what happens. Raises SettingsError for a host that is not loopback."""
         self.options = options or Options()
         _check_loopback(self.options.host)
-        self.faults = Faults(self.options.token_lifetime, self.options.latency)
+        self.faults = Faults(token_lifetime=self.options.token_lifetime, latency=self.options.latency)
         self._grants = Grants(self.options.rotation, self.options.grace)
         self._journal = Journal(say)
         self._client = Client(
@@ -87,7 +89,7 @@ class Sandbox:
 
     def order(self, order: Order) -> None:
         """Sets faults or revokes tokens, like `POST /sandbox/faults`."""
-        order.apply(self.faults, self._grants)
+        order.apply(self.faults, self._grants, time.time())
 
     async def start(self) -> None:
         """Listens. Raises OSError when the port is taken."""
@@ -121,6 +123,7 @@ class Sandbox:
                 web.get("/", self._front_page),
                 web.get("/developer/my-apps", self._my_apps),
                 web.get("/sandbox/state", self._state),
+                web.get("/sandbox/faults", self._faults_page),
                 web.post("/sandbox/faults", self._faults),
             ]
         )
@@ -128,6 +131,9 @@ class Sandbox:
 
     @web.middleware
     async def _in_front(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (refused := door.refusal(request, self.url)) is not None:
+            self._journal.note("refused_at_the_door")
+            return refused
         if self.faults.latency and not request.path.startswith("/sandbox/"):
             await asyncio.sleep(self.faults.latency)
         of_the_api = request.path.startswith("/api/") and not request.path.startswith("/api/oauth/")
@@ -141,8 +147,6 @@ class Sandbox:
             "front.html",
             url=self.url,
             options=self.options,
-            faults=self.faults,
-            token_endpoint_faults=TOKEN_ENDPOINT_FAULTS,
         )
 
     async def _my_apps(self, _request: web.Request) -> web.Response:
@@ -152,19 +156,37 @@ class Sandbox:
         document = {
             "counters": dict(sorted(self.counters.items())),
             "tokens": self._grants.summary(time.time()),
-            "faults": asdict(self.faults),
+            "faults": self.faults.in_force(time.time()),
             "rotation": self.options.rotation,
         }
         return web.json_response(document, dumps=lambda value: json.dumps(value, indent=2) + "\n")
 
+    async def _faults_page(self, _request: web.Request) -> web.Response:
+        return self._faults_form()
+
+    def _faults_form(self, problem: str = "") -> web.Response:
+        """The page on which a person orders faults; `problem` is what was wrong with the last order."""
+        return page(
+            "faults.html",
+            status=400 if problem else 200,
+            form_action="'self'",
+            url=self.url,
+            faults=self.faults.in_force(time.time()),
+            known=known_faults,
+            problem=problem,
+        )
+
     async def _faults(self, request: web.Request) -> web.Response:
+        from_page = "text/html" in request.headers.get("Accept", "")
         try:
             order = await read_order(request)
         except ValueError as error:
-            return web.Response(text=f"{error}\n", status=400)
+            return self._faults_form(str(error)) if from_page else web.Response(text=f"{error}\n", status=400)
         self.order(order)
         if order.revoke:
             self._journal.note("revoked_by_order", f"You revoked: {order.revoke}.")
+        if from_page:
+            return web.Response(status=303, headers={"Location": "/sandbox/faults"})
         return await self._state(request)
 
     def _restore(self) -> None:

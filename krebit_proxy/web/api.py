@@ -1,4 +1,4 @@
-"""One call of the API, forwarded. `Api.forward` is the whole story; what happens after a 401 is `_after_401`."""
+"""One call of the API, forwarded. `Api.forward` is the whole story; what happens after a 401 is `_after_refusal`."""
 
 import asyncio
 from time import monotonic
@@ -25,6 +25,7 @@ _SECOND_THOUGHT: Final = 0.25
 _SHORT_THOUGHT: Final = 0.02
 _AT_ONCE: Final = 64 << 10  # bytes; more are not gathered before they are written
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_REFUSALS: Final = frozenset({401, 403})  # statuses that may speak of the token
 
 
 class SentRequest:
@@ -97,7 +98,7 @@ class Api:
         self._max_kept = settings.replay.max_body
         self._budget = ReplayBudget(settings.replay.max_total)
         self._breaker = Breaker()
-        self._accepted = -1  # the last generation that the upstream took
+        self._accepted: Bearer | None = None  # the last that the upstream accepted
 
     # What nearly all calls need: no content, a token and a connection at hand, a small response. No task, no waiting.
 
@@ -120,12 +121,13 @@ class Api:
         attempt = cast("SentRequest", call.attempt)
         exchange = attempt.exchange
         response = exchange.whole(_AT_ONCE)
-        if response is None or response.status == 401:
+        if response is None or response.status in _REFUSALS:
             return False
         chunked = response.has_content and response.length is None
         if chunked and call.http10:
             return False
-        self._accepted = attempt.bearer.generation
+        if attempt.bearer is not self._accepted:
+            self._accept(attempt.bearer)
         if response.status < 300:
             self._breaker.reset(call.target)
         content = exchange.read_nowait() or b""
@@ -147,10 +149,10 @@ class Api:
         kept = Kept(self._max_kept, self._budget)
         try:
             attempt = await self._first(call, target, kept)
-            if attempt.response.status == 401:
-                attempt = await self._after_401(call, target, attempt.bearer, kept, attempt)
+            if attempt.response.status in _REFUSALS:
+                attempt = await self._after_refusal(call, target, kept, attempt)
             else:
-                self._accepted = attempt.bearer.generation
+                self._accept(attempt.bearer)
         finally:
             kept.release()
         await self._relay(call, target, attempt)
@@ -163,46 +165,64 @@ class Api:
             bearer = await self._credentials.bearer()
         return await self._send(call, target, bearer, kept)
 
-    async def _after_401(
-        self, call: Call, target: bytes, bearer: Bearer, kept: Kept, first: SentRequest
-    ) -> SentRequest:
-        """The token was refused: renews it and sends the request again, once, unless there is a reason not to.
+    def _accept(self, bearer: Bearer) -> None:
+        """The upstream took this token, which it may have refused before."""
+        if bearer is not self._accepted:
+            self._accepted = bearer
+            self._credentials.accepted(bearer)
+
+    async def _after_refusal(self, call: Call, target: bytes, kept: Kept, first: SentRequest) -> SentRequest:
+        """The upstream refused the token: sends the request again, once, with a better one, if one is to be had.
+
+        Returns what is to be relayed. A token that is so young that not all of the upstream may know it is tried a
+        second time before it is given up, so one request may be sent three times.
 
         Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
         not_replayed.
         """
-        path = target.partition(b"?")[0]
-        said = first.response
-        challenges = [
-            value for name, (_, value) in zip(said.names, said.fields, strict=True) if name == b"www-authenticate"
-        ]
-        # Another request may have brought a newer token meanwhile: sending this one again then costs no refresh.
-        current = self._credentials.current()
-        renewed = current is not None and current.generation > bearer.generation
-        barred = not renewed and self._breaker.is_open(path, monotonic())
-        decision = decide(status=401, challenges=challenges, held=kept.complete, barred=barred)
+        barred = not self._renewed_since(first) and self._breaker.is_open(target, monotonic())
+        decision = decide(first.response.status, _challenges(first.response), held=kept.complete, barred=barred)
         if decision is Decision.RELAY:
+            if first.response.status != 401:
+                self._accept(first.bearer)
+            self._metrics.replayed("relayed")
+            return first
+        try:
+            await first.stop_sending()
+            fresh = await self._credentials.after_401(first.bearer, repeated=call.replayed)
+        except BaseException:
+            first.abort()
+            raise
+        if fresh is None:
+            self._breaker.trip(target, monotonic())
             self._metrics.replayed("relayed")
             return first
         await first.discard()
-        fresh = await self._credentials.bearer(rejected=bearer.generation)
         if decision is Decision.NOT_REPLAYED:
             self._metrics.replayed("not_held")
             raise Refused(
                 "not_replayed",
-                "The token was refused, and has been renewed. The content of this request is no longer held.",
+                "Krebit refused the token while this request was under way, and the body is no longer kept.",
                 hint="Send the request again.",
                 retry_after=1,
             )
-        call.replayed = True
+        again = fresh.generation == first.bearer.generation
+        repeated, call.replayed = call.replayed, True
         second = await self._send(call, target, fresh, kept)
-        if second.response.status == 401:
-            self._breaker.trip(path, monotonic())
-            self._metrics.replayed("refused_again")
-        else:
-            self._accepted = fresh.generation
+        if second.response.status != 401:
+            self._accept(fresh)
             self._metrics.replayed("done")
+        elif again and not repeated:
+            return await self._after_refusal(call, target, kept, second)
+        else:
+            self._breaker.trip(target, monotonic())
+            self._metrics.replayed("refused_again")
         return second
+
+    def _renewed_since(self, sent: SentRequest) -> bool:
+        """Another request may have brought a newer token meanwhile: to send this one again costs no refresh then."""
+        current = self._credentials.current()
+        return current is not None and current.generation > sent.bearer.generation
 
     async def _lasting_bearer(self, call: Call) -> Bearer | None:
         """A token for a request with content: one that lasts, when it could not be sent again."""
@@ -257,7 +277,7 @@ class Api:
                 exchange.send(piece)
             exchange.finish()
             return
-        patience = _SHORT_THOUGHT if attempt.bearer.generation == self._accepted else _SECOND_THOUGHT
+        patience = _SHORT_THOUGHT if attempt.bearer is self._accepted else _SECOND_THOUGHT
         attempt.upload = spawn(_upload(call, exchange, kept, patience), name="request content")
 
     # Relaying
@@ -348,6 +368,11 @@ class Api:
         while piece := await exchange.read():
             call.write(piece)
             await call.drain()
+
+
+def _challenges(response: ResponseHead) -> list[bytes]:
+    pairs = zip(response.names, response.fields, strict=True)
+    return [value for name, (_, value) in pairs if name == b"www-authenticate"]
 
 
 def _chunk(piece: bytes) -> bytes:

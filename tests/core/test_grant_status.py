@@ -7,13 +7,13 @@ from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Grant, Intent, Verdict
 from krebit_proxy.core.grant_status import GrantStatus, denial, status
 from krebit_proxy.core.lifecycle import LOOK_EVERY
-from krebit_proxy.core.token_response import NotSent, Refusal
+from krebit_proxy.core.token_response import NotSent, Refusal, RefusalKind
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 
 def told(play: Play, caller: int = 1) -> Denial | None:
     [answer] = answers(play.on(Demanded(caller)))
-    return answer.denial
+    return answer.told if isinstance(answer.told, Denial) else None
 
 
 def seen(play: Play) -> GrantStatus:
@@ -71,7 +71,7 @@ def test_what_is_left_of_the_old_token_is_used_when_nothing_better_comes() -> No
 
 def test_a_verdict_is_shown_while_the_old_token_still_works() -> None:
     play = Play().spending(grant(1, tokens(left=200)))
-    play.on(Answered(Refusal("invalid_grant")))
+    play.on(Answered(Refusal("invalid_grant", kind=RefusalKind.VERDICT)))
     play.on(Written())
 
     assert told(play) is None

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 
 from krebit_proxy.core.events import (
     Abandoned,
+    Accepted,
     Answer,
     Answered,
     Authorized,
     Conflicted,
     Demanded,
     Denial,
+    Effect,
     Event,
     Failed,
     FreeLock,
+    Go,
     Locked,
     LogoutAsked,
     Phase,
@@ -34,11 +37,12 @@ from krebit_proxy.core.events import (
     Written,
 )
 from krebit_proxy.core.freshness import Moment
-from krebit_proxy.core.grant import Grant, Intent, Verdict
+from krebit_proxy.core.grant import Grant, Intent, Tokens, Verdict
 from krebit_proxy.core.grant_status import OUTAGE, PATIENCE, status
 from krebit_proxy.core.lifecycle import (
     AT_ONCE,
     LOCK_TIMEOUT,
+    LONGEST_SOFT_PAUSE,
     LONGEST_UNSTORED,
     LOOK_EVERY,
     MISCONFIGURED_PAUSE,
@@ -48,7 +52,8 @@ from krebit_proxy.core.lifecycle import (
     step,
 )
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Refusal, Unclear
+from krebit_proxy.core.suspicion import BURST, REFILL, SETTLED, Unauthorized
+from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
 EXPIRED = grant(1, tokens(left=-1))
@@ -133,11 +138,11 @@ def test_the_alarm_is_set_to_the_opening_of_the_window() -> None:
 def test_a_401_is_charged_to_the_generation_it_was_sent_with() -> None:
     play = Play().holding(grant(2))
 
-    assert play.on(Demanded(1, rejected=1)) == [Answer(1)]
-    assert play.on(Demanded(2, rejected=2)) == [ReadStore()]
-    assert play.on(Demanded(3, rejected=2)) == []
+    assert play.on(Demanded(1, refusal=Unauthorized(1))) == [Answer(1)]
+    assert play.on(Demanded(2, refusal=Unauthorized(2))) == [ReadStore()]
+    assert play.on(Demanded(3, refusal=Unauthorized(2))) == []
     assert play.on(Read(grant(3))) == [Answer(2), Answer(3)]
-    assert not play.state.rejected
+    assert not play.state.trust.suspected
 
 
 def test_a_newer_grant_under_the_lock_is_taken_and_nothing_is_spent() -> None:
@@ -172,8 +177,8 @@ def test_nobody_waits_longer_than_the_patience() -> None:
     assert play.alarm == 1000 + PATIENCE
     assert answers(play.later(PATIENCE - 1)) == []
     [told] = answers(play.later(1))
-    assert told.denial is not None
-    assert told.denial.code == "token_unavailable"
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "token_unavailable"
     assert play.phase is Phase.SPENDING
 
 
@@ -197,12 +202,14 @@ def test_callers_wait_while_a_store_is_away_for_a_moment_and_are_told_when_it_st
     assert answers(play.on(Demanded(1))) == []
     assert play.later(LOOK_EVERY) == [ReadStore()]
     assert answers(play.on(Failed(DOWN))) == []
-    assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore()]
-    assert answers(play.on(Failed(DOWN))) == [Answer(1, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
-    assert answers(play.on(Demanded(2))) == [Answer(2, Denial("token_unavailable", "The store failed.", "Wait.", 4))]
+    told = Denial("token_unavailable", "The store failed.", "Wait.", 1)
+    assert play.later(OUTAGE - LOOK_EVERY) == [ReadStore(), Answer(1, told)]
+    assert answers(play.on(Demanded(2))) == [Answer(2, told)]
+    assert play.on(Failed(DOWN)) == []
+    assert answers(play.on(Demanded(3))) == [Answer(3, replace(told, retry_after=4))]
     assert play.later(LOOK_EVERY) == [ReadStore()]
     play.on(Read(grant()))
-    assert play.on(Demanded(3)) == [Answer(3)]
+    assert play.on(Demanded(4)) == [Answer(4)]
 
 
 def test_a_database_that_restarts_costs_no_call() -> None:
@@ -321,8 +328,8 @@ def test_an_authorization_lifts_a_verdict() -> None:
     condemned = grant(1, tokens(left=-1), verdict=Verdict(1.0, "refused"))
     play = Play().holding(condemned)
     [told] = answers(play.on(Demanded(1)))
-    assert told.denial is not None
-    assert told.denial.code == "reauthorization_required"
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "reauthorization_required"
     play.on(Authorized(2, tokens(2)))
     play.on(Read(condemned))
     play.locked(condemned)
@@ -364,7 +371,7 @@ def test_a_logout_revokes_then_forgets_and_keeps_counting() -> None:
     assert isinstance(write, WriteGrant)
     assert (write.expected, write.grant.generation, write.grant.tokens) == (4, 5, None)
     assert play.on(Written()) == [Answer(1), FreeLock()]
-    assert answers(play.on(Demanded(2)))[0].denial is not None
+    assert answers(play.on(Demanded(2)))[0].told is not Go.ON
 
 
 def test_a_logout_without_a_refresh_token_revokes_the_access_token() -> None:
@@ -543,9 +550,9 @@ def test_a_lost_lock_ends_the_repetition() -> None:
     [
         (NotSent("no connection"), "token_unavailable", 1),
         (NotSent("HTTP status 429", 120), "token_unavailable", 120),
-        (Refusal("temporarily_unavailable", "later"), "token_unavailable", 1),
-        (Refusal("invalid_client"), "misconfigured", MISCONFIGURED_PAUSE),
-        (Refusal("unauthorized_client", "not yours"), "misconfigured", MISCONFIGURED_PAUSE),
+        (Refusal("invalid_request", "later"), "token_unavailable", 2),
+        (Refusal("invalid_client", "", RefusalKind.CLIENT), "misconfigured", MISCONFIGURED_PAUSE),
+        (Refusal("unauthorized_client", "not yours", RefusalKind.CLIENT), "misconfigured", MISCONFIGURED_PAUSE),
     ],
 )
 def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
@@ -558,8 +565,8 @@ def test_a_token_that_was_not_spent_is_kept_and_the_intent_is_taken_back(
 
     assert FreeLock() in effects
     [told] = answers(effects)
-    assert told.denial is not None
-    assert told.denial.code == code
+    assert isinstance(told.told, Denial)
+    assert told.told.code == code
     assert play.state.try_at == 1000 + pause
     assert play.state.grant == EXPIRED
 
@@ -589,15 +596,15 @@ def test_failures_in_a_row_make_the_pauses_longer() -> None:
 def test_a_refused_refresh_token_is_a_verdict_and_the_tokens_stay() -> None:
     play = Play().spending(EXPIRED)
     play.on(Demanded(1))
-    [write] = play.on(Answered(Refusal("invalid_grant", "gone")))
+    [write] = play.on(Answered(Refusal("invalid_grant", "gone", RefusalKind.VERDICT)))
     assert isinstance(write, WriteGrant)
     assert write.grant.generation == 1
     assert write.grant.tokens == EXPIRED.tokens
     [told] = answers(play.on(Written()))
 
-    assert told.denial is not None
-    assert told.denial.code == "reauthorization_required"
-    assert "invalid_grant: gone" in told.denial.detail
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "reauthorization_required"
+    assert "invalid_grant: gone" in told.told.detail
     assert play.reports == ["grant.refused"]
     assert play.later(3600) == [ReadStore()]
     assert play.on(Read(play.state.grant)) == []  # no token request ever again
@@ -608,7 +615,7 @@ def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
     suspicious = Grant(1, "acme", "app", EXPIRED.tokens, intent=Intent(0.0, "x", "other/17"))
     play.locked(suspicious)
     play.on(Written())
-    [write] = play.on(Answered(Refusal("invalid_grant")))
+    [write] = play.on(Answered(Refusal("invalid_grant", "", RefusalKind.VERDICT)))
 
     assert isinstance(write, WriteGrant)
     assert write.grant.verdict is not None
@@ -617,7 +624,7 @@ def test_a_verdict_tells_of_an_earlier_attempt_whose_answer_was_lost() -> None:
 
 def test_a_verdict_that_meets_a_newer_generation_is_dropped() -> None:
     play = Play().spending(EXPIRED)
-    play.on(Answered(Refusal("invalid_grant")))
+    play.on(Answered(Refusal("invalid_grant", "", RefusalKind.VERDICT)))
 
     assert play.on(Conflicted()) == [ReadStore()]
     assert play.on(Read(grant(2))) == [FreeLock()]
@@ -872,3 +879,370 @@ def test_a_logout_is_announced_as_such() -> None:
     play.on(Read(forgotten))
 
     assert play.state.tokens is None
+
+
+# A token that the API refuses
+
+
+def refused(generation: int = 1, *, probe: int = 0, repeated: bool = False, caller: int = 1) -> Demanded:
+    return Demanded(caller, refusal=Unauthorized(generation, probe, repeated))
+
+
+def spending_for_a_401() -> Play:
+    """A call met a 401, and the renewal that it asked for is under way."""
+    play, held = Play().holding(grant()), grant()
+    play.on(refused())
+    play.on(Read(held))
+    play.locked(held)
+    play.on(Written())
+    assert play.phase is Phase.SPENDING
+    return play
+
+
+def after_a_failed_renewal() -> Play:
+    """A call met a 401, and the token endpoint is away."""
+    play = spending_for_a_401()
+    play.on(Answered(NotSent("no connection", 60)))
+    play.on(Written())
+    return play
+
+
+def code(answer: Answer) -> str:
+    return answer.told.code if isinstance(answer.told, Denial) else answer.told.name
+
+
+def test_while_a_refused_token_is_renewed_one_call_goes_on_with_it_and_the_others_wait() -> None:
+    play = spending_for_a_401()
+
+    assert answers(play.on(Demanded(2))) == [Answer(2, Go.PROBE)]
+    assert answers(play.on(Demanded(3))) == []
+    assert play.alarm == play.now + 1
+    assert answers(play.later(1)) == [Answer(3, Go.PROBE)]
+
+
+def test_a_caller_that_met_a_401_gets_our_answer_when_the_renewal_fails() -> None:
+    play = spending_for_a_401()
+    assert answers(play.on(Answered(NotSent("no connection")))) == []
+    [told] = answers(play.on(Written()))
+
+    assert code(told) == "token_unavailable"
+
+
+def test_without_a_renewal_one_call_a_second_tries_the_token_and_the_others_are_told() -> None:
+    play = after_a_failed_renewal()
+
+    assert [code(*answers(play.on(Demanded(caller)))) for caller in (2, 3, 4)] == [
+        "PROBE",
+        "token_unavailable",
+        "token_unavailable",
+    ]
+    play.now += 1
+    assert code(*answers(play.on(Demanded(5)))) == "PROBE"
+
+
+def test_an_accepted_probe_lets_all_calls_flow_again_and_drops_the_renewal() -> None:
+    play = after_a_failed_renewal()
+    play.on(Demanded(2))
+    play.on(Accepted(1, play.state.trust.number))
+
+    assert answers(play.on(Demanded(3))) == [Answer(3, Go.ON)]
+    for _ in range(30):
+        assert not any(isinstance(effect, TakeLock) for effect in play.later(4))
+        play.on(Read(grant()))
+
+
+def test_who_still_waits_because_of_a_401_gets_it_when_the_token_turns_out_to_be_good() -> None:
+    play = spending_for_a_401()
+    play.on(Demanded(2))
+
+    assert answers(play.on(Accepted(1, play.state.trust.number))) == [Answer(1, Go.RELAY)]
+
+
+def test_what_is_said_of_an_older_token_changes_nothing() -> None:
+    play = after_a_failed_renewal()
+    before = play.state.trust
+
+    play.on(Accepted(0, before.number))
+
+    assert play.state.trust == before
+
+
+def test_a_young_token_that_is_refused_is_tried_again_when_it_has_settled() -> None:
+    play = Play().holding(grant(1, tokens(left=3600)))
+
+    assert play.on(refused()) == []
+    assert play.alarm == play.now + SETTLED
+    assert play.later(SETTLED) == [Answer(1, Go.AGAIN)]
+    assert play.on(refused(repeated=True, caller=2)) == [ReadStore()]
+
+
+def test_where_young_tokens_are_not_known_at_once_a_call_waits_before_it_is_sent_again() -> None:
+    held = grant(1, tokens(left=3600))
+    play = Play().holding(held)
+    play.on(refused())
+    play.later(SETTLED)
+    play.on(Accepted(1))
+    assert play.state.trust.lagging
+    play.on(refused(caller=2))
+    play.on(Read(held))
+    play.locked(held)
+    play.on(Written())
+    play.on(Answered(Issued(tokens(2, left=3600, at=play.now))))
+
+    assert answers(play.on(Written())) == []
+    assert play.later(SETTLED) == [Answer(2, Go.ON)]
+
+
+def test_when_401s_have_cost_enough_renewals_they_are_relayed() -> None:
+    play = Play().holding(grant())
+    for generation in (1, 2, 3):
+        held = grant(generation)
+        play.on(refused(generation))
+        play.on(Read(held))
+        play.locked(held)
+        play.on(Written())
+        play.on(Answered(Issued(tokens(generation + 1))))
+        assert answers(play.on(Written())) == [Answer(1)]
+
+    assert play.on(refused(4)) == [Answer(1, Go.RELAY)]
+    assert code(*answers(play.on(Demanded(2)))) == "PROBE"
+    assert code(*answers(play.on(Demanded(3)))) == "token_unavailable"
+    play.now += REFILL
+    assert play.on(refused(4)) == [ReadStore()]
+
+
+def test_a_renewal_that_never_reached_the_server_costs_nothing() -> None:
+    assert after_a_failed_renewal().state.trust.budget.left(0) == BURST
+
+
+def test_a_renewal_of_another_process_long_before_its_time_is_one_of_the_same_budget() -> None:
+    play = Play().holding(grant())
+    play.later(LOOK_EVERY)
+    play.on(Read(grant(2)))
+    early = play.state.trust.budget.left(play.now)
+
+    assert early == BURST - 1
+
+
+def test_a_token_that_is_suspected_and_expires_is_renewed_as_any_other() -> None:
+    play = after_a_failed_renewal()
+    play.now += 3001
+
+    assert play.on(Demanded(2)) == [ReadStore()]
+
+
+def test_a_refused_call_waits_no_longer_than_others() -> None:
+    play = spending_for_a_401()
+    [told] = answers(play.later(PATIENCE))
+
+    assert code(told) == "token_unavailable"
+
+
+# A refusal that is no verdict
+
+
+DENIED = Refusal("invalid_request", "The refresh token is invalid.", RefusalKind.OTHER, "mark")
+
+
+def denied(play: Play, refusal: Refusal = DENIED) -> list[Effect]:
+    """The next attempt comes, and is refused in these words."""
+    play.now = max(play.now, play.state.try_at)
+    held = play.state.grant
+    play.on(Woke())
+    if play.phase is Phase.LOOKING:
+        play.on(Read(held))
+    play.locked(held)
+    play.on(Written())
+    play.on(Answered(refusal))
+    return play.on(Written())
+
+
+def test_a_definite_refusal_that_comes_twice_asks_for_a_person_and_is_tried_again() -> None:
+    play = Play().holding(EXPIRED)
+    denied(play)
+    assert play.state.try_at == play.now + 2
+    assert not play.state.soft_verdict
+    denied(play)
+
+    [told] = answers(play.on(Demanded(1)))
+    assert isinstance(told.told, Denial)
+    assert told.told.code == "reauthorization_required"
+    assert "The refresh token is invalid" in told.told.detail
+    assert play.state.grant is not None
+    assert play.state.grant.verdict is None
+    pauses = []
+    for _ in range(12):
+        denied(play)
+        pauses.append(play.state.try_at - play.now)
+    assert pauses[-1] == LONGEST_SOFT_PAUSE
+
+
+def test_a_success_lifts_a_soft_verdict() -> None:
+    play = Play().holding(EXPIRED)
+    denied(play)
+    denied(play)
+    play.now = play.state.try_at
+    play.on(Woke())
+    play.on(Read(EXPIRED))
+    play.locked(EXPIRED)
+    play.on(Written())
+    play.on(Answered(NEW))
+    play.on(Written())
+
+    assert play.state.soft_verdict is None
+    assert answers(play.on(Demanded(1))) == [Answer(1)]
+
+
+def test_two_different_refusals_are_not_the_same_one_twice() -> None:
+    play = Play().holding(EXPIRED)
+    denied(play)
+    denied(play, replace(DENIED, mark="another"))
+
+    assert play.state.soft_verdict is None
+
+
+def test_two_refusals_within_a_moment_are_one() -> None:
+    play = Play().holding(EXPIRED)
+    denied(play)
+    play.state = replace(play.state, try_at=play.now)  # somebody wants it now
+    denied(play)
+
+    assert play.state.soft_verdict is None
+
+
+def test_a_refusal_while_the_token_is_good_is_no_verdict_however_often_it_comes() -> None:
+    play = Play().holding(grant(1, tokens(left=200)))
+    for _ in range(5):
+        denied(play)
+
+    assert play.state.soft_verdict is None
+    assert play.state.try_at <= 1000 + 200 + 2
+
+
+# An answer that brings a refresh token and no access token
+
+
+def test_a_refresh_token_without_an_access_token_is_stored_and_presented_next() -> None:
+    play = Play().spending(grant(1, tokens(left=200)))
+    [write] = play.on(Answered(Rotated(Secret("r2"), "the access token is missing")))
+    assert isinstance(write, WriteGrant)
+    assert write.grant.tokens is not None
+    assert write.grant.tokens.refresh_token == Secret("r2")
+    assert write.grant.tokens.access_token == Secret("a1")
+    play.on(Written())
+
+    assert play.reports == ["grant.refresh_failed"]
+    assert answers(play.on(Demanded(1))) == [Answer(1)]  # the old access token is as good as before
+    play.now = play.state.try_at
+    play.on(Woke())
+    play.on(Read(write.grant))
+    play.locked(write.grant)
+    assert play.on(Written()) == [Spend(Secret("r2"))]
+
+
+# The refresh token's own end
+
+
+def ending(number: int, *, at: float, after: float, left: float = 3600) -> Tokens:
+    return replace(tokens(number, left=left, at=at), obtained_at=at, refresh_expires_at=at + after)
+
+
+def test_a_refresh_token_that_ends_before_the_access_token_is_renewed_before_it_ends() -> None:
+    play = Play(ahead=300).holding(grant(1, ending(1, at=1000, after=60)))
+
+    assert not any(isinstance(effect, TakeLock) for effect in play.later(29))
+    play.on(Read(play.state.grant))
+    assert play.alarm == 1030
+    play.later(1)
+    assert TakeLock(LOOK_EVERY) in play.on(Read(play.state.grant))
+
+
+def test_a_refresh_token_that_is_said_to_last_a_moment_causes_no_storm() -> None:
+    play = Play().holding(grant(1, ending(1, at=1000, after=1)))
+
+    assert play.alarm == play.now + LOOK_EVERY
+
+
+def test_an_end_that_a_renewal_does_not_move_is_fixed_and_causes_no_haste() -> None:
+    play = Play().spending(grant(1, ending(1, at=0, after=5000, left=1010)))
+    play.on(Answered(Issued(replace(ending(2, at=1000, after=4000), refresh_expires_at=5000))))
+    play.on(Written())
+
+    assert play.state.tokens is not None
+    assert play.state.tokens.refresh_end_is_fixed
+    assert play.alarm == play.now + LOOK_EVERY
+
+
+def test_an_end_that_moves_along_is_not_fixed() -> None:
+    play = Play().spending(grant(1, ending(1, at=0, after=5000, left=1010)))
+    play.on(Answered(Issued(ending(2, at=1000, after=5000))))
+    play.on(Written())
+
+    assert play.state.tokens is not None
+    assert not play.state.tokens.refresh_end_is_fixed
+
+
+def test_the_end_of_a_refresh_token_that_stays_is_kept_when_the_answer_does_not_repeat_it() -> None:
+    held = grant(1, ending(1, at=0, after=5000, left=1010))
+    play = Play().spending(held)
+    stays = replace(tokens(2, at=1000, left=3600), refresh_token=Secret("r1"))
+    play.on(Answered(Issued(stays)))
+    play.on(Written())
+
+    assert play.state.tokens is not None
+    assert play.state.tokens.refresh_expires_at == 5000
+
+
+# A store that fails for long
+
+
+def test_reads_that_work_do_not_hide_writes_that_do_not() -> None:
+    play = Play().holding(EXPIRED)
+    play.on(Demanded(1))
+    asked: list[Effect] = []
+    while not answers(asked) and play.now < 1100:
+        match play.phase:
+            case Phase.LOOKING | Phase.CHECKING:
+                asked = play.on(Read(EXPIRED))
+            case Phase.LOCKING:
+                asked = play.on(Locked())
+            case Phase.INTENDING:
+                asked = play.on(Failed(DOWN))
+            case _:
+                asked = play.later(max(0.1, play.alarm - play.now))
+
+    assert play.now == 1000 + OUTAGE
+    while play.phase is not Phase.INTENDING:
+        play.later(0.5)
+        if play.phase is Phase.LOOKING:
+            play.on(Read(EXPIRED))
+        if play.phase is Phase.LOCKING:
+            play.locked(EXPIRED)
+    assert code(*answers(play.on(Demanded(2)))) == "token_unavailable"  # at once, in the middle of an attempt
+
+
+def test_a_store_that_hangs_is_not_waited_for_longer_than_one_that_fails() -> None:
+    play = Play()
+    play.on(Woke())
+    play.on(Demanded(1))
+
+    assert play.alarm == 1000 + OUTAGE
+    [told] = answers(play.later(OUTAGE))
+    assert code(told) == "token_unavailable"
+    assert code(*answers(play.on(Demanded(2)))) == "token_unavailable"
+
+
+def test_an_authorization_whose_write_happened_is_not_written_over_a_later_renewal() -> None:
+    play = Play().holding(None)
+    play.on(Authorized(1, tokens(2, at=1000)))
+    play.on(Read(None))
+    play.locked(None)
+    play.on(Failed(DOWN))  # it was written all the same, and another process has renewed it since
+    play.later(1)
+    play.on(Conflicted())
+    mine = play.state.grant
+    assert mine is not None
+    later = replace(mine, generation=mine.generation + 1, tokens=tokens(3))
+
+    assert FreeLock() in play.on(Read(later))
+    assert play.state.grant == later

@@ -7,13 +7,13 @@ from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, deci
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 407, 500, 503])
 def test_only_a_401_is_ever_replayed(status: int) -> None:
-    assert decide(status=status, challenges=[], held=True, barred=False) is Decision.RELAY
+    assert decide(status, [], held=True, barred=False) is Decision.RELAY
 
 
 @pytest.mark.parametrize("challenges", [[], [b"Bearer"], [b'Bearer error="invalid_token"'], [b"Basic realm=x"]])
 def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) -> None:
-    assert decide(status=401, challenges=challenges, held=True, barred=False) is Decision.REPLAY
-    assert decide(status=401, challenges=challenges, held=False, barred=False) is Decision.NOT_REPLAYED
+    assert decide(401, challenges, held=True, barred=False) is Decision.REPLAY
+    assert decide(401, challenges, held=False, barred=False) is Decision.NOT_REPLAYED
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ def test_a_401_is_replayed_while_its_content_is_held(challenges: list[bytes]) ->
     ],
 )
 def test_a_missing_scope_is_relayed(challenge: bytes) -> None:
-    assert decide(status=401, challenges=[b"Basic", challenge], held=True, barred=False) is Decision.RELAY
+    assert decide(401, [b"Basic", challenge], held=True, barred=False) is Decision.RELAY
 
 
 def test_a_401_is_relayed_while_the_breaker_is_open() -> None:
-    assert decide(status=401, challenges=[], held=True, barred=True) is Decision.RELAY
+    assert decide(401, [], held=True, barred=True) is Decision.RELAY
 
 
 def test_the_breaker_opens_for_thirty_seconds_and_doubles_up_to_fifteen_minutes() -> None:
@@ -137,3 +137,22 @@ def test_a_path_is_open_at_most_fifteen_minutes_after_its_last_failure(
             breaker.reset(path)
             assert not breaker.is_open(path, now)
         assert not breaker.is_open(path, now + Breaker.LONGEST)
+
+
+def test_one_path_is_one_path_however_it_is_spelt() -> None:
+    breaker = Breaker()
+    breaker.trip(b"/api/a%62c?x=1", 0)
+
+    assert breaker.is_open(b"/api/abc", 1)
+    assert breaker.is_open(b"/api/%2561%62%63", 1)
+    assert not breaker.is_open(b"/api/abd", 1)
+    breaker.reset(b"/api/%61bc?y=2")
+    assert not breaker.is_open(b"/api/abc", 1)
+
+
+def test_a_403_that_says_that_the_token_is_bad_is_as_good_as_a_401() -> None:
+    bad = [b'Bearer realm="krebit", error="invalid_token"']
+
+    assert decide(403, bad, held=True, barred=False) is Decision.REPLAY
+    assert decide(403, [b'Bearer error="insufficient_scope"'], held=True, barred=False) is Decision.RELAY
+    assert decide(403, [], held=True, barred=False) is Decision.RELAY

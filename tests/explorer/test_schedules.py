@@ -5,6 +5,7 @@ and with how many faults, every interleaving is tried. A failure shows its sched
 repeats a random one.
 """
 
+import math
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ import pytest
 
 from krebit_proxy.core import lifecycle
 from krebit_proxy.core.events import (
+    Accepted,
     Answered,
     Effect,
     Event,
@@ -26,25 +28,28 @@ from krebit_proxy.core.events import (
     Read,
     State,
     TakeLock,
+    Woke,
     WriteGrant,
     Written,
 )
 from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.lifecycle import step
-from krebit_proxy.core.token_response import Refusal, Unclear
+from krebit_proxy.core.suspicion import Budget
+from krebit_proxy.core.token_response import Refusal, RefusalKind, Rotated, Unclear
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
 SCHEDULES = int(os.environ.get("KREBIT_TEST_SCHEDULES", "3000"))
 DEPTH = int(os.environ.get("KREBIT_TEST_DEPTH", "24"))  # two processes need about nine events each for a refresh
+CALLS_DEPTH = int(os.environ.get("KREBIT_TEST_CALLS_DEPTH", "14"))
 FAULTS = int(os.environ.get("KREBIT_TEST_FAULTS", "1"))
 MODES = ["strict", "family", "grace", "off"]
 
 
-def world(mode: str, *, losable: bool = False, names: str = "AB", advance: Step = step) -> World:
-    """Processes that share a grant which is due for renewal."""
+def world(mode: str, *, losable: bool = False, names: str = "AB", age: float = 90, advance: Step = step) -> World:
+    """Processes that share a grant of this age, in seconds; from 80 on it is due for renewal."""
     made = World(Server(mode), losable=losable, advance=advance)
-    held = made.server.authorize(made.now - 90)
+    held = made.server.authorize(made.now - age)
     made.grant = Grant(1, "acme", "app", held)
     made.stored.add(held.access_token.reveal())
     for name in names:
@@ -73,17 +78,21 @@ def run(seed: int, *, losable: bool, advance: Step = step) -> None:
     if losable and dice.random() < 0.1:
         made = outrun(mode, advance=advance)
     else:
-        made = world(mode, losable=losable, names=names, advance=advance)
-    for _ in range(dice.randrange(5, 50)):
+        made = world(mode, losable=losable, names=names, age=dice.choice([90.0, 30.0]), advance=advance)
+    made.api.lag = dice.choice([0.0, 0.0, 1.0, 1.9])
+    made.server.soft = dice.random() < 0.2
+    made.server.refresh_lifetime = dice.choice([None, None, None, 40.0])
+    for _ in range(dice.randrange(5, 60)):
         roll = dice.random()
         name = dice.choice(list(made.processes))
-        if roll < 0.04:
-            made.transcript.append(f"{made.now:.1f} a 401 at {name}")
-            made.demand(name, rejected=True)
-        elif roll < 0.05:
+        if roll < 0.12:
+            path = dice.choice(["plain", "plain", "odd"])
+            made.transcript.append(f"{made.now:.1f} a call of {name}: {path}")
+            made.call(name, path)
+        elif roll < 0.13:
             made.transcript.append(f"{made.now:.1f} setup at {name}")
             made.setup(name)
-        elif roll < 0.055:
+        elif roll < 0.135:
             made.transcript.append(f"{made.now:.1f} logout at {name}")
             made.logout(name)
         else:
@@ -165,12 +174,36 @@ def test_every_interleaving_of_two_processes_keeps_the_rules(mode: str, losable:
     assert explore(start, depth=DEPTH, faults=FAULTS) > 100
 
 
+@pytest.mark.parametrize("mode", ["strict", "off"])
+def test_every_interleaving_of_a_refused_call_and_another_keeps_the_rules(mode: str) -> None:
+    start = world(mode, names="A", age=30)
+    start.settle()
+    for path in ("odd", "plain"):
+        start.call("A", path)
+
+    assert explore(start, depth=CALLS_DEPTH, faults=FAULTS) > 100
+
+
+def test_a_refresh_token_that_ends_before_the_access_token_is_renewed_though_nobody_calls() -> None:
+    start = world("strict", age=1)
+    start.server.refresh_lifetime = 30
+    start.settle()
+    start.api.revoked = start.server.issued  # so that one renewal comes, and tells the end
+    start.call("A")
+    while start.now < 1300:
+        _, act = next(iter(start.choices(faults=False)))
+        act()
+
+    assert start.server.now_lives(start.now)
+    assert start.excused == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_two_requests_at_once_after_a_lost_lock_keep_the_rules(mode: str) -> None:
     assert explore(outrun(mode), depth=8, faults=2) > 100
 
 
-# Six ways to break the protocol, each of which the explorer must find.
+# Ways to break the protocol, each of which the explorer must find.
 
 
 def spends_without_intent(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
@@ -199,7 +232,7 @@ def takes_no_lock(state: State, event: Event, now: Moment) -> tuple[State, tuple
 def believes_every_refusal(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
     """Takes a failure of the server for a verdict."""
     if isinstance(event, Answered) and isinstance(event.outcome, Unclear):
-        event = Answered(Refusal("invalid_grant"))
+        event = Answered(Refusal("invalid_grant", kind=RefusalKind.VERDICT))
     return step(state, event, now)
 
 
@@ -218,6 +251,33 @@ def retracts_without_the_lock(state: State, event: Event, now: Moment) -> tuple[
     )
 
 
+def withdraws_a_suspected_token(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Lets no call try the token."""
+    return step(replace(state, trust=replace(state.trust, probe_at=math.inf)), event, now)
+
+
+def probes_without_pause(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Lets every call try the token."""
+    return step(replace(state, trust=replace(state.trust, probe_at=now.boot)), event, now)
+
+
+def renews_for_every_401(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Has no budget."""
+    return step(replace(state, trust=replace(state.trust, budget=Budget())), event, now)
+
+
+def never_clears_a_suspicion(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """Learns nothing from calls that are accepted."""
+    return step(state, Woke() if isinstance(event, Accepted) else event, now)
+
+
+def throws_away_what_it_can_read(state: State, event: Event, now: Moment) -> tuple[State, tuple[Effect, ...]]:
+    """An answer without an access token counts as no answer, though a refresh token is in it."""
+    if isinstance(event, Answered) and isinstance(event.outcome, Rotated):
+        event = Answered(Unclear(event.outcome.reason))
+    return step(state, event, now)
+
+
 def test_a_retraction_without_the_lock_is_found() -> None:
     with pytest.raises(BrokenRuleError, match="A takes back the intent of B"):
         explore(outrun("strict", advance=retracts_without_the_lock), depth=3, faults=1)
@@ -231,6 +291,11 @@ def test_a_retraction_without_the_lock_is_found() -> None:
         takes_no_lock,
         believes_every_refusal,
         drops_what_it_cannot_store,
+        withdraws_a_suspected_token,
+        probes_without_pause,
+        renews_for_every_401,
+        never_clears_a_suspicion,
+        throws_away_what_it_can_read,
     ],
 )
 def test_a_broken_protocol_is_found(broken: Step) -> None:

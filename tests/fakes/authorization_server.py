@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from tests.fakes.token_answers import Said, written
+
 RESET = "reset"  # the connection is reset after the request was read
 HANG = "hang"  # no answer until the server is closed
 HALF = "half"  # half an answer, then the end of the connection
@@ -29,11 +31,17 @@ class AuthorizationServer:
 
     lifetime: Any = 3600
     rotates: bool = True
+    status: int = 200  # of a token response
+    extra: dict[str, Any] = field(default_factory=dict)  # further members of a token response, or others instead
+    shape: str = "json"  # of `token_answers.written`
+    refusal: Said | None = None  # the words for a refresh token that is not the newest, or at its end
+    refresh_lifetime: float | None = None  # seconds, told as refresh_expires_in
     script: deque[Any] = field(default_factory=deque)  # RESET, HANG, HALF, or (status, content, headers)
     requests: list[TokenRequest] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
     refresh_token: str = "refresh-1"
     issued: int = 1
+    issued_at: float = float("inf")  # of the newest refresh token, by the loop's clock
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -80,18 +88,25 @@ class AuthorizationServer:
         return self._issue(form)
 
     def _issue(self, form: dict[str, str]) -> web.Response:
+        now = asyncio.get_running_loop().time()
         if form.get("grant_type") == "refresh_token":
-            if form.get("refresh_token") != self.refresh_token:
-                return web.json_response({"error": "invalid_grant"}, status=400)
+            ended = self.refresh_lifetime is not None and now >= self.issued_at + self.refresh_lifetime
+            if form.get("refresh_token") != self.refresh_token or ended:
+                said = self.refusal or Said(400, {"error": "invalid_grant"})
+                return web.json_response(said.document, status=said.status)
         elif form.get("code") != "good-code":
             return web.json_response({"error": "invalid_grant", "error_description": "no such code"}, status=400)
         self.issued += 1
+        self.issued_at = now
         answer: dict[str, Any] = {"access_token": f"access-{self.issued}", "token_type": "Bearer"}
         if self.lifetime is not None:
             answer["expires_in"] = self.lifetime
         if self.rotates:
             self.refresh_token = answer["refresh_token"] = f"refresh-{self.issued}"
-        return web.json_response(answer)
+        if self.refresh_lifetime is not None:
+            answer["refresh_expires_in"] = self.refresh_lifetime
+        content = written(answer | self.extra, self.shape)
+        return web.Response(body=content, content_type="application/json", status=self.status)
 
     async def _revoke(self, request: web.Request) -> web.Response:
         self.revoked.append(str((await request.post())["token"]))

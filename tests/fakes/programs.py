@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Outcome
-from krebit_proxy.credentials import Credentials
+from krebit_proxy.credentials import Bearer, Credentials
 from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
@@ -161,17 +161,20 @@ async def call_all_the_time(pipe: Connection, plain: dict[str, Any], url: str, g
 
 
 async def _call(session: aiohttp.ClientSession, url: str, credentials: Credentials) -> str:
-    rejected = None
+    met: Bearer | None = None
     for _ in range(2):
         try:
-            bearer = credentials.current() if rejected is None else None
-            bearer = bearer or await credentials.bearer(rejected=rejected)
+            if met is None:
+                bearer = credentials.current() or await credentials.bearer()
+            elif (other := await credentials.after_401(met)) is not None:
+                bearer = other
         except Refused as refused:
             return refused.code
         async with session.get(f"{url}/api/me", headers={"Authorization": bearer.field.decode()}) as response:
             if response.status != 401:
+                credentials.accepted(bearer)
                 break
-        rejected = bearer.generation
+        met = bearer
     return str(response.status)
 
 

@@ -46,11 +46,11 @@ async def store_grant(
     settings: Settings,
     *,
     expires_in: float = 3600,
-    lifetime: float = 3600,
+    lifetime: float = 3660,
     token: str = "token-1",
     refresh_token: str = "refresh-1",
 ) -> None:
-    """Puts generation 1 into the store, as an earlier setup would have."""
+    """Puts generation 1 into the store, as a setup a minute ago would have: its token is too old to be unknown."""
     now = time.time()
     tokens = Tokens(
         access_token=Secret(token),

@@ -224,21 +224,47 @@ async def unauthorized(call: Call) -> None:
 
 
 class TokenEndpoint:
-    """Gives token-2, token-3 … for refresh-1, refresh-2 …; the grant of the tests begins with token-1."""
+    """Gives token-2, token-3 … for refresh-1, refresh-2 …; the grant of the tests begins with token-1.
+
+    Attributes:
+        failures: whole responses to give first.
+        always: a response to give each time.
+        ends: whether the connection ends after a failure.
+        open: cleared, requests wait.
+        extra: further members of each token response.
+        refresh_lifetime: seconds that a refresh token lives, each from its own issue; None: no end.
+        refresh_until: when all refresh tokens end (the loop's clock); a renewal does not move that. None: no end.
+        tells: the member that tells what is left of the refresh token; empty: it is not told.
+        strict: whether a refresh token that is not the newest, or has ended, is refused with invalid_grant.
+    """
 
     def __init__(self) -> None:
         self.names = ("token", "refresh")
         self.requests: list[dict[str, str]] = []
-        self.lifetime = 3600
-        self.failures: list[bytes] = []  # whole responses to give first
-        self.always: bytes | None = None  # a response to give each time
-        self.ends = False  # the connection after a failure
-        self.open = asyncio.Event()  # cleared: requests wait
+        self.times: list[float] = []  # of the requests, by the loop's clock
+        self.issued: dict[bytes, float] = {}  # access token -> when, by the loop's clock
+        self.lifetime: float = 3600
+        self.failures: list[bytes] = []
+        self.always: bytes | None = None
+        self.ends = False
+        self.open = asyncio.Event()
         self.open.set()
+        self.extra: dict[str, object] = {}
+        self.refresh_lifetime: float | None = None
+        self.refresh_until: float | None = None
+        self.tells = "refresh_expires_in"
+        self.strict = False
+        self._refresh = ("", 0.0)  # the newest refresh token, and when it was issued
+
+    @property
+    def presented(self) -> list[str]:
+        """The refresh tokens of the requests."""
+        return [form.get("refresh_token", "") for form in self.requests]
 
     async def answer(self, call: Call) -> None:
         form = parse_qs((await call.read()).decode(), strict_parsing=True)
         self.requests.append({name: value for name, (value,) in form.items()})
+        self.times.append(asyncio.get_running_loop().time())
         number = len(self.requests) + 1
         await self.open.wait()
         if self.failures or self.always:
@@ -246,14 +272,30 @@ class TokenEndpoint:
             if self.ends:
                 call.connection.close()
             return
-        document = {
-            "access_token": f"{self.names[0]}-{number}",
-            "refresh_token": f"{self.names[1]}-{number}",
+        status, document = self._judged(self.requests[-1].get("refresh_token", ""), number)
+        await call.send(response(status, b"Content-Type: application/json", content=json.dumps(document).encode()))
+
+    def _judged(self, presented: str, number: int) -> tuple[int, dict[str, object]]:
+        now = asyncio.get_running_loop().time()
+        newest, since = self._refresh
+        ends = [self.refresh_until] if self.refresh_until is not None else []
+        if self.refresh_lifetime is not None:
+            ends.append(since + self.refresh_lifetime)
+        if self.strict and newest and (presented != newest or any(now >= end for end in ends)):
+            return 400, {"error": "invalid_grant", "error_description": "used, or at its end"}
+        access_token, refresh_token = (f"{name}-{number}" for name in self.names)
+        self._refresh = refresh_token, now
+        self.issued[access_token.encode()] = now
+        document: dict[str, object] = {
+            "access_token": access_token,
+            "refresh_token": refresh_token,
             "token_type": "Bearer",
             "expires_in": self.lifetime,
         }
-        content = json.dumps(document).encode()
-        await call.send(response(200, b"Content-Type: application/json", content=content))
+        left = self.refresh_lifetime if self.refresh_until is None else self.refresh_until - now
+        if left is not None and self.tells:
+            document[self.tells] = left
+        return 200, document | self.extra
 
 
 class Upstream:

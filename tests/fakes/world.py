@@ -1,9 +1,10 @@
-"""A whole world for the state machine of the grant: a store, a lock, a token endpoint, clocks, and processes.
+"""A whole world for the state machine of the grant: a store, a lock, a token endpoint, an API, clocks, and processes.
 
 Nothing in it waits or sleeps. A schedule is a list of choices; `World.choices` says what can happen next, and
 `World.do` makes it happen. The rules that must hold whatever happens are checked at every step (`BrokenRuleError`).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from krebit_proxy.core.events import (
     NEVER,
+    Accepted,
     Answer,
     Answered,
     Authorized,
@@ -22,6 +24,7 @@ from krebit_proxy.core.events import (
     Event,
     Failed,
     FreeLock,
+    Go,
     Locked,
     LogoutAsked,
     Phase,
@@ -41,10 +44,11 @@ from krebit_proxy.core.events import (
 )
 from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Grant, Tokens
-from krebit_proxy.core.grant_status import PATIENCE
+from krebit_proxy.core.grant_status import PATIENCE, due_in, time_left
 from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, Unclear
+from krebit_proxy.core.suspicion import BURST, PROBE_EVERY, REFILL, Unauthorized
+from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
 
 Act = Callable[[], None]
 Step = Callable[[State, Event, Moment], tuple[State, tuple[Effect, ...]]]
@@ -62,12 +66,19 @@ class BrokenRuleError(AssertionError):
 
 @dataclass
 class Server:
-    """A token endpoint. `mode`: strict (a second use is refused), family (it also kills the grant), grace, off."""
+    """A token endpoint. `mode`: strict (a second use is refused), family (it also kills the grant), grace, off.
+
+    `soft`: it refuses in words that are no verdict. `refresh_lifetime`: seconds that a refresh token lives, as it says.
+    """
 
     mode: str
+    soft: bool = False
+    refresh_lifetime: float | None = None
     issued: int = 0
     live: int = 0  # number of the refresh token that is good; 0: none
     old: dict[int, tuple[float, int]] = field(default_factory=dict)  # spent token -> good until, and its successor
+    issued_at: dict[int, float] = field(default_factory=dict)  # of each access token
+    ends: float = math.inf  # when the live refresh token dies by itself
 
     def authorize(self, now: float) -> Tokens:
         """A person allows access: a new family."""
@@ -76,9 +87,9 @@ class Server:
 
     def process(self, token: int, now: float) -> Outcome:
         """One token request, as the server sees it."""
-        if token == self.live:
+        if token == self.live and now < self.ends:
             if self.mode == "off":
-                return Issued(tokens(self.issued, self.live, now))
+                return Issued(self._issue(now, self.live))
             before = self.live
             issued = self._issue(now)
             self.old[before] = (now + GRACE, self.live)
@@ -88,12 +99,48 @@ class Server:
             return Issued(tokens(self.issued, successor, now))
         if self.mode == "family" and token in self.old:
             self.live = 0
-        return Refusal("invalid_grant")
+        if self.soft:
+            return Refusal("invalid_request", "The refresh token is invalid.", RefusalKind.OTHER, "invalid_request")
+        return Refusal("invalid_grant", "", RefusalKind.VERDICT)
 
-    def _issue(self, now: float) -> Tokens:
+    def now_lives(self, now: float) -> bool:
+        """Whether a refresh token is good."""
+        return self.live > 0 and now < self.ends
+
+    def _issue(self, now: float, refresh: int = 0) -> Tokens:
         self.issued += 1
-        self.live = self.issued
-        return tokens(self.issued, self.live, now)
+        self.issued_at[self.issued] = now
+        self.live = refresh or self.issued
+        issued = tokens(self.issued, self.live, now)
+        if self.refresh_lifetime is None:
+            return issued
+        self.ends = now + self.refresh_lifetime
+        return replace(issued, refresh_expires_at=self.ends)
+
+
+@dataclass
+class Api:
+    """What the token is for. It may refuse one path, everything for a while, old tokens, and young ones."""
+
+    lag: float = 0.0  # seconds until a new token is known
+    refuses_until: float = NEVER
+    revoked: int = 0  # the access tokens up to this number
+
+    def accepts(self, token: int, issued_at: float, path: str, now: float) -> bool:
+        """Whether a call with this access token comes back as anything but 401."""
+        return path != "odd" and token > self.revoked and now >= max(self.refuses_until, issued_at + self.lag)
+
+
+@dataclass(frozen=True)
+class ApiCall:
+    """A call of a caller: on its way to the API, or waiting for a token. `generation` is 0 before it was sent."""
+
+    path: str
+    generation: int = 0
+    token: int = 0
+    probe: int = 0
+    repeated: bool = False
+    renewed: bool = False
 
 
 def tokens(number: int, refresh: int, now: float) -> Tokens:
@@ -118,6 +165,12 @@ class Process:
     patience: float = 0  # until when it waits for the lock
     sent_at: float = 0  # when it sent the token request that is under way
     waiting: dict[int, float] = field(default_factory=dict)
+    asking: dict[int, ApiCall] = field(default_factory=dict)  # the calls of those who wait
+    calls: tuple[ApiCall, ...] = ()  # under way at the API
+    relayed: int = 0  # 401s that callers got
+    accepted: int = 0  # calls that came back as anything else
+    probed_at: float = NEVER
+    charging: bool = False  # the token request under way is due to a 401
     unstored: set[int] = field(default_factory=set)  # generations whose write was refused after the answer
 
 
@@ -128,6 +181,9 @@ class World:
     server: Server
     losable: bool = False
     advance: Step = step
+    api: Api = field(default_factory=Api)
+    early: int = 0  # renewals that 401s have caused
+    began_at: float = 1000.0
     now: float = 1000.0
     grant: Grant | None = None
     holder: str | None = None
@@ -164,15 +220,15 @@ class World:
         match effect:
             case WakeAt(boot):
                 process.alarm = boot
-            case Answer(caller, denial):
+            case Answer(caller, told):
                 process.waiting.pop(caller, None)
-                if denial is None:
-                    self._used(process)
+                self._answered(process, process.asking.pop(caller, None), told)
             case Report():
                 pass
             case Spend(token):
                 process.work.append(effect)
                 process.sent_at = self.now if self.holder == process.name else NEVER
+                process.charging = process.state.run.attempt == 1 and process.state.run.charged
                 if process.sent_at != NEVER:
                     self._sent(process, number_of(token))
             case TakeLock(timeout):
@@ -180,6 +236,40 @@ class World:
                 process.work.append(effect)
             case _:
                 process.work.append(effect)
+
+    def _answered(self, process: Process, call: ApiCall | None, told: Go | Denial) -> None:
+        """A caller goes on, or not."""
+        if isinstance(told, Denial):
+            self._check_denial(process, call)
+            return
+        if told is Go.RELAY:
+            process.relayed += 1
+            return
+        self._used(process)
+        state = process.state
+        if told is Go.PROBE:
+            gap = self.now - process.probed_at
+            self.require(gap > PROBE_EVERY - 0.01 or state.trust.number > 1, f"{process.name} probes too often")
+            process.probed_at = self.now
+        if call is None or state.tokens is None:
+            return
+        sent = ApiCall(
+            call.path,
+            state.generation,
+            int(state.tokens.access_token.reveal()[1:]),
+            state.trust.number if told is Go.PROBE else 0,
+            repeated=told is Go.AGAIN,
+            renewed=call.generation > 0 and told is not Go.AGAIN,
+        )
+        process.calls = (*process.calls, sent)
+
+    def _check_denial(self, process: Process, call: ApiCall | None) -> None:
+        """A new call is refused only when there is no token, or when another try is at most a second off."""
+        state, moment = process.state, Moment(self.now, self.now)
+        if call is None or call.generation or state.fresh is None or time_left(state, moment) <= state.fresh.margin:
+            return
+        soon = state.trust.suspected and self.now < state.trust.probe_at <= self.now + PROBE_EVERY
+        self.require(soon, f"{process.name} refuses a call that the API may accept")
 
     def _used(self, process: Process) -> None:
         grant = process.state.grant
@@ -217,23 +307,64 @@ class World:
         for name, process in self.processes.items():
             if process.work:
                 yield from self._outcomes(name, process, process.work[0], faults=faults)
-        if all(not process.work or self._is_blocked(process) for process in self.processes.values()):
+            for index, call in enumerate(process.calls):
+                yield f"the API answers {call.path} of {name}", partial(self._answer_call, process, index)
+        processes = self.processes.values()
+        if not any(p.calls or (p.work and not self._is_blocked(p)) for p in processes):
             yield "time passes", self._pass_time
-        elif faults and all(
-            not process.work or self._is_blocked(process) or self._is_slow(process)
-            for process in self.processes.values()
-        ):
+        elif faults and not any(p.work and not self._is_blocked(p) and not self._is_slow(p) for p in processes):
             yield "time passes, and no answer comes", self._pass_time
         if faults:
+            yield from self._whims()
             for name, process in self.processes.items():
-                yield f"{name} crashes", lambda name=name: self.crash(name)  # type: ignore[misc]
-                if self.losable and self.holder == name:
-                    yield f"{name} loses the lock", lambda name=name: self.lose_lock(name)  # type: ignore[misc]
-                if self.orders > 0:
-                    yield f"a person authorizes at {name}", lambda name=name: self.setup(name)  # type: ignore[misc]
-                    yield f"a person logs out at {name}", lambda name=name: self.logout(name)  # type: ignore[misc]
-                if process.work and len(process.waiting) < 2:
-                    yield f"{name} is asked for a token", lambda name=name: self.demand(name)  # type: ignore[misc]
+                yield from self._blows(name, process)
+
+    def _blows(self, name: str, process: Process) -> Iterator[tuple[str, Act]]:
+        """What may befall a process."""
+        yield f"{name} crashes", lambda: self.crash(name)
+        if self.losable and self.holder == name:
+            yield f"{name} loses the lock", lambda: self.lose_lock(name)
+        if self.orders > 0:
+            yield f"a person authorizes at {name}", lambda: self.setup(name)
+            yield f"a person logs out at {name}", lambda: self.logout(name)
+        if process.work and len(process.waiting) < 2:
+            yield f"{name} is asked for a token", lambda: self.demand(name)
+
+    def _whims(self) -> Iterator[tuple[str, Act]]:
+        """What the API may do."""
+
+        def refuse() -> None:
+            self.api.refuses_until = self.now + 20
+
+        def revoke() -> None:
+            self.api.revoked = self.server.issued
+
+        yield "the API refuses everything for 20 s", refuse
+        yield "the API revokes every token", revoke
+
+    def _answer_call(self, process: Process, index: int) -> None:
+        call = process.calls[index]
+        process.calls = (*process.calls[:index], *process.calls[index + 1 :])
+        if self.api.accepts(call.token, self.server.issued_at[call.token], call.path, self.now):
+            process.accepted += 1
+            trust, generation = process.state.trust, process.state.generation
+            self.happen(process.name, Accepted(call.generation, call.probe))
+            if (call.generation, call.probe) == (generation, trust.number):
+                self.require(not process.state.trust.suspected, f"{process.name} suspects a token that was accepted")
+        elif call.renewed:
+            process.relayed += 1
+        else:
+            self._ask(process, call, Unauthorized(call.generation, call.probe, call.repeated))
+
+    def _ask(self, process: Process, call: ApiCall, refusal: Unauthorized | None = None) -> None:
+        self.callers += 1
+        process.waiting[self.callers] = self.now
+        process.asking[self.callers] = call
+        self.happen(process.name, Demanded(self.callers, refusal=refusal))
+
+    def call(self, name: str, path: str = "plain") -> None:
+        """A caller wants to call the API."""
+        self._ask(self.processes[name], ApiCall(path))
 
     def _is_blocked(self, process: Process) -> bool:
         """Waits for a lock that another process holds."""
@@ -334,6 +465,9 @@ class World:
             process.arrived = None
 
         yield f"{name} is answered {_short(arrived)}", done(Answered(arrived), forget)
+        if faults and isinstance(arrived, Issued) and arrived.tokens.refresh_token:
+            rotated = Rotated(arrived.tokens.refresh_token, "no access token", arrived.tokens.refresh_expires_at)
+            yield f"{name} is answered without an access token", done(Answered(rotated), forget)
         if faults:
 
             def lose() -> None:
@@ -347,7 +481,16 @@ class World:
     # What happens
 
     def _process(self, process: Process, token: int) -> None:
+        if self.server.live == token and self.now >= self.server.ends:
+            self.excused.append("nobody renewed the refresh token before its end")
+        if process.charging:
+            process.charging = False
+            self.early += 1
+            allowed = BURST * (1 + self.lives - len(self.processes)) + (self.now - self.began_at) / REFILL + 1
+            self.require(self.early <= allowed, f"{process.name} renews for one 401 too many")
         process.arrived = self.server.process(token, self.now)
+        if isinstance(process.arrived, Refusal) and process.arrived.kind is RefusalKind.OTHER:
+            self._doubt(token)  # it may be presented again
 
     def _take(self, name: str) -> None:
         self.holder = name
@@ -404,7 +547,7 @@ class World:
         if any(isinstance(order, Authorized) for order in process.state.orders):
             self.excused.append("a crash before a new authorization was stored")
         pending = process.state.run.pending
-        if pending and pending.tokens and pending.tokens.access_token.reveal() not in self.stored:
+        if pending and pending.tokens and self.grant and pending.generation > self.grant.generation:
             self.excused.append("a crash between the answer and the write")
             if process.state.tokens:
                 self.doubtful.update(self.spent)
@@ -419,13 +562,11 @@ class World:
         self.holder = None
         self.doubtful.update(self.spent)
 
-    def demand(self, name: str, *, rejected: bool = False) -> None:
-        """A caller wants a token, perhaps after a 401."""
+    def demand(self, name: str) -> None:
+        """A caller wants a token."""
         self.callers += 1
-        process = self.processes[name]
-        process.waiting[self.callers] = self.now
-        generation = process.state.generation if rejected else None
-        self.happen(name, Demanded(self.callers, generation))
+        self.processes[name].waiting[self.callers] = self.now
+        self.happen(name, Demanded(self.callers))
 
     def setup(self, name: str) -> None:
         """A person authorizes at this process."""
@@ -459,6 +600,7 @@ class World:
             act()
         for process in self.processes.values():
             self._check_end(process)
+        self._check_calls(end)
 
     def _is_settled(self) -> bool:
         return all(
@@ -475,23 +617,49 @@ class World:
         grant, fresh = process.state.grant, process.state.fresh
         if grant is None or grant.tokens is None or grant.verdict:
             return True
-        return fresh is not None and not process.state.rejected and fresh.left(Moment(self.now, self.now)) > 20
+        if process.state.soft_verdict:
+            return True
+        return fresh is not None and due_in(process.state, Moment(self.now, self.now)) > 0
 
     def _check_end(self, process: Process) -> None:
         grant = process.state.grant
         if grant is None or grant.tokens is None:
             self.require(self.logged_out or bool(self.excused), "a grant was forgotten")
-        elif grant.verdict:
+        elif grant.verdict or process.state.soft_verdict:
             self.require(bool(self.excused), f"{process.name} lost the grant without an excuse")
         elif not self.excused:
             self.require(grant.authorized_at >= self.authorized_at, "a later authorization was dropped")
 
+    def _is_lost(self, process: Process) -> bool:
+        """Whether a person is needed, as `_check_end` has excused."""
+        self._check_end(process)
+        grant = process.state.grant
+        return not grant or not grant.tokens or bool(grant.verdict or process.state.soft_verdict)
+
+    def _check_calls(self, end: float) -> None:
+        """After all trouble, the next call is accepted: at once, or when the API knows the token."""
+        for name, process in list(self.processes.items()):
+            before = process.accepted
+            self.call(name)
+            while process.accepted == before and not self._is_lost(process):
+                self.require(self.now < end, f"no call of {name} gets through any more")
+                if not process.waiting and not process.calls:
+                    self.now += PROBE_EVERY  # it was refused, and comes back when it may
+                    self.call(name)
+                label, act = next(iter(self.choices(faults=False)))
+                if label != "time passes":
+                    self.transcript.append(f"{self.now:.1f} {label}")
+                act()
+
     def copy(self) -> "World":
         """A world with the same past and a future of its own."""
         other = copy(self)
-        other.server = replace(self.server, old=dict(self.server.old))
+        other.server = replace(self.server, old=dict(self.server.old), issued_at=dict(self.server.issued_at))
+        other.api = replace(self.api)
         other.processes = {
-            name: replace(p, work=list(p.work), waiting=dict(p.waiting), unstored=set(p.unstored))
+            name: replace(
+                p, work=list(p.work), waiting=dict(p.waiting), asking=dict(p.asking), unstored=set(p.unstored)
+            )
             for name, p in self.processes.items()
         }
         other.transcript, other.excused = list(self.transcript), list(self.excused)
@@ -500,10 +668,12 @@ class World:
 
     def key(self) -> Any:
         """Two worlds with the same key have the same future."""
+        api, server = self.api, self.server
         return (
-            self.now, self.grant, self.holder, self.server.live, self.server.issued, tuple(self.server.old.items()),
-            frozenset(self.doubtful), frozenset(self.spent), bool(self.excused), self.logged_out, self.orders,
-            tuple((p.state, tuple(p.work), p.arrived, p.alarm, tuple(p.waiting), frozenset(p.unstored))
+            self.now, self.grant, self.holder, server.live, server.issued, tuple(server.old.items()), server.ends,
+            api.refuses_until, api.revoked, frozenset(self.doubtful), frozenset(self.spent), bool(self.excused),
+            self.logged_out, self.orders, self.early,
+            tuple((p.state, tuple(p.work), p.arrived, p.alarm, tuple(p.waiting), p.calls, frozenset(p.unstored))
                   for p in self.processes.values()),
         )  # fmt: skip
 

@@ -164,12 +164,14 @@ async def test_case_095_a_path_under_suspicion_still_gets_a_newer_token(
         await go.wait()
         await unauthorized(call)
 
-    upstream.script = [unauthorized, unauthorized, late, unauthorized]
     proxy = await start_proxy()
     one, other = await proxy.connect(), await proxy.connect()
+    upstream.script = [unauthorized, unauthorized]
     assert (await one.ask("GET", "/api/late")).status == 401  # twice: from now on it causes no refresh
+    assert (await one.ask("GET", "/api/x")).status == 200  # the new token is accepted
+    upstream.script = [late, unauthorized]
     await one.send(one.request("GET", "/api/late"))
-    await upstream.called(3)
+    await upstream.called(4)
     assert (await other.ask("GET", "/api/x")).status == 200
     go.set()
 

@@ -3,7 +3,7 @@ from hashlib import sha256
 
 import pytest
 
-from krebit_proxy.sandbox.grants import CODE_LIFETIME, Grants, OAuthError, Pair, Rotation
+from krebit_proxy.sandbox.grants import CODE_LIFETIME, Grants, OAuthError, Pair, Rotation, Terms
 
 URI = "http://localhost:8321/setup/callback"
 VERIFIER = "v" * 43
@@ -11,7 +11,7 @@ CHALLENGE = urlsafe_b64encode(sha256(VERIFIER.encode()).digest()).rstrip(b"=").d
 
 
 def exchange(grants: Grants, code: str, uri: str | None = URI, verifier: str | None = None, now: float = 0) -> Pair:
-    return grants.exchange(code, uri, verifier, lifetime=60, now=now)
+    return grants.exchange(code, uri, verifier, terms=Terms(60), now=now)
 
 
 def authorized(rotation: Rotation, grace: float = 30) -> tuple[Grants, Pair]:
@@ -21,7 +21,7 @@ def authorized(rotation: Rotation, grace: float = 30) -> tuple[Grants, Pair]:
 
 def refresh(grants: Grants, token: str | None, now: float = 0) -> Pair:
     assert token is not None
-    return grants.refresh(token, lifetime=60, now=now)
+    return grants.refresh(token, terms=Terms(60), now=now)
 
 
 def refused(grants: Grants, token: str | None, now: float = 0) -> bool:
@@ -137,3 +137,33 @@ def test_all_is_there_again_after_dump_and_load() -> None:
     copy.load(grants.dump())
     assert copy.dump() == grants.dump()
     assert refresh(copy, pair.refresh_token) == second
+
+
+@pytest.mark.parametrize("rotation", ["strict", "off", "grace", "family"])
+def test_a_sliding_end_moves_with_each_renewal_and_a_fixed_one_stays(rotation: Rotation) -> None:
+    for fixed, ends in ((False, [10, 15, 20]), (True, [10, 10, 10])):
+        grants = Grants(rotation, 30)
+        terms = Terms(60, refresh_lifetime=10, fixed_end=fixed)
+        pairs = [grants.exchange(grants.code(URI, None, 0), URI, None, terms=terms, now=0)]
+        for now in (5, 10):
+            token = pairs[0].refresh_token if rotation == "off" else pairs[-1].refresh_token
+            assert token is not None
+            if fixed and now == 10:
+                with pytest.raises(OAuthError, match="expired"):
+                    grants.refresh(token, terms=terms, now=now)
+                break
+            pairs.append(grants.refresh(token, terms=terms, now=now))
+        assert [pair.refresh_expires_at for pair in pairs] == ends[: len(pairs)]
+
+
+def test_an_access_token_is_not_accepted_before_its_lag_is_over() -> None:
+    grants = Grants("strict", 0)
+    pair = grants.exchange(grants.code(URI, None, 0), URI, None, terms=Terms(60, lag=2), now=0)
+    assert [grants.live(pair.access_token, now) for now in (0, 1.9, 2, 59.9)] == [False, False, True, True]
+
+
+def test_grace_gives_the_same_pair_again_before_the_api_accepts_it() -> None:
+    grants, first = authorized("grace", grace=10)
+    assert first.refresh_token is not None
+    second = grants.refresh(first.refresh_token, terms=Terms(60, lag=5), now=1)
+    assert grants.refresh(first.refresh_token, terms=Terms(60, lag=5), now=2) == second

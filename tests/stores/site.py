@@ -10,8 +10,10 @@ from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import Refused
 from krebit_proxy.sandbox import Sandbox
+from krebit_proxy.sandbox.grants import Terms
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.processes import plain
+from tests.fakes.refusals import token_after_401
 from tests.stores.conftest import Place
 
 
@@ -19,7 +21,7 @@ async def family(sandbox: Sandbox, *, left: float) -> Tokens:
     """The tokens of a new consent, of which the access token has `left` seconds for us."""
     now = time.time()
     code = sandbox._grants.code(None, None, now)
-    pair = sandbox._grants.exchange(code, None, None, lifetime=60, now=now)
+    pair = sandbox._grants.exchange(code, None, None, terms=Terms(60), now=now)
     assert pair.refresh_token is not None
     return Tokens(Secret(pair.access_token), Secret(pair.refresh_token), now + left - 60, now + left)
 
@@ -54,7 +56,7 @@ class Site:
         try:
             self.sandbox.faults.token_lifetime = 3600
             found = await credentials.bearer()
-            token = (await credentials.bearer(rejected=found.generation)).field.decode().removeprefix("Bearer ")
+            token = (await token_after_401(credentials, found.generation)).field.decode().removeprefix("Bearer ")
             assert self.sandbox._grants.live(token, time.time())
         except Refused as refused:
             return f"{refused.code}: {refused.detail}"

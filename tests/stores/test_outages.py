@@ -17,6 +17,7 @@ from krebit_proxy.stores.postgres import PostgresStore
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.authorization_server import HANG, AuthorizationServer
 from tests.fakes.database import Database
+from tests.fakes.refusals import token_after_401
 from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
 
@@ -62,7 +63,7 @@ async def proxy(place: Place, server: AuthorizationServer, *, left: float = 3000
 async def rejected(credentials: Credentials) -> Refused:
     """The answer to a caller whose token the upstream did not take."""
     with pytest.raises(Refused) as refused:
-        await credentials.bearer(rejected=1)
+        await token_after_401(credentials)
     return refused.value
 
 
@@ -182,7 +183,7 @@ async def test_a_lock_lost_after_the_intent_was_stored_spends_nothing(
 
     monkeypatch.setattr(PostgresStore, "confirm_lock", confirm_lock)
     async with proxy(place, server) as credentials:
-        assert (await credentials.bearer(rejected=1)).generation == 2  # by the next attempt, under a lock of its own
+        assert (await token_after_401(credentials)).generation == 2  # by the next attempt, under a lock of its own
         await renewed(credentials, place)
     assert lost == [1]
     assert len(server.requests) == 1

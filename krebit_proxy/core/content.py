@@ -1,0 +1,200 @@
+"""The content of an answer, however it was written: its text, and the objects in it.
+
+JSON is what RFC 6749 asks for. Servers also send form-encoded content (old GitHub), JSON after a PHP notice or an
+anti-hijacking prefix such as `for(;;);`, JSONP, several documents in a row, JSON in a JSON string (API gateways), and
+JSON that breaks off or has a comma too many. Each is read here as far as it can be read without guessing:
+
+    >>> read_objects('<br />Notice: x<br /> {"data": {"refreshToken": "r"}}').values("refresh_token")
+    ['r']
+
+Names are compared without letter case and punctuation: `refresh_token`, `refreshToken` and `Refresh-Token` are one.
+"""
+
+import json
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
+
+LONGEST_CONTENT: Final = 1024 * 1024  # bytes after decoding; what a compressed answer may grow to
+_LONGEST_FAULTY: Final = 64 * 1024  # octets of compressed content with a fault in them that are looked at
+_MOST_STARTS: Final = 64  # opening braces at which a document is looked for, in text that is no document as a whole
+
+_PAGE: Final = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
+_TITLE: Final = re.compile(r"<title\b[^>]*>([^<]*)", re.IGNORECASE)
+# A member of a JSON object, complete with its quotes, wherever it stands; or of a Python or PHP one.
+_MEMBER: Final = re.compile(
+    r'"([A-Za-z_-]+)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9.]+)' + r"|'([A-Za-z_-]+)'\s*:\s*(?:'([^'\\]*)'|(-?[0-9.]+))"
+)
+_TOKEN_NAMES: Final = frozenset({"accesstoken", "refreshtoken", "tokentype", "expiresin"})
+_LAST: Final = 1000  # the depth of members that were found without any object around them
+
+Members = dict[str, list[Any]]  # squashed name -> its values in order; more than one where a name came twice
+
+
+class Found(NamedTuple):
+    """One object of the content, and how many objects it stands in."""
+
+    depth: int
+    members: Members
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """All objects of a content, the outer ones first. `shape` says in plain words what is unusual, or nothing."""
+
+    found: tuple[Found, ...] = ()
+    shape: str = ""
+
+    def values(self, name: str) -> list[Any]:
+        """What the outermost objects with such a member give for it, in order."""
+        return [value for holder in self.holders(name) for value in holder.members[squash(name)]]
+
+    def holders(self, name: str) -> list[Found]:
+        """The outermost objects that have such a member."""
+        holders = [found for found in self.found if squash(name) in found.members]
+        return [found for found in holders if found.depth == holders[0].depth]
+
+
+def squash(name: str) -> str:
+    """`name` without letter case and punctuation."""
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def decoded(content: bytes, encoding: str = "") -> bytes:
+    """`content` without its gzip or deflate coding, whatever Content-Encoding says of it.
+
+    We ask for `identity`. Some servers compress all the same, and some say so and do not. So the content decides. What
+    comes before a break is kept, and never more than `LONGEST_CONTENT`.
+    """
+    # RFC 9110 8.4.1: gzip is RFC 1952, which begins with 1f 8b; deflate is "zlib", RFC 1950. Some send it raw.
+    if content.startswith(b"\x1f\x8b"):
+        windows = [zlib.MAX_WBITS + 16]
+    elif "deflate" in encoding.lower():
+        windows = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
+    else:
+        return content
+    for window in windows:
+        if inflated := _inflated(content, window):
+            return inflated
+    return content
+
+
+def _inflated(content: bytes, window: int) -> bytes:
+    try:
+        return zlib.decompressobj(window).decompress(content, LONGEST_CONTENT)
+    except zlib.error:
+        pass
+    # Octet by octet, so that nothing of what comes before the fault is lost: the checksum at the end may be wrong.
+    inflater, inflated = zlib.decompressobj(window), bytearray()
+    for octet in content[:_LONGEST_FAULTY]:
+        try:
+            inflated += inflater.decompress(bytes([octet]), LONGEST_CONTENT)
+        except zlib.error:
+            break
+    return bytes(inflated)
+
+
+def text_of(content: bytes, charset: str = "") -> str:
+    """`content` as text: by its byte order mark or its NUL bytes, else as UTF-8, else by `charset`, else as Latin-1.
+
+    RFC 8259 8.1: JSON "MUST be encoded using UTF-8". So UTF-8 goes before what Content-Type says.
+    """
+    for encoding in (json.detect_encoding(content), charset):
+        try:
+            return content.decode(encoding)
+        except (UnicodeError, LookupError):
+            continue
+    return content.decode("latin-1")
+
+
+def page_title(text: str) -> str | None:
+    """The title of an HTML page, an empty one if it has none; None where `text` is no page."""
+    if not _PAGE.search(text):
+        return None
+    title = _TITLE.search(text)
+    return " ".join(unescape(title[1]).split()) if title else ""
+
+
+def read_objects(text: str) -> Objects:
+    """The objects in `text`."""
+    text = text.strip().lstrip("\ufeff")
+    whole, documents = _documents(text)
+    if whole:
+        return Objects(tuple(_walk(documents)))
+    if not documents and "=" in text and not text.startswith(("<", "{", "[", '"')):
+        return Objects((Found(0, _members(parse_qsl(text))),), "form-encoded content instead of JSON")
+    found = [*_walk(documents), Found(_LAST, _members(_pairs(text)))]
+    if _PAGE.search(text):
+        # A page may hold settings or a script that have one of these names. Two together are a token response.
+        found = [one for one in found if len(_TOKEN_NAMES & one.members.keys()) > 1]
+    return Objects(tuple(found), "JSON that is broken, or has other text around it")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> Members:
+    members: Members = {}
+    for name, value in pairs:
+        if value not in (None, ""):  # both mean that there is none
+            values = members.setdefault(squash(name), [])
+            if value not in values:
+                values.append(value)
+    return members
+
+
+# strict: whether control characters in strings are errors.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_members, strict=False)
+
+
+def _documents(text: str) -> tuple[bool, list[Any]]:
+    """The JSON documents in `text`, and whether it is one as a whole."""
+    start = 0
+    documents: list[Any] = []
+    for attempt in range(_MOST_STARTS):
+        if attempt or not text.startswith(("{", "[", '"')):
+            start = text.find("{", start)
+        if start < 0:
+            break
+        try:
+            document, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start += 1
+            continue
+        if start == 0 and end == len(text):
+            return True, [document]
+        documents.append(document)
+        start = end
+    return False, documents
+
+
+def _walk(documents: list[Any]) -> Iterator[Found]:
+    """Every object in `documents`, breadth first."""
+    ahead = deque((0, document) for document in documents)
+    while ahead:
+        depth, value = ahead.popleft()
+        if isinstance(value, dict):
+            yield Found(depth, value)
+            ahead.extend((depth + 1, inner) for values in value.values() for inner in values)
+        elif isinstance(value, list):
+            ahead.extend((depth, inner) for inner in value)
+        elif isinstance(value, str) and value.lstrip().startswith("{"):
+            ahead.extend((depth, inner) for inner in _documents(value.strip())[1])
+
+
+def _pairs(text: str) -> list[tuple[str, Any]]:
+    """The members that are complete in `text`, which is no JSON as a whole."""
+    pairs: list[tuple[str, Any]] = []
+    for name, quoted, other_name, other_quoted, number in _MEMBER.findall(text):
+        pairs.append((name or other_name, _unquoted(quoted) if name else other_quoted or number))
+    return pairs
+
+
+def _unquoted(quoted: str) -> str | None:
+    """A JSON string as text; a number stays as it is."""
+    try:
+        return str(json.loads(quoted, strict=False))
+    except ValueError:
+        return None

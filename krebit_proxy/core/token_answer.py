@@ -1,0 +1,259 @@
+"""Reads an answer of the token endpoint (RFC 6749, 5.1 and 5.2): tokens, a refusal, or no telling.
+
+Whatever can be read is kept. A 2xx answer with a refresh token in it has rotated that token, whatever else is wrong:
+who throws it away because of the rest has lost the grant. So nothing below stops the reading. It costs a warning, or
+the access token:
+
+    status        any from 200 to 299
+    Content-Type  not looked at, but for the charset of what is no UTF-8
+    coding        gzip and deflate though `identity` was asked for, or their names on content that is plain
+    charset       UTF-8 with a byte order mark, UTF-16 and UTF-32, Latin-1, any that is named
+    content       see `core.content`: form-encoded, text around JSON, JSON that breaks off, several documents
+    shape         tokens inside other objects or lists, in other spellings of their names, named twice
+    transfer      broken off after the tokens
+    token_type    anything, taken as Bearer
+    expires_in    missing or nonsense: an hour; under other names; a string
+    access token  missing, empty, too long, not fit for a header field, two different ones: `Rotated`
+
+A refresh token is kept exactly as it came: it goes into a form, where every character has a place. Where there are
+several, the outermost counts, of equals the last, and never the one that was sent if there is another.
+"""
+
+import math
+import re
+from collections.abc import Collection
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from krebit_proxy.core.content import Found, Objects, decoded, page_title, read_objects, text_of
+from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.retry_after import seconds_to_wait
+from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.token_error import displayable, error_text, error_word, is_transient, kind_of
+from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
+
+DEFAULT_LIFETIME: Final = 3600.0  # where the server does not say, or says nonsense
+LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; longer ones are not believed
+LONGEST_TOKEN: Final = 16 * 1024  # bytes; it must fit into one header field
+NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more has no end
+
+# A token goes into a header field: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_LONGEST_TITLE: Final = 80  # characters
+_NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
+_NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
+
+
+def read_answer(
+    status: int,
+    content: bytes,
+    retry_after: str | None,
+    *,
+    sent_at: float,
+    previous: Secret | None,
+    sent: Collection[str] = (),
+    charset: str = "",
+    encoding: str = "",
+    broken: str = "",
+) -> Outcome:
+    """What an answer of the token endpoint comes to.
+
+    Args:
+        status: the HTTP status.
+        content: all of the content that came.
+        retry_after: the value of the Retry-After field, if there was one.
+        sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
+        previous: the refresh token that was spent, or None for an authorization code.
+        sent: the secrets of the request, which an error text may repeat, and nobody may see.
+        charset: of the content, as Content-Type says.
+        encoding: the value of the Content-Encoding field.
+        broken: how the transfer broke off, if it did.
+    """
+    content = decoded(content, encoding)
+    text = text_of(content, charset)
+    objects = read_objects(text)
+    if 200 <= status < 300 and (issued := _tokens(objects, status, sent_at, previous, broken)):
+        return issued
+    title = page_title(text)
+    word = error_word(objects, code=previous is None)
+    kind = kind_of(word, code=previous is None)
+    description = displayable(error_text(objects), sent)
+    definite = (400 <= status < 500 and status not in _NOT_DEFINITE) or 200 <= status < 300
+    if kind is not RefusalKind.OTHER or (word and definite and not is_transient(word)):
+        return Refusal(_shown(word, sent), description, kind, _mark(word))
+    if 400 <= status < 500 and definite and not word and not broken:
+        page = title is not None
+        return Refusal(_status(status, title, sent), description, RefusalKind.OTHER, _mark(status, content), page)
+    reason = _reason(status, title, displayable(word, sent), description, sent)
+    if broken:
+        return Unclear(f"{reason}, {broken}")
+    wait = seconds_to_wait(retry_after, sent_at)
+    return NotSent(reason, wait) if status in _NOT_PROCESSED else Unclear(reason, wait)
+
+
+def _shown(word: str, sent: Collection[str]) -> str:
+    """The word itself if RFC 6749 allows it and it holds no secret. A known one means what it means in any case."""
+    known = kind_of(word) is not RefusalKind.OTHER and displayable(word) == word
+    return word if known or displayable(word, sent) == word else "an error code that cannot be shown"
+
+
+def _mark(*facts: object) -> str:
+    return sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _status(status: int, title: str | None, sent: Collection[str]) -> str:
+    """The status, and the title of the page that came with it."""
+    if title is None:
+        return f"HTTP status {status}"
+    shown = displayable(title, sent)[:_LONGEST_TITLE]
+    return f"HTTP status {status}, a page " + (f'titled "{shown}"' if shown else "without a title")
+
+
+def _reason(status: int, title: str | None, word: str, description: str, sent: Collection[str]) -> str:
+    said = ": ".join(filter(None, [word, description]))
+    if said:
+        return f"HTTP status {status} ({said})"
+    shown = _status(status, title, sent)
+    return f"{shown}, which is no token response" if 200 <= status < 300 else shown
+
+
+# Tokens
+
+
+def _tokens(
+    objects: Objects, status: int, sent_at: float, previous: Secret | None, broken: str
+) -> Issued | Rotated | None:
+    """The tokens that can be read, or None."""
+    refresh = _refresh_token(objects, previous)
+    access, flaw = _access_token(objects)
+    holders = [*objects.holders("access_token"), *objects.holders("refresh_token"), *objects.found[:1]]
+    refresh_expires_at = _refresh_expires_at(holders, sent_at)
+    if access is None:
+        if refresh is None or (previous is not None and previous.matches(refresh)):
+            return None  # an error response may repeat what was sent
+        return Rotated(Secret(refresh), f"a token response without a usable access token: {flaw}", refresh_expires_at)
+    warnings = _warnings(objects, status, broken)
+    if access != objects.values("access_token")[0]:
+        warnings.append("The access token has white space around it, which was removed.")
+    expires_at = _expires_at(holders, sent_at)
+    if expires_at is None:
+        expires_at = sent_at + DEFAULT_LIFETIME
+        warnings.append("The token response has no usable expires_in; one hour is assumed.")
+    # RFC 6749 6: "The authorization server MAY issue a new refresh token, in which case the client MUST discard the
+    # old refresh token and replace it with the new refresh token." None, or an empty one: the old one stays.
+    renewed = previous if refresh is None else Secret(refresh)
+    if renewed is None:
+        warnings.append("The token response has no refresh token: access ends when this token expires.")
+    scope = next((value for value in objects.values("scope") if isinstance(value, str)), "")
+    return Issued(Tokens(Secret(access), renewed, sent_at, expires_at, scope, refresh_expires_at), tuple(warnings))
+
+
+def _access_token(objects: Objects) -> tuple[str | None, str]:
+    """The access token if it can be used, else what is wrong with it. Two different ones are none: which is ours?"""
+    found = {value.strip() if isinstance(value, str) else None for value in objects.values("access_token")}
+    if not found:
+        return None, "there is none"
+    if len(found) > 1:
+        return None, "there are two different ones"
+    access = found.pop()
+    if not access:
+        return None, "it is empty, or no text"
+    if len(access) > LONGEST_TOKEN:
+        return None, "it is longer than 16 KiB"
+    if not _TOKEN.fullmatch(access):
+        return None, "it has characters that a header field cannot carry"
+    return access, ""
+
+
+def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
+    """The refresh token, exactly as it came."""
+    found = [value for value in objects.values("refresh_token") if isinstance(value, str) and _readable(value)]
+    new = [value for value in found if previous is None or not previous.matches(value)]
+    return next(reversed(new or found), None)
+
+
+def _readable(token: str) -> bool:
+    """Whether this can be sent at all: it is not blank, and each character is one, no half of a surrogate pair."""
+    return bool(token.strip()) and not re.search("[\ud800-\udfff]", token)
+
+
+def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
+    """What is unusual about the answer, never with anything of its content."""
+    warnings = []
+    if status != 200:
+        warnings.append(f"The token response has HTTP status {status} instead of 200.")
+    if broken:
+        warnings.append(f"The token response broke off after the tokens: {broken}.")
+    if objects.shape:
+        warnings.append(f"The token response is {objects.shape}.")
+    elif objects.holders("access_token")[0].depth:
+        warnings.append("The token response has its tokens inside another object.")
+    kinds = objects.values("token_type")
+    # RFC 6749 5.1: token_type is "case insensitive".
+    if not kinds:
+        warnings.append("The token response has no token_type; Bearer is assumed.")
+    elif str(kinds[0]).lower() != "bearer":
+        warnings.append("The token response has another token_type than Bearer; Bearer is assumed.")
+    return warnings
+
+
+# Lifetimes
+
+
+def _expires_at(holders: list[Found], sent_at: float) -> float | None:
+    """When the access token ends, or None. It counts from before the request was sent."""
+    lifetime = _first(_seconds, holders, ("expiresin",))
+    if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson"))) is not None:
+        lifetime = until - sent_at
+    if lifetime is None or lifetime < 1:
+        return None
+    return sent_at + min(lifetime, LONGEST_LIFETIME)
+
+
+def _refresh_expires_at(holders: list[Found], sent_at: float) -> float | None:
+    """When the refresh token ends by itself, if the server says so.
+
+    Keycloak says refresh_expires_in, and 0 for a token without an end; QuickBooks x_refresh_token_expires_in.
+    """
+    names = ("refreshtokenexpiresin", "refreshexpiresin", "xrefreshtokenexpiresin")
+    lifetime = _first(_seconds, holders, names)
+    if lifetime is None:
+        until = _first(_epoch, holders, ("refreshtokenexpiresat", "refreshexpiresat", "refreshtokenexpireson"))
+        lifetime = None if until is None else until - sent_at
+    return sent_at + lifetime if lifetime is not None and 0 < lifetime < NEVER_ENDS else None
+
+
+def _first(read: Any, holders: list[Found], names: tuple[str, ...]) -> float | None:
+    for found in holders:
+        for name in names:
+            for value in found.members.get(name, ()):
+                if (number := read(value)) is not None:
+                    return float(number)
+    return None
+
+
+def _seconds(value: object) -> float | None:
+    """A lifetime: a number or a numeric string of at least one. None where it is anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 1 else None
+
+
+def _epoch(value: object) -> float | None:
+    """A moment, as seconds since the epoch: in seconds, in milliseconds, or as ISO 8601 with its offset."""
+    seconds = _seconds(value)
+    if seconds is not None:
+        return seconds / 1000 if seconds > _FIRST_MILLISECONDS else seconds
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment.timestamp() if moment and moment.tzinfo else None
+
+
+_FIRST_MILLISECONDS: Final = 1e11  # as milliseconds in 1973, as seconds in the year 5138
