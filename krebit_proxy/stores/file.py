@@ -33,7 +33,7 @@ class FileStore:
     def __init__(self, folder: Path, name: str, sealing: Sealing) -> None:
         self._file = GrantFile(folder, name, sealing)
         self._disk = Disk()
-        self._locked = False
+        self._owner: object = None  # of the lock, where it is held
 
     def __repr__(self) -> str:
         return f"<FileStore {self._file.place}>"
@@ -44,12 +44,13 @@ class FileStore:
 
     async def lock(self, timeout: float) -> None:
         """See `Store.lock`."""
-        if self._locked:
+        if self._owner is not None:
             return
+        owner = object()
         clock = asyncio.get_running_loop().time
         end = clock() + timeout
         try:
-            while not await self._answer(self._file.try_lock):
+            while not await self._answer(partial(self._file.try_lock, owner)):
                 if clock() > end:
                     raise StoreBusyError(
                         f"Another process holds the lock of {self._file.place} for more than {timeout:.0f} seconds.",
@@ -58,9 +59,9 @@ class FileStore:
                     )
                 await asyncio.sleep(_POLL * (0.5 + random.random()))
         except BaseException:
-            self._disk.begin(self._file.unlock)  # a try that was given up may get it all the same
+            self._disk.begin(partial(self._file.unlock, owner))  # a try that was given up may get it all the same
             raise
-        self._locked = True
+        self._owner = owner
 
     async def confirm_lock(self) -> None:
         """See `Store.confirm_lock`."""
@@ -68,12 +69,13 @@ class FileStore:
 
     async def unlock(self) -> None:
         """See `Store.unlock`. While a write hangs the lock stays taken: that write may still be done."""
-        self._locked = False
-        await self._disk.settle(self._file.unlock)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            await self._disk.settle(partial(self._file.unlock, owner))
 
     async def write(self, expected: int, grant: Grant) -> None:
         """See `Store.write`. The lock is taken if it is not held."""
-        borrowed = not self._locked
+        borrowed = self._owner is None
         await self.lock(timeout=5)
         try:
             await self._answer(partial(self._file.write, expected, grant))

@@ -28,6 +28,7 @@ class GrantFile:
         self._name = name
         self._folder = PrivateFolder(folder, (f"{name}.json", f"{name}.lock", f"{name}.bak"))
         self._lock: tuple[int, Path] | None = None
+        self._owner: object = None
 
     @property
     def place(self) -> Path:
@@ -44,7 +45,7 @@ class GrantFile:
         content = self._content()
         return None if content is None else self._sealing.open(content, f"file {self.place}")
 
-    def try_lock(self) -> bool:
+    def try_lock(self, owner: object) -> bool:
         """Takes the lock, unless somebody has it, or has just removed the file that we locked."""
         if self._lock is not None:
             return False
@@ -52,7 +53,7 @@ class GrantFile:
         with explained(path):
             lock = self._folder.open(path, os.O_RDWR | os.O_CREAT)
             if try_lock(lock) and _is_same_file(lock, path):
-                self._lock = lock, path
+                self._lock, self._owner = (lock, path), owner
             else:
                 os.close(lock)
         return self._lock is not None
@@ -66,9 +67,9 @@ class GrantFile:
                 code="token_unavailable",
             )
 
-    def unlock(self) -> None:
-        """Frees the lock if it is held. The file stays, since others may be waiting on it."""
-        if self._lock is not None:
+    def unlock(self, owner: object) -> None:
+        """Frees the lock if that owner holds it. The file stays, since others may be waiting on it."""
+        if self._lock is not None and self._owner is owner:
             (lock, _), self._lock = self._lock, None
             os.close(lock)
 
@@ -116,9 +117,11 @@ class GrantFile:
             place = next(parent for parent in (folder, *folder.parents) if parent.exists())
             with TemporaryDirectory(prefix=".krebit-proxy-", dir=place) as trial:
                 rehearsal = GrantFile(Path(trial), self._name, self._sealing)
-                rehearsal.try_lock()
-                rehearsal.probe()
-                rehearsal.unlock()
+                rehearsal.try_lock(self)
+                try:
+                    rehearsal.probe()
+                finally:
+                    rehearsal.unlock(self)
 
     def _path(self, suffix: str, *, create: bool = False) -> Path:
         with explained(self._folder.asked):

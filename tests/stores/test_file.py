@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from krebit_proxy.core.grant import Grant
-from krebit_proxy.errors import StoreError
+from krebit_proxy.errors import StoreBusyError, StoreError
 from krebit_proxy.stores import Store
 from krebit_proxy.stores.encryption import new_key
 from tests.stores.conftest import Place
@@ -237,6 +237,23 @@ async def test_a_write_that_fails_half_way_leaves_the_old_grant_and_no_rest(plac
 
     assert await store.read() == place.grant(1)
     assert "access-2" not in "".join(path.read_text() for path in grant_file.parent.iterdir())
+
+
+async def test_writes_of_one_store_at_one_time_take_turns(place: Place, grant_file: Path) -> None:
+    store = place.open()
+    writes = [store.write(1, place.grant(2, refresh=f"refresh-{number}")) for number in range(8)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+
+    assert sorted(type(result).__name__ for result in results) == ["NoneType", *["StoreConflictError"] * 7]
+
+
+async def test_a_task_that_waits_for_the_lock_of_its_own_store_gives_up_in_time(place: Place, grant_file: Path) -> None:
+    store = place.open()
+    taking = [asyncio.ensure_future(store.lock(timeout)) for timeout in (5, 0)]
+    results = await asyncio.gather(*taking, return_exceptions=True)
+
+    assert [type(result) for result in results] == [type(None), StoreBusyError]
+    await store.confirm_lock()
 
 
 async def test_readers_see_the_old_grant_or_the_new_and_never_a_part(place: Place, grant_file: Path) -> None:
