@@ -43,7 +43,6 @@ def export(invocation: Invocation, address: str) -> None:
     from krebit_proxy.cli.envelope import seal
 
     def pack(found: "Grant") -> str:
-        """The grant, sealed. Raises ProxyError if it is of no use, and ValueError for a bad address."""
         if found.verdict is not None:
             raise ProxyError("this grant was refused", hint="authorize anew with: krebit-proxy setup")
         return seal(found, address)

@@ -19,7 +19,6 @@ def store_of(settings: Settings) -> Store:
 
 
 async def stored(settings: Settings) -> Grant | None:
-    """The grant as it is stored. Raises StoreError."""
     store = store_of(settings)
     try:
         return await store.read()

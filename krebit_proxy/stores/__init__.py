@@ -50,24 +50,15 @@ class StoreSettings(Protocol):
     """The settings that say where and how the grant is kept, as `config.Settings` has them."""
 
     @property
-    def store(self) -> str:
-        """`file:FOLDER` or `postgresql://...`."""
-
+    def store(self) -> str: ...
     @property
-    def organization(self) -> str:
-        """Whose API the grant is for."""
-
+    def organization(self) -> str: ...
     @property
-    def client_id(self) -> str:
-        """The app that was granted access."""
-
+    def client_id(self) -> str: ...
     @property
-    def encryption_key_file(self) -> Path | None:
-        """Keys, one a line."""
-
+    def encryption_key_file(self) -> Path | None: ...
     @property
-    def encryption_key(self) -> Secret | None:
-        """Keys, between spaces."""
+    def encryption_key(self) -> Secret | None: ...
 
 
 def open_store(settings: StoreSettings) -> Store:

@@ -122,7 +122,6 @@ class Sealing:
 
 
 def is_plain(content: bytes) -> bool:
-    """Whether `content` is a record in the clear."""
     return content.startswith(_PLAIN)
 
 
@@ -137,7 +136,6 @@ def read_encryption_keys(path: Path) -> list[str]:
 
 
 def new_key() -> str:
-    """A key for the sealing of grants."""
     from cryptography.fernet import Fernet
 
     return Fernet.generate_key().decode()

@@ -39,11 +39,9 @@ class FileStore:
         return f"<FileStore {self._file.place}>"
 
     async def read(self) -> Grant | None:
-        """See `Store.read`."""
         return await self._answer(self._file.read)
 
     async def lock(self, timeout: float) -> None:
-        """See `Store.lock`."""
         if self._owner is not None:
             return
         owner = object()
@@ -64,17 +62,16 @@ class FileStore:
         self._owner = owner
 
     async def confirm_lock(self) -> None:
-        """See `Store.confirm_lock`."""
         await self._answer(self._file.confirm_lock)
 
     async def unlock(self) -> None:
-        """See `Store.unlock`. While a write hangs the lock stays taken: that write may still be done."""
+        """While a write hangs the lock stays taken: that write may still be done."""
         owner, self._owner = self._owner, None
         if owner is not None:
             await self._disk.settle(partial(self._file.unlock, owner))
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """See `Store.write`. The lock is taken if it is not held."""
+        """The lock is taken if it is not held."""
         borrowed = self._owner is None
         await self.lock(timeout=5)
         try:
@@ -84,7 +81,6 @@ class FileStore:
                 await self.unlock()
 
     async def probe(self) -> None:
-        """See `Store.probe`."""
         if await self._answer(self._file.is_new):
             await self._answer(self._file.rehearse)
             return
@@ -95,7 +91,6 @@ class FileStore:
             await self.unlock()
 
     async def close(self) -> None:
-        """See `Store.close`."""
         await self.unlock()
 
     async def _answer(self, function: Callable[[], T]) -> T:

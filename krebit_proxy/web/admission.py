@@ -93,7 +93,6 @@ class KeyFile:
         """Gives `server` the keys of each new state of the file, without end."""
 
         def changed() -> None:
-            """The file is another one, and whole."""
             server.rules = self.renewed(server.rules)
 
         await self._watch.follow(changed, pause=pause)

@@ -54,11 +54,10 @@ class Certificate:
         """Reads the files after each change, without end, and calls `admit_anew` when an authority is gone."""
 
         def changed() -> None:
-            """The files are others. If they do not fit each other yet, the next change will tell."""
             before = self._context
             try:
                 self._context = self._read()
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # if they do not fit each other yet, there will be another change
                 _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
                 return
             _log.info("tls.certificate_read")
