@@ -42,7 +42,7 @@ class Proxy:
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
-        """Opens the store, reads the grant and listens. Raises SettingsError, StoreError or OSError."""
+        """Opens the store, reads the grant and listens. Raises ProxyError or OSError."""
         try:
             await self._start()
         except BaseException:
@@ -88,8 +88,8 @@ class Proxy:
         running.callback(spawn(_try_out(settings), name="trying out the store").cancel)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
-        if certificate is not None and settings.tls_client_ca_file is not None:
-            running.callback(spawn(certificate.follow(server.admit_anew), name="client authorities").cancel)
+        if certificate is not None:
+            running.callback(spawn(certificate.follow(server.admit_anew), name="certificate").cancel)
         origin = self._listeners.origin(next(iter(settings.access.allowed_hosts), "localhost"))
         setup.announce(origin)
         if settings.notify.webhook or settings.notify.command:

@@ -139,9 +139,9 @@ def _report(error: Exception) -> int:
         case ProxyError():
             terminal.complain(error.detail, hint=error.hint)
         case OSError():
-            what, _, to_do = (error.strerror or str(error)).partition("; ")
+            what = error.strerror or str(error)
             named = f"{error.filename}: {what}" if error.filename else what
-            terminal.complain(named, hint=to_do or _TO_DO.get(error.errno or 0, _CHECK))
+            terminal.complain(named, hint=_TO_DO.get(error.errno or 0, _CHECK))
         case _:
             what = f"internal error: {type(error).__name__}"
             terminal.complain(what, hint="run it again with --debug, and report the output")

@@ -4,7 +4,6 @@ import asyncio
 import sys
 import textwrap
 import time
-from contextlib import asynccontextmanager
 from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,11 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 from krebit_proxy.errors import ProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from krebit_proxy.config import Settings
     from krebit_proxy.core.grant import Grant, Tokens
     from krebit_proxy.core.secret import Secret
-    from krebit_proxy.stores import Store
 
 
 @click.group
@@ -43,10 +41,9 @@ def export(invocation: Invocation, address: str) -> None:
 
     Only one proxy may use a grant: two of them would spend the same refresh token.
     """
-    from krebit_proxy.cli.envelope import seal  # noqa: PLC0415
+    from krebit_proxy.cli.envelope import seal
 
     def pack(found: "Grant") -> str:
-        """The grant, sealed. Raises ProxyError if it is of no use, and ValueError for a bad address."""
         if found.verdict is not None:
             raise ProxyError("Krebit no longer accepts this grant", hint="authorize again with: krebit-proxy setup")
         return seal(found, address)
@@ -69,7 +66,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
     Asks for the output of `krebit-proxy grant export`. With --refresh-token-stdin, takes the refresh token of another
     program, uses it at once and stores the result. From then on the other program must not use that token.
     """
-    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
+    from krebit_proxy.core.secret import Secret
 
     settings = invocation.settings()
     asyncio.run(_require_room(settings))
@@ -83,7 +80,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
 
 
 def _receive(settings: "Settings") -> int:
-    from krebit_proxy.cli.envelope import Receiver  # noqa: PLC0415
+    from krebit_proxy.cli.envelope import Receiver
 
     receiver = Receiver()
     terminal.note(f"On the other computer, run:  krebit-proxy grant export {receiver.address}")
@@ -108,11 +105,11 @@ def _receive(settings: "Settings") -> int:
 
 async def _try(settings: "Settings", refresh_token: "Secret") -> int:
     """Stores it beside an access token that has expired, and has it refreshed under all the rules of a refresh."""
-    from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
-    from krebit_proxy.core.grant import Tokens  # noqa: PLC0415
-    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
-    from krebit_proxy.errors import Refused  # noqa: PLC0415
-    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials
+    from krebit_proxy.core.grant import Tokens
+    from krebit_proxy.core.secret import Secret
+    from krebit_proxy.errors import Refused
+    from krebit_proxy.token_endpoint import TokenEndpoint
 
     now = time.time()
     await _put_in(settings, Tokens(Secret("none-yet"), refresh_token, now - 1, now))
@@ -134,7 +131,7 @@ async def _try(settings: "Settings", refresh_token: "Secret") -> int:
 
 
 async def _require_room(settings: "Settings") -> None:
-    from krebit_proxy.cli.stored_grant import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import stored
 
     _check_room(await stored(settings))
 
@@ -146,9 +143,10 @@ def _check_room(found: "Grant | None") -> None:
 
 async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
     """Stores the tokens as a new generation."""
-    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import locked_store
+    from krebit_proxy.core.grant import Grant
 
-    async with _locked(settings) as store:
+    async with locked_store(settings) as store:
         found = await store.read()
         _check_room(found)
         base = found.generation if found else 0
@@ -157,10 +155,11 @@ async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
 
 
 async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str:
-    """Packs the grant, then forgets it. Under the lock nobody is spending its refresh token."""
-    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+    """Packs the grant, then forgets it."""
+    from krebit_proxy.cli.stored_grant import locked_store
+    from krebit_proxy.core.grant import Grant
 
-    async with _locked(settings) as store:
+    async with locked_store(settings) as store:
         found = await store.read()
         if found is None or found.tokens is None:
             raise ProxyError("there is no grant here", hint="authorize first with: krebit-proxy setup")
@@ -170,16 +169,3 @@ async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str
         )
         await store.write(found.generation, forgotten)
         return packed
-
-
-@asynccontextmanager
-async def _locked(settings: "Settings") -> "AsyncIterator[Store]":
-    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
-    from krebit_proxy.stores import open_store  # noqa: PLC0415
-
-    store = open_store(settings)
-    try:
-        await store.lock(LOCK_TIMEOUT)
-        yield store
-    finally:
-        await store.close()

@@ -8,10 +8,10 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
-from krebit_proxy.cli.private import create
 from krebit_proxy.errors import ProxyError, SettingsError
+from krebit_proxy.files import create
 
-_SECRET_NAME: Final = "client-secret"  # noqa: S105  the name of a file
+_SECRET_FILE: Final = "client-secret"
 _DEFAULT_LISTEN: Final = "localhost:8321"
 
 
@@ -41,7 +41,7 @@ def init(
     a second file beside it. Only you can read these files. init never overwrites a file.
     """
     path = invocation.config or Path("config.yaml")
-    secret_path = path.parent / _SECRET_NAME
+    secret_path = path.parent / _SECRET_FILE
     for taken in (path, *([] if client_secret_file else [secret_path])):
         if taken.exists():
             raise ProxyError(f"{taken} already exists", hint="move it, or choose another path with --config")
@@ -54,14 +54,14 @@ def init(
     values["redirect_uri"] = redirect_uri or _answer("redirect_uri", "Redirect URI", default=default)
     if listen != _DEFAULT_LISTEN:
         values["listen"] = listen
-    values["client_secret_file"] = str(client_secret_file.absolute() if client_secret_file else _SECRET_NAME)
+    values["client_secret_file"] = str(client_secret_file.absolute() if client_secret_file else _SECRET_FILE)
     _write(path, values, secret_path, secret)
     terminal.say(f"Wrote {path}." if client_secret_file else f"Wrote {path} and {secret_path}.")
     _next_steps(path, values)
 
 
 def _check(flags: dict[str, str]) -> None:
-    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of
 
     if problems := problems_of(flags):
         raise SettingsError(problems, hint="run `krebit-proxy init --help`")
@@ -69,7 +69,7 @@ def _check(flags: dict[str, str]) -> None:
 
 def _port(listen: str) -> int:
     """Where a browser comes back to; the usual port where it can not."""
-    from krebit_proxy.config.addresses import split_listen  # noqa: PLC0415
+    from krebit_proxy.config.addresses import split_listen
 
     tcp = split_listen(listen)
     return tcp[1] if tcp and tcp[1] else 8321
@@ -77,7 +77,7 @@ def _port(listen: str) -> int:
 
 def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:
     """What the person answers; asked again while it cannot work."""
-    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of
 
     while True:
         answer = str(_ask(question, default=default, hidden=hidden)).strip()
@@ -98,7 +98,7 @@ def _ask(question: str, *, default: str | None, hidden: bool) -> str:
 
 def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | None) -> None:
     """Writes both files or none."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
     text = "# Settings of krebit-proxy. For all settings and their defaults, see config.example.yaml.\n\n"
     path.parent.mkdir(parents=True, exist_ok=True)

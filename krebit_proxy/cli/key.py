@@ -1,7 +1,6 @@
 """`krebit-proxy key`."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ import click
 
 from krebit_proxy.cli import terminal
 from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocation
-from krebit_proxy.cli.private import create
+from krebit_proxy.files import create, replace
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
@@ -36,7 +35,7 @@ def new(file: Path | None) -> None:
     Copy FILE to each machine that shares the grant, and keep a copy in a safe place. Without the key, nobody can read
     the grant: you then have to authorize the proxy again.
     """
-    from krebit_proxy.stores.encryption import new_key  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key
 
     made = new_key()
     if file is None:
@@ -60,8 +59,8 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     key new >> FILE` on one machine, and add that last line to the file of each other machine. Then move the line to
     the top in each file, and run `krebit-proxy key rotate --only-seal` on one machine.
     """
-    from krebit_proxy.errors import SettingsError  # noqa: PLC0415
-    from krebit_proxy.stores.encryption import new_key, read_keys  # noqa: PLC0415
+    from krebit_proxy.errors import SettingsError
+    from krebit_proxy.stores.encryption import new_key, read_encryption_keys
 
     settings = invocation.settings()
     file = settings.encryption_key_file
@@ -71,36 +70,20 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
             hint="create one with: krebit-proxy key new FILE",
         )
     if file is not None and not only_seal:
-        _replace(file, f"{new_key()}\n{file.read_text()}")
+        replace(file.resolve(), f"{new_key()}\n{file.read_text()}")
     sealed = asyncio.run(_seal_again(settings))
     terminal.say("The grant is encrypted with the first key." if sealed else "There is no grant yet.")
     if file is not None and drop_old:
-        _replace(file, f"{read_keys(file)[0]}\n")
+        replace(file.resolve(), f"{read_encryption_keys(file)[0]}\n")
         terminal.say(f"Removed the old keys from {file}.")
 
 
 async def _seal_again(settings: "Settings") -> bool:
     """Writes the grant as it is, which seals it with the first key. Whether there is one."""
-    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
-    from krebit_proxy.stores import open_store  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import locked_store
 
-    store = open_store(settings)
-    try:
-        await store.lock(LOCK_TIMEOUT)
+    async with locked_store(settings) as store:
         grant = await store.read()
         if grant is not None:
             await store.write(grant.generation, grant)
-        return grant is not None
-    finally:
-        await store.close()
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replaces a file as a whole, and leaves its owner and mode as they are."""
-    file, found = file.resolve(), file.stat()
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    create(temporary, text, mode=found.st_mode & 0o777)
-    if hasattr(os, "chown"):
-        os.chown(temporary, found.st_uid, found.st_gid)
-    temporary.replace(file)
+    return grant is not None

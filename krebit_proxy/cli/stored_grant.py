@@ -6,18 +6,19 @@ from contextlib import asynccontextmanager
 from krebit_proxy import log
 from krebit_proxy.config import Log, Settings
 from krebit_proxy.core.grant import Grant
+from krebit_proxy.core.lifecycle import LOCK_TIMEOUT
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 
 
 def store_of(settings: Settings) -> Store:
-    """The store that the settings name."""
+    """The store that the settings name. What it warns of goes to standard error."""
+    log.configure(Log(level="warning", format="console"))
     return open_store(settings)
 
 
 async def stored(settings: Settings) -> Grant | None:
-    """Reads the store once. Raises StoreError."""
     store = store_of(settings)
     try:
         return await store.read()
@@ -26,10 +27,22 @@ async def stored(settings: Settings) -> Grant | None:
 
 
 @asynccontextmanager
+async def locked_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store under its lock, so that nobody spends the refresh token meanwhile."""
+    store = store_of(settings)
+    try:
+        await store.lock(LOCK_TIMEOUT)
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
 async def credentials(settings: Settings, token_endpoint: TokenEndpoint) -> AsyncIterator[Credentials]:
     """The grant, for a command that changes it. A running proxy sees the change in the store."""
+    store = store_of(settings)
     log.configure(Log(level="error", format="console"))
-    found = Credentials(settings, store_of(settings), token_endpoint)
+    found = Credentials(settings, store, token_endpoint)
     try:
         yield found
     finally:

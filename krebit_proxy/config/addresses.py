@@ -1,12 +1,12 @@
 """Addresses in settings, and what is wrong with them."""
 
 import re
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from krebit_proxy.core.host import is_host
 from krebit_proxy.core.loopback import is_loopback
 
 LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -20,28 +20,17 @@ def wrong(text: str) -> PydanticCustomError:
     return PydanticCustomError("setting", "{text}", {"text": text})
 
 
-def is_host(host: str) -> bool:
-    """Whether `host` is an IP literal (no brackets) or a DNS name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        labels = host.lower().removesuffix(".").split(".")
-        return all(LABEL.fullmatch(label) for label in labels) and len(host) <= 253
-    return True
-
-
 def split_listen(address: str) -> tuple[str, int] | None:
     """Host (no brackets) and port of a TCP listen address; None for `unix:/path` and `fd:N`.
 
-    Raises:
-        PydanticCustomError: it is none of the three forms.
+    A port alone is that of localhost. Raises PydanticCustomError for all else.
     """
     if address.startswith("unix:/"):
         split_unix(address)
         return None
     if re.fullmatch(r"fd:\d+", address):
         return None
-    host, colon, port = address.rpartition(":")
+    host, colon, port = (f"localhost:{address}" if address.isdigit() else address).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isascii() or not port.isdigit() or (":" in bare and bare == host):
         raise wrong("is not an address; write host:port, [IPv6]:port, unix:/path or fd:N")

@@ -12,6 +12,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 Key = tuple[str | int, ...]
 
 PREFIX: Final = "KREBIT_PROXY_"
+# What an error of YAML quotes: behind "expected" its own syntax, and else a part of the file.
+_QUOTED: Final = re.compile(r"""((?:expected|or) )?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 # For a service called krebit-proxy, Kubernetes gives such variables to every container; they are no settings.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
@@ -21,33 +23,49 @@ def is_setting(variable: str) -> bool:
     return variable.startswith(PREFIX) and variable != f"{PREFIX}CONFIG"
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a setting stands. They sort as a person reads them: the file from top to bottom, then the variables."""
+
+    variable: bool
+    line: int  # 0 for what has none
+    name: str  # of the file, or of the variable
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}" if self.line else self.name
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where it stands, which setting, and what to say about it."""
 
-    where: str
+    where: Place
     key: str
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.text) if part)
+        return ": ".join(part for part in (str(self.where), self.key, self.text) if part)
 
 
 @dataclass
 class Document:
     """Values of the settings as nested dicts and lists, with their places."""
 
-    where: str  # the place of what has none: the file's name, or "environment"
+    name: str  # of the file, or "environment"
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[Key, str] = field(default_factory=dict)
+    places: dict[Key, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     cautions: list[Problem] = field(default_factory=list)
 
-    def place(self, key: Key) -> str:
+    def at(self, line: int) -> Place:
+        """A line of the file."""
+        return Place(variable=False, line=line, name=self.name)
+
+    def place(self, key: Key) -> Place:
         """Where `key` stands, or the nearest of what surrounds it."""
         while key and key not in self.places:
             key = key[:-1]
-        return self.places.get(key, self.where)
+        return self.places.get(key) or self.at(0)
 
     def report(self, key: Key, text: str) -> None:
         """Notes a problem with the setting `key`."""
@@ -101,11 +119,7 @@ class _Reading:
         try:
             root = self._loader.get_single_node()
         except yaml.MarkedYAMLError as error:
-            # Not the whole text of the error: it quotes the file, and with it perhaps a secret.
-            line = (error.problem_mark.line + 1) if error.problem_mark else 1
-            advice = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
-            text = f"invalid YAML: {error.problem}{advice}"
-            self._document.problems.append(Problem(f"{self._document.where}:{line}", "", text))
+            self._document.problems.append(self._problem(error))
             return
         except RecursionError:
             self._document.report((), "is nested too deeply")
@@ -114,6 +128,13 @@ class _Reading:
             self._document.values = self._mapping(root, ())
         elif root is not None:
             self._document.report((), "must contain settings in the form `name: value`")
+
+    def _problem(self, error: yaml.MarkedYAMLError) -> Problem:
+        mark = error.problem_mark
+        at_tab = mark is not None and mark.buffer is not None and mark.buffer[mark.pointer] == "\t"
+        advice = "; indent with spaces, not with tabs" if at_tab else ""
+        told = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else "…", error.problem or "")  # it may be a secret
+        return Problem(self._document.at(mark.line + 1 if mark else 1), "", f"invalid YAML: {told}{advice}")
 
     def _value(self, node: Node, key: Key) -> Any:
         if isinstance(node, MappingNode):
@@ -156,8 +177,8 @@ class _Reading:
     def _mark(self, node: Node, key: Key) -> None:
         self._document.places[key] = self._line(node)
 
-    def _line(self, node: Node) -> str:
-        return f"{self._document.where}:{node.start_mark.line + 1}"
+    def _line(self, node: Node) -> Place:
+        return self._document.at(node.start_mark.line + 1)
 
 
 def add_environment(
@@ -177,7 +198,7 @@ def add_environment(
         if not raw or name in {variable, "CONFIG", "EVENT"} or _SERVICE_LINK.fullmatch(name):
             continue
         key: Key = tuple(name.lower().split("__"))
-        document.places[key] = variable
+        document.places[key] = Place(variable=True, line=0, name=variable)
         try:
             value = raw if dotted(key) in texts else yaml.safe_load(raw)
         except (yaml.YAMLError, RecursionError):

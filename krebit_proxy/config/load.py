@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from krebit_proxy.config.conflicts import conflicts
-from krebit_proxy.config.document import PREFIX, Document, Key, Problem, add_environment, dotted, read_file
+from krebit_proxy.config.document import PREFIX, Document, Key, Place, Problem, add_environment, dotted, read_file
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
 from krebit_proxy.config.secrets import exposure, file_problem, read_secret
@@ -61,14 +62,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if document.problems and not document.values:  # the rest would only be echoes of a file that cannot be read
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     directory = path.resolve().parent if path else Path.cwd()
-    in_file = {name: _places(document, name) for name in _SECRETS}
-    if "encryption_key" in document.values and (problem := _strictly(Path(document.where))):
+    in_file = {name: _given(document, name) for name in _SECRETS}
+    if path and "encryption_key" in document.values and (problem := _strictly(path)):
         document.report(("encryption_key",), f"is in a file that is not private: {problem}")
     add_environment(document, environ, texts(), lists())
     _find_credential(document, environ)
-    for name, places in in_file.items():
-        _refuse_twice(document, name, places)
-    _read_secret(document, in_file[SECRET], directory)
+    for name, given in in_file.items():
+        _refuse_twice(document, name, given)
+    _read_secret(document, path, directory)
     _make_absolute(document, directory)
     settings = _validate(document)
     if document.problems:
@@ -90,30 +91,22 @@ def _hint(path: Path | None) -> str:
 
 
 def _lines(problems: list[Problem]) -> list[str]:
-    """The file's problems from top to bottom, then the environment's."""
-
-    def position(problem: Problem) -> tuple[bool, int, str]:
-        """What sorts problems: those of the file first, by their line."""
-        line = problem.where.rpartition(":")[2]
-        return problem.where.startswith(PREFIX), int(line) if line.isdigit() else 0, problem.where
-
-    return [str(problem) for problem in sorted(problems, key=position)]
+    return [str(problem) for problem in sorted(problems, key=attrgetter("where"))]
 
 
-def _places(document: Document, name: str) -> list[str]:
-    """Where the secret `name` is given, in itself or in a file of its own."""
-    given = [key for key in (name, f"{name}_file") if key in document.values]
-    return [f"{key} ({document.place((key,))})" for key in given]
+def _given(document: Document, name: str) -> list[tuple[str, Place]]:
+    """How the secret `name` is given, in itself or in a file of its own, and where."""
+    return [(key, document.place((key,))) for key in (name, f"{name}_file") if key in document.values]
 
 
-def _refuse_twice(document: Document, name: str, in_file: list[str]) -> None:
+def _refuse_twice(document: Document, name: str, in_file: list[tuple[str, Place]]) -> None:
     """A secret may come in three ways, but never in two at once: nobody would know which one counts."""
-    given = dict.fromkeys([*in_file, *_places(document, name)])
+    given = [f"{key} ({place})" for key, place in dict.fromkeys([*in_file, *_given(document, name)])]
     if len(given) > 1:
         document.report((name,), f"is set more than once, by {' and by '.join(given)}; keep one of them")
 
 
-def _read_secret(document: Document, in_file: list[str], directory: Path) -> None:
+def _read_secret(document: Document, path: Path | None, directory: Path) -> None:
     """Puts the client secret where the model expects it."""
     values = document.values
     if SECRET_FILE in values:
@@ -125,10 +118,10 @@ def _read_secret(document: Document, in_file: list[str], directory: Path) -> Non
         except ValueError as error:
             document.report((SECRET_FILE,), str(error))
             values[SECRET] = _PLACEHOLDERS[SECRET]
-    elif f"{SECRET} ({document.place((SECRET,))})" in in_file:
-        if problem := file_problem(Path(document.where)):
+    elif path and SECRET in values and not document.place((SECRET,)).variable:
+        if problem := file_problem(path):
             document.report((SECRET,), f"is in a file that is not safe: {problem}")
-        document.caution((SECRET,), exposure(Path(document.where)))
+        document.caution((SECRET,), exposure(path))
 
 
 def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
@@ -136,7 +129,7 @@ def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
     file = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "krebit-proxy-key")
     if file.is_absolute() and file.exists() and not any(document.values.get(key) for key in _ENCRYPTION):
         document.values[_ENCRYPTION[0]] = str(file)
-        document.places[_ENCRYPTION[0],] = "CREDENTIALS_DIRECTORY"
+        document.places[_ENCRYPTION[0],] = Place(variable=True, line=0, name="CREDENTIALS_DIRECTORY")
 
 
 def _make_absolute(document: Document, directory: Path) -> None:
@@ -204,10 +197,10 @@ def _validate(document: Document) -> Settings:
     return settings
 
 
-def _text(detail: ErrorDetails, place: str) -> str:
+def _text(detail: ErrorDetails, place: Place) -> str:
     if detail["type"] == "extra_forbidden":
         name = nearest(dotted(detail["loc"]))
-        spelt = f" ({PREFIX}{name.upper().replace('.', '__')})" if name and place.startswith(PREFIX) else ""
+        spelt = f" ({PREFIX}{name.upper().replace('.', '__')})" if name and place.variable else ""
         return "is not a setting" + (f"; did you mean {name}{spelt}?" if name else "")
     if detail["type"] == "literal_error":
         return f"must be {detail['ctx']['expected']}"

@@ -2,19 +2,20 @@
 
 import re
 import shlex
-from ipaddress import ip_network
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
-from krebit_proxy.config.addresses import LABEL, check_url, is_host, split_listen, split_url, wrong
+from krebit_proxy.config.addresses import LABEL, check_url, split_listen, split_url, wrong
+from krebit_proxy.core.access import allowed_client, allowed_host, allowed_origin, token
+from krebit_proxy.core.host import is_host
 from krebit_proxy.core.policy import pattern
 from krebit_proxy.core.secret import Secret
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _VISIBLE: Final = re.compile(r"[\x20-\x7e]+")  # RFC 6749, appendix A: client_id = *VSCHAR
 
 
@@ -29,6 +30,12 @@ def _size(value: Any) -> int:
 
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _addresses(value: Any) -> Any:
+    """One or more addresses to listen on, where a port may be a number."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in values]
 
 
 def _secret(value: Any) -> Secret:
@@ -96,8 +103,8 @@ def _command(value: str) -> str:
 
 
 def _listen(value: str) -> str:
-    split_listen(value)
-    return value
+    tcp = split_listen(value)
+    return f"localhost:{tcp[1]}" if tcp and value.isdigit() else value
 
 
 def _store(value: str) -> str:
@@ -106,49 +113,25 @@ def _store(value: str) -> str:
     return value
 
 
-def _host(value: str) -> str:
-    host = value.removeprefix("[").removesuffix("]")
-    if not is_host(host) or "%" in host:  # a zone means something on its own computer only
-        raise wrong("is not a host name or IP address; leave out scheme, port and *")
-    return f"[{host}]" if ":" in host else host  # as callers write it
+def _by(rule: Callable[[str], str]) -> AfterValidator:
+    """The value as a rule of the core has it, whose problems become those of the setting."""
+
+    def validated(value: str) -> str:
+        try:
+            return rule(value)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+
+    return AfterValidator(validated)
 
 
-def _origin(value: str) -> str:
-    parts = split_url(value)
-    known = parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and "@" not in value
-    if not known or value != f"{parts.scheme}://{parts.netloc}".lower():
-        raise wrong("is not an origin; write for example https://intranet.example or http://localhost:3000")
+def _client(value: str) -> str:
+    allowed_client(value)
     return value
 
 
-def _network(value: str) -> str:
-    if re.fullmatch(r"[ug]id:\d+", value):
-        return value
-    try:
-        ip_network(value)
-    except ValueError:
-        raise wrong(_nearest_network(value)) from None
-    return value
-
-
-def _nearest_network(value: str) -> str:
-    try:
-        return f"has bits set outside its prefix; did you mean {ip_network(value, strict=False)}?"
-    except ValueError:
-        return "is not an IP address or network; write for example 10.0.0.0/8, or uid:1000 for a unix socket"
-
-
-def _token(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
-        raise wrong("contains a character that HTTP does not allow here")
-    return value
-
-
-def _path_rule(value: str) -> str:
-    try:
-        pattern(value)
-    except ValueError as error:
-        raise wrong(f"is not a path template: {error}") from None
+def _path_template(value: str) -> str:
+    pattern(value)
     return value
 
 
@@ -159,6 +142,7 @@ Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 OneOrMore = BeforeValidator(_one_or_more, json_schema_input_type=str | tuple[str, ...])
+Addresses = BeforeValidator(_addresses, json_schema_input_type=str | int | tuple[str | int, ...])
 SecretText = Annotated[Secret, BeforeValidator(_secret), WithJsonSchema({"type": "string"})]
 
 
@@ -233,9 +217,9 @@ class Replay(Section):
 class Rule(Section):
     """One line of `access.allow`."""
 
-    methods: Annotated[tuple[Annotated[str, AfterValidator(_token)], ...], OneOrMore] = ()
+    methods: Annotated[tuple[Annotated[str, _by(token)], ...], OneOrMore] = ()
     """Empty: all methods."""
-    paths: Annotated[tuple[Annotated[str, AfterValidator(_path_rule)], ...], OneOrMore] = ()
+    paths: Annotated[tuple[Annotated[str, _by(_path_template)], ...], OneOrMore] = ()
     """`{id}`, or any name in braces, matches one segment. A final `**` matches the rest. Empty: all paths."""
     callers: Annotated[tuple[str, ...], OneOrMore] = ()
     """Names of client keys. Empty: all clients."""
@@ -246,15 +230,15 @@ class Access(Section):
 
     expose: Flag = False
     """Allow other computers to connect. Needs client_keys_file or allow_clients too."""
-    allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], OneOrMore] = ()
+    allowed_hosts: Annotated[tuple[Annotated[str, _by(allowed_host)], ...], OneOrMore] = ()
     """Host names, besides localhost, under which clients reach this proxy."""
-    allowed_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], OneOrMore] = ()
+    allowed_origins: Annotated[tuple[Annotated[str, _by(allowed_origin)], ...], OneOrMore] = ()
     """Websites whose pages may call the API, for example https://intranet.example."""
-    allow_clients: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], OneOrMore] = ()
+    allow_clients: Annotated[tuple[Annotated[str, _by(_client)], ...], OneOrMore] = ()
     """Addresses that may call, for example 10.1.0.0/16. On unix sockets uid:1000 or gid:33. Empty: all."""
     client_keys_file: Path | None = None
     """One name:key per line. Clients send the key as Bearer, X-Api-Key or Basic password. Reloads on change."""
-    require_header: Annotated[str, AfterValidator(_token)] | None = None
+    require_header: Annotated[str, _by(token)] | None = None
     """A header that each request must have, for example X-Krebit-Proxy. Web pages and redirects cannot send it."""
     read_only: Flag = False
     """Allow only GET, HEAD and OPTIONS."""
@@ -318,10 +302,10 @@ class Settings(Section):
     """The client secret of your app. It is safer in a separate file: client_secret_file."""
     redirect_uri: Annotated[str, AfterValidator(_redirect_uri)] = "http://localhost:8321/setup/callback"
     """The redirect URI of your app, exactly as registered."""
-    listen: Annotated[tuple[Annotated[str, AfterValidator(_listen)], ...], OneOrMore, Field(min_length=1)] = (
+    listen: Annotated[tuple[Annotated[str, AfterValidator(_listen)], ...], Addresses, Field(min_length=1)] = (
         "localhost:8321",
     )
-    """host:port, unix:/path?mode=0660&group=app, fd:N, or a list of these. localhost is both 127.0.0.1 and ::1."""
+    """host:port, a port of localhost (127.0.0.1 and ::1), unix:/path?mode=0660&group=app, fd:N, or a list of these."""
     tls_cert_file: Path | None = None
     """A certificate with its chain (PEM). If set, clients connect with https. Reloads on change."""
     tls_key_file: Path | None = None

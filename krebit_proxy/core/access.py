@@ -8,12 +8,59 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final
 
 from krebit_proxy.core.fields import origin
+from krebit_proxy.core.host import is_host
 from krebit_proxy.core.policy import pattern
-from krebit_proxy.errors import SettingsError
 
-_NAME: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
-_ORIGIN: Final = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SCHEME: Final = r"[a-z][a-z0-9+.-]*"  # RFC 3986, 3.1; that of a browser's extension or a desktop app is its own
+_ORIGIN: Final = re.compile(rf"({_SCHEME})://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{{1,5}}))?", re.ASCII)
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_OWNER: Final = re.compile(r"[ug]id:\d+", re.ASCII)
+
+Network = IPv4Network | IPv6Network
+
+
+# What each setting may be. These are the only rules: the settings are read by them, and compiled by them.
+
+
+def allowed_host(value: str) -> str:
+    """A name or address as callers write it in `Host`. Raises ValueError with what is wrong."""
+    host = value.removeprefix("[").removesuffix("]")
+    if not is_host(host) or "%" in host:  # a zone means something on its own computer only
+        raise ValueError("is not a host name or IP address (no scheme, no port, no *)")
+    return f"[{ip_address(host)}]" if ":" in host else host.lower().removesuffix(".")
+
+
+def allowed_origin(value: str) -> str:
+    """A web origin, e.g. https://intranet.example, tauri://localhost. Raises ValueError with what is wrong."""
+    match = _ORIGIN.fullmatch(value)
+    web = match is not None and match[1] in {"http", "https"}
+    if match is None or int(match[3] or 0) > 65535 or (web and not is_host(match[2].strip("[]"))):
+        raise ValueError("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
+    return value
+
+
+def allowed_client(value: str) -> Network | str:
+    """A network of TCP peers, or `uid:N` or `gid:N` of unix peers. Raises ValueError with what is wrong."""
+    if _OWNER.fullmatch(value):
+        return value
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError(_nearest_network(value)) from None
+
+
+def _nearest_network(value: str) -> str:
+    try:
+        return f"has bits beyond its prefix; did you mean {ip_network(value, strict=False)}?"
+    except ValueError:
+        return "is not an IP address or network; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket"
+
+
+def token(value: str) -> str:
+    """The name of a field or a method. Raises ValueError with what is wrong."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError("is not a name that HTTP allows here")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +121,7 @@ class Rules:
 
     hosts: frozenset[bytes] = frozenset()
     origins: frozenset[bytes] = frozenset()
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: tuple[Network, ...] = ()
     owners: frozenset[str] = frozenset()
     certificates: bool = False
     keys: tuple[tuple[str, bytes], ...] = ()
@@ -98,41 +145,28 @@ class Rules:
         """The rules from plain values.
 
         Args:
-            allowed_hosts: Names or addresses, without a port.
-            allowed_origins: Web origins, e.g. http://localhost:3000.
-            allow_clients: Networks for TCP peers (10.0.0.0/8), `uid:1000` and `gid:33` for those of unix sockets.
+            allowed_hosts: By `allowed_host`.
+            allowed_origins: By `allowed_origin`.
+            allow_clients: By `allowed_client`.
             certificates: Whether TCP peers need a client certificate.
             client_keys: Caller's name -> SHA-256 of its key.
             require_header: A field that every API request must have.
             read_only: GET, HEAD and OPTIONS only.
             allow: (methods, path templates, callers) a line.
 
-        Raises SettingsError with every problem.
+        Raises ValueError for what is not by those rules, which the settings are.
         """
-        problems: list[str] = []
-
-        def sifted(values: Iterable[str], good: re.Pattern[str], what: str) -> frozenset[bytes]:
-            """The values, as they are compared; each that is not `good` is a problem."""
-            problems.extend(f"{what}: {value!r} cannot be used" for value in values if not good.fullmatch(value))
-            return frozenset(value.lower().removesuffix(".").encode("ascii", "replace") for value in values)
-
-        hosts = sifted(allowed_hosts, _NAME, "access.allowed_hosts")
-        origins = sifted(allowed_origins, _ORIGIN, "access.allowed_origins")
-        sifted([require_header] if require_header is not None else [], _TOKEN, "access.require_header")
-        networks, owners = _clients(allow_clients, problems)
-        lines = tuple(_allow_rule(*line, problems) for line in allow)
-        if problems:
-            raise SettingsError(problems)
+        clients = [allowed_client(value) for value in allow_clients]
         return cls(
-            hosts=hosts,
-            origins=frozenset(origin(value) for value in origins),
-            networks=networks,
-            owners=owners,
+            hosts=frozenset(allowed_host(value).encode() for value in allowed_hosts),
+            origins=frozenset(origin(allowed_origin(value).encode()) for value in allowed_origins),
+            networks=tuple(client for client in clients if not isinstance(client, str)),
+            owners=frozenset(client for client in clients if isinstance(client, str)),
             certificates=certificates,
             keys=tuple((client_keys or {}).items()),
-            require_header=require_header.lower().encode() if require_header else None,
+            require_header=token(require_header).lower().encode() if require_header is not None else None,
             read_only=read_only,
-            allow=lines,
+            allow=tuple(_allow_rule(*line) for line in allow),
         )
 
     @cached_property
@@ -181,32 +215,12 @@ class Rules:
         return Peer(Caller(name), allowed=allowed, loopback=True, here=True, unix=True, scheme=scheme)
 
 
-def _clients(
-    values: Sequence[str], problems: list[str]
-) -> tuple[tuple[IPv4Network | IPv6Network, ...], frozenset[str]]:
-    networks: list[IPv4Network | IPv6Network] = []
-    owners = frozenset(value for value in values if re.fullmatch(r"[ug]id:\d+", value))
-    for value in values:
-        if value not in owners:
-            try:
-                networks.append(ip_network(value))
-            except ValueError as error:
-                problems.append(f"access.allow_clients: {error}; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket")
-    return tuple(networks), owners
-
-
-def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[str], problems: list[str]) -> AllowRule:
-    named = {method.upper().encode("ascii", "replace") for method in methods}
+def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[str]) -> AllowRule:
+    named = {token(method).upper().encode() for method in methods}
     if b"GET" in named:
         named.add(b"HEAD")  # RFC 9110, 9.3.2: "identical to GET except that the server MUST NOT send content"
-    patterns = []
-    for path in paths:
-        try:
-            patterns.append(pattern(path))
-        except ValueError as error:
-            problems.append(f"access.allow: {path}: {error}")
     text = f"{' '.join(methods) or 'any method'} on {' '.join(paths) or 'any path'}"
-    return AllowRule(text, frozenset(callers), frozenset(named), tuple(patterns))
+    return AllowRule(text, frozenset(callers), frozenset(named), tuple(map(pattern, paths)))
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:

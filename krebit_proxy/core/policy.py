@@ -85,16 +85,20 @@ class Observations:
     def from_json(cls, text: str) -> "Observations":
         """Reads the text of `to_json`. Raises ValueError for any other text."""
         found = cls()
-        document = json.loads(text)
-        if not isinstance(document, list):
-            raise ValueError("it is not a list of observations")  # noqa: TRY004 - the text is wrong, not the call
-        for line in document:
-            match line:
-                case [str(path), str(method), str(caller), int(times)]:
-                    found._seen[path, method, caller] += times
-                case _:
-                    raise ValueError("a line is not an observation")
+        match json.loads(text):
+            case list() as lines:
+                for line in lines:
+                    found._count(line)
+            case _:
+                raise ValueError("is not a list of observations")
         return found
+
+    def _count(self, line: object) -> None:
+        match line:
+            case [str(path), str(method), str(caller), int(times)]:
+                self._seen[path, method, caller] += times
+            case _:
+                raise ValueError("contains a line that is not an observation")
 
     def suggested(self) -> list[str]:
         """YAML lines for `access.allow` that allow exactly these requests. They name callers only if those differ."""

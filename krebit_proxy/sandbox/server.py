@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.files import replace
 from krebit_proxy.sandbox import door
 from krebit_proxy.sandbox import faults as known_faults
 from krebit_proxy.sandbox.api import SandboxApi, errors_as_json
@@ -199,7 +200,7 @@ class Sandbox:
 
     def _keep(self) -> None:
         if self.options.state is not None:
-            self.options.state.write_text(json.dumps(self._grants.dump()))
+            replace(self.options.state, json.dumps(self._grants.dump()))
 
 
 def _check_loopback(host: str) -> None:

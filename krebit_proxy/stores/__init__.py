@@ -50,24 +50,15 @@ class StoreSettings(Protocol):
     """The settings that say where and how the grant is kept, as `config.Settings` has them."""
 
     @property
-    def store(self) -> str:
-        """`file:FOLDER` or `postgresql://...`."""
-
+    def store(self) -> str: ...
     @property
-    def organization(self) -> str:
-        """Whose API the grant is for."""
-
+    def organization(self) -> str: ...
     @property
-    def client_id(self) -> str:
-        """The app that was granted access."""
-
+    def client_id(self) -> str: ...
     @property
-    def encryption_key_file(self) -> Path | None:
-        """Keys, one a line."""
-
+    def encryption_key_file(self) -> Path | None: ...
     @property
-    def encryption_key(self) -> Secret | None:
-        """Keys, between spaces."""
+    def encryption_key(self) -> Secret | None: ...
 
 
 def open_store(settings: StoreSettings) -> Store:
@@ -88,7 +79,7 @@ def open_store(settings: StoreSettings) -> Store:
     )
     if shared:
         return _database(settings, sealing)
-    from krebit_proxy.stores.file import FileStore  # noqa: PLC0415  only the store in use is loaded
+    from krebit_proxy.stores.file import FileStore
 
     name = f"{settings.organization}-{sha256(settings.client_id.encode()).hexdigest()[:8]}"
     return FileStore(Path(settings.store.removeprefix("file:")).expanduser().absolute(), name, sealing)
@@ -101,7 +92,7 @@ def _database(settings: StoreSettings, sealing: Sealing) -> Store:
             hint="Make one with `krebit-proxy key new FILE`, and set encryption_key_file to it.",
         )
     try:
-        from krebit_proxy.stores.postgres import PostgresStore  # noqa: PLC0415  only where it is used
+        from krebit_proxy.stores.postgres import PostgresStore
     except ImportError:
         raise StoreError(
             "The setting `store` names a PostgreSQL database, and its driver is not installed.",

@@ -81,7 +81,7 @@ class Sealing:
         return grant
 
     def _opened(self, content: bytes, place: str) -> bytes:
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415  loaded when first used
+        from cryptography.fernet import InvalidToken
 
         try:
             if self.sealed:
@@ -99,10 +99,10 @@ class Sealing:
 
     def _fernet(self) -> "MultiFernet":
         """All keys: the first encrypts, each may decrypt."""
-        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+        from cryptography.fernet import Fernet, MultiFernet
 
         fernets = []
-        for number, key in enumerate(self._read_keys(), start=1):
+        for number, key in enumerate(self._all_keys(), start=1):
             try:
                 fernets.append(Fernet(key))
             except ValueError:
@@ -111,10 +111,10 @@ class Sealing:
             raise StoreError(f"There is no key in {self._source}.", hint=_NEW_KEY)
         return MultiFernet(fernets)
 
-    def _read_keys(self) -> list[str]:
+    def _all_keys(self) -> list[str]:
         if self._key_file is None:
             return self._keys.reveal().split() if self._keys else []
-        return read_keys(self._key_file)
+        return read_encryption_keys(self._key_file)
 
     @property
     def _source(self) -> str:
@@ -122,11 +122,10 @@ class Sealing:
 
 
 def is_plain(content: bytes) -> bool:
-    """Whether `content` is a record in the clear."""
     return content.startswith(_PLAIN)
 
 
-def read_keys(path: Path) -> list[str]:
+def read_encryption_keys(path: Path) -> list[str]:
     """The keys in a file, one a line; empty lines and comments (#) are left out. Raises StoreError."""
     try:
         lines = path.read_text("ascii").splitlines()
@@ -137,7 +136,6 @@ def read_keys(path: Path) -> list[str]:
 
 
 def new_key() -> str:
-    """A key for the sealing of grants."""
-    from cryptography.fernet import Fernet  # noqa: PLC0415
+    from cryptography.fernet import Fernet
 
     return Fernet.generate_key().decode()

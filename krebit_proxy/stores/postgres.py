@@ -64,7 +64,6 @@ class PostgresStore:
         return f"<PostgresStore {self._place}>"
 
     async def read(self) -> Grant | None:
-        """See `Store.read`."""
         async with self._usable() as session:
             statement = "SELECT content, generation FROM krebit_proxy_grant WHERE id = %s"
             rows = await session.run(statement, self._identity)
@@ -74,7 +73,6 @@ class PostgresStore:
         return await asyncio.to_thread(self._sealing.open, content.encode(), self._place, generation=generation)
 
     async def lock(self, timeout: float) -> None:
-        """See `Store.lock`."""
         if self._lock is not None:
             return
         async with self._usable() as session:
@@ -99,7 +97,6 @@ class PostgresStore:
         self._lock = holding
 
     async def confirm_lock(self) -> None:
-        """See `Store.confirm_lock`."""
         if not await self._keep_lock():
             raise StoreError(
                 f"The lock in {self._place} was lost.",
@@ -108,13 +105,13 @@ class PostgresStore:
             )
 
     async def unlock(self) -> None:
-        """See `Store.unlock`. The server frees the lock with the connection."""
+        """The server frees the lock with the connection."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             await lock.close()
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """See `Store.write`. If the connection breaks off before the answer, a read tells whether it was done."""
+        """If the connection breaks off before the answer, a read tells whether it was done."""
         content = (await asyncio.to_thread(self._sealing.seal, grant)).decode()
         async with self._usable() as session:
             await self._keep_lock()  # a write that is tried for long must not let it lapse
@@ -135,7 +132,6 @@ class PostgresStore:
             raise StoreConflictError(f"The stored grant has another generation than {expected}.")
 
     async def probe(self) -> None:
-        """See `Store.probe`."""
         await asyncio.to_thread(self._sealing.check)
         await self.read()
         await self.lock(timeout=5)
@@ -147,7 +143,6 @@ class PostgresStore:
             await self.unlock()
 
     async def close(self) -> None:
-        """See `Store.close`."""
         await self.unlock()
         await self._drop()
 

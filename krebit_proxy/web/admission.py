@@ -16,6 +16,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.config.secrets import file_problem
 from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.file_watch import FileWatch
 
 _CALLER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
@@ -43,14 +44,14 @@ def access_rules(settings: Settings) -> Rules:
         allowed_origins=access.allowed_origins,
         allow_clients=access.allow_clients,
         certificates=settings.tls_client_ca_file is not None,
-        client_keys=read_keys(access.client_keys_file) if access.client_keys_file else None,
+        client_keys=read_client_keys(access.client_keys_file) if access.client_keys_file else None,
         require_header=access.require_header,
         read_only=access.read_only,
         allow=[(rule.methods, rule.paths, rule.callers) for rule in access.allow],
     )
 
 
-def read_keys(path: Path) -> dict[str, bytes]:
+def read_client_keys(path: Path) -> dict[str, bytes]:
     """The SHA-256 of each caller's key, by the caller's name.
 
     A line is `name:key`, or `name:sha256:HEX` so that the file holds no key; empty lines and comments (#) do not count.
@@ -82,40 +83,29 @@ def read_keys(path: Path) -> dict[str, bytes]:
 
 
 class KeyFile:
-    """Looks after the file of client keys, which may change while the proxy runs."""
+    """The file of client keys, which may change while the proxy runs."""
 
     def __init__(self, path: Path) -> None:
-        """Make it before the file is read for the first time: a change between the two is noticed then."""
         self._path = path
-        self._used = self._seen = self._stamp()
+        self._watch = FileWatch(path)
 
     async def follow(self, server: HasRules, *, pause: float = 1.0) -> None:
-        """Looks at the file every `pause` seconds, without end, and gives `server` the keys that are in it."""
-        while True:
-            await asyncio.sleep(pause)
+        """Gives `server` the keys of each new state of the file, without end."""
+
+        def changed() -> None:
             server.rules = self.renewed(server.rules)
 
+        await self._watch.follow(changed, pause=pause)
+
     def renewed(self, rules: Rules) -> Rules:
-        """`rules` with the keys of a file that has changed. One that cannot be used changes nothing, and is told of."""
-        before, self._seen = self._seen, self._stamp()
-        if self._seen == self._used or self._seen != before:
-            return rules  # it is what it was, or may still be being written: half of a key must never be one
-        self._used = self._seen
+        """`rules` with the keys that are in the file now. A file that cannot be used changes nothing but the log."""
         try:
-            keys = read_keys(self._path)
+            keys = read_client_keys(self._path)
         except SettingsError as error:
             _log.error("access.keys_refused", problems=error.problems, hint="the keys before stay in use")
             return rules
         _log.info("access.keys_read", callers=len(keys))
         return replace(rules, keys=tuple(keys.items()))
-
-    def _stamp(self) -> tuple[int, ...]:
-        """What tells one state of the file from another. A new mode shows in it too."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return ()
-        return (found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
 
 
 def _digest(key: str) -> bytes:

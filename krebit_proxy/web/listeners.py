@@ -21,7 +21,7 @@ from typing import Final
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.config.conflicts import EXPOSE, says_who
-from krebit_proxy.errors import SettingsError
+from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.web.accept import BACKLOG, Accepting, Serving, Take
 
 _TRIES: Final = 20  # to find a port that is free on both families
@@ -67,7 +67,7 @@ def open_listeners(settings: Settings) -> Listeners:
 
     Raises:
         SettingsError: an address that can not be used, or that leaves this computer without leave to.
-        OSError: the system refuses, e.g. because the port is taken; the text names the address.
+        ProxyError: the system refuses, e.g. because the port is taken; it names the address.
     """
     scheme = "https" if settings.tls_cert_file else "http"
     listeners = Listeners()
@@ -100,17 +100,20 @@ def _open(address: str, scheme: str, listeners: Listeners) -> None:
             listeners.urls.append(_url_of(sock, scheme))
             listeners._undo.append(remove)  # noqa: SLF001 - this is its constructor in parts
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {_reason(error)}") from error
+        raise _refused(address, error) from error
 
 
 def _is_unix(sock: socket.socket) -> bool:
     return sock.family == getattr(socket, "AF_UNIX", None)
 
 
-def _reason(error: OSError) -> str:
+def _refused(address: str, error: OSError) -> ProxyError:
     if error.errno == errno.EADDRINUSE:
-        return "another program listens there; stop it, or change the setting `listen`"
-    return error.strerror or str(error)
+        why, hint = "another program listens there", "stop it, or change the setting `listen`"
+    else:
+        why = error.strerror or str(error)
+        hint = "check that the address or folder exists and that you may use it, or change the setting `listen`"
+    return ProxyError(f"cannot listen on {address}: {why}", hint=hint)
 
 
 def _url_of(sock: socket.socket, scheme: str) -> str:

@@ -1,8 +1,6 @@
 """What callers do, written to a file as path templates, for rules that allow just that."""
 
 import asyncio
-import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +9,7 @@ import structlog
 from krebit_proxy.core.policy import Observations
 from krebit_proxy.core.target import origin_form
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.files import replace
 from krebit_proxy.web.call import Call
 
 _log: Final = structlog.get_logger()
@@ -62,14 +61,6 @@ class Observer:
             _log.warning("policy.not_written", path=str(self._path), reason=error.strerror)
 
     def _write(self) -> None:
-        """Replaces the file at once, so that a reader never sees half of it. It is small: the kinds are bounded."""
+        """Replaces the file. It is small, for the kinds are bounded."""
         self._later = None
-        # A new name, so that nobody who may write to the folder can lead us to another file.
-        descriptor, new = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(self._observations.to_json())
-            Path(new).replace(self._path)
-        except BaseException:
-            Path(new).unlink(missing_ok=True)
-            raise
+        replace(self._path, self._observations.to_json())

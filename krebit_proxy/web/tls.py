@@ -1,6 +1,5 @@
 """TLS towards callers: the certificate is read again when its files change, and may be asked of callers too."""
 
-import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import structlog
 from krebit_proxy.config import Settings
 from krebit_proxy.config.secrets import file_problem
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.file_watch import FileWatch
 
 _log: Final = structlog.get_logger()
 
@@ -25,56 +25,47 @@ def server_certificate(settings: Settings) -> "Certificate | None":
     key_file = settings.tls_key_file or settings.tls_cert_file
     if problem := file_problem(key_file):
         raise SettingsError([f"tls_key_file: {problem}"])
-    files = [settings.tls_cert_file, key_file, *([settings.tls_client_ca_file] if settings.tls_client_ca_file else [])]
+    files = (settings.tls_cert_file, key_file, settings.tls_client_ca_file)
     try:
-        return Certificate(settings.tls_cert_file, key_file, settings.tls_client_ca_file, files)
+        return Certificate(*files)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "they must be PEM"
-        named = ", ".join(dict.fromkeys(map(str, files)))
+        named = ", ".join(dict.fromkeys(map(str, filter(None, files))))
         raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
 
 
 class Certificate:
-    """Keeps a context for the files as they are now."""
+    """A certificate, its key and the authorities of callers, as their files were when they were last whole."""
 
-    def __init__(self, cert_file: Path, key_file: Path, ca_file: Path | None, files: list[Path]) -> None:
+    def __init__(self, cert_file: Path, key_file: Path, ca_file: Path | None) -> None:
+        """Raises OSError or ValueError for files that cannot be used."""
         self._files = (cert_file, key_file, ca_file)
-        self._watched = files
-        self._seen = self._stamp()
+        self._watch = FileWatch(*filter(None, self._files))
         self._context = self._read()
-        self._told = False  # whether the log says that they cannot be read
 
     def context(self) -> ssl.SSLContext:
         """The context for the next handshake.
 
-        It is a new one when a file has changed: no session of the old one, with whom it let in, can be resumed in it.
+        It is a new one after each change: no session of the old one, with whom it let in, can be resumed in it.
         """
-        try:
-            stamp = self._stamp()
-            if stamp != self._seen:
-                self._context = self._read()
-                self._seen = stamp
-                _log.info("tls.certificate_read")
-            self._told = False
-        except (OSError, ValueError):
-            # It is being replaced: one file is new and the other is not. The next look may find both.
-            if not self._told:
-                _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
-            self._told = True
         return self._context
 
     async def follow(self, admit_anew: Callable[[], None], *, pause: float = 1.0) -> None:
-        """Looks at the files every `pause` seconds, without end, and calls `admit_anew` when an authority is gone."""
-        context = self.context()
-        while True:
-            await asyncio.sleep(pause)
-            before, context = context, self.context()
-            if context is not before and _authorities(before) - _authorities(context):
+        """Reads the files after each change, without end, and calls `admit_anew` when an authority is gone."""
+
+        def changed() -> None:
+            before = self._context
+            try:
+                self._context = self._read()
+            except (OSError, ValueError):  # if they do not fit each other yet, there will be another change
+                _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+                return
+            _log.info("tls.certificate_read")
+            if _authorities(before) - _authorities(self._context):
                 _log.info("tls.authority_gone", hint="whoever is connected must show a certificate again")
                 admit_anew()
 
-    def _stamp(self) -> list[tuple[int, int, int]]:
-        return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in map(Path.stat, self._watched)]
+        await self._watch.follow(changed, pause=pause)
 
     def _read(self) -> ssl.SSLContext:
         cert_file, key_file, ca_file = self._files

@@ -202,8 +202,18 @@ def test_an_envelope_opens_for_its_receiver_only() -> None:
     ]:
         with pytest.raises(ValueError, match=r"^this (is not|grant was exported to another)"):
             opener.open(text)
-    with pytest.raises(ValueError, match="not an address"):
-        seal(GRANT, "abcd")
+    for address in ("abcd", receiver.address[:-4], "Ag" + 43 * "A", "ä"):
+        with pytest.raises(ValueError, match="not an address"):
+            seal(GRANT, address)
+
+
+def test_what_another_version_printed_is_told_to_be_that() -> None:
+    receiver = Receiver()
+    for text in (receiver.address[1:], "B" + receiver.address[1:]):
+        with pytest.raises(ValueError, match="same version of krebit-proxy"):
+            seal(GRANT, text)
+        with pytest.raises(ValueError, match="same version of krebit-proxy"):
+            receiver.open(text)
 
 
 async def waiting_for_a_grant(command: Command) -> str:

@@ -1,32 +1,100 @@
-"""The access settings, compiled: every problem at once, and who a peer is."""
+"""What the access settings may be, what is compiled from them, and who a peer is."""
 
 import pytest
 
-from krebit_proxy.core.access import Caller, Peer, Rules
-from krebit_proxy.errors import SettingsError
+from krebit_proxy.core.access import Caller, Peer, Rules, allowed_client, allowed_host, allowed_origin
 
 
-def test_every_problem_is_told_at_once() -> None:
-    with pytest.raises(SettingsError) as error:
-        Rules.compiled(
-            allowed_hosts=["localhost:80", "a b"],
-            allowed_origins=["null", "http://a/x"],
-            allow_clients=["10.0.0.1/8", "uid:x"],
-            require_header="X Y",
-            allow=[([], ["/x", "/api/a**"], [])],
-        )
-    starts = [problem.partition(":")[0] for problem in error.value.problems]
-    assert starts == [
-        "access.allowed_hosts",
-        "access.allowed_hosts",
-        "access.allowed_origins",
-        "access.allowed_origins",
-        "access.require_header",
-        "access.allow_clients",
-        "access.allow_clients",
-        "access.allow",
-        "access.allow",
-    ]
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("A.example.", "a.example"),
+        ("krebit_proxy", "krebit_proxy"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:DB8:0::1", "[2001:db8::1]"),
+        ("[::1]", "[::1]"),
+    ],
+)
+def test_a_host_is_taken_as_callers_write_it(value: str, taken: str) -> None:
+    assert allowed_host(value) == taken
+    assert Rules.compiled(allowed_hosts=[value]).hosts == {taken.encode()}
+
+
+@pytest.mark.parametrize(
+    "value", ["", "localhost:80", "a b", "*", "*.example", "https://a", "fe80::1%eth0", "å.example"]
+)
+def test_what_can_be_no_host_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="is not a host name"):
+        allowed_host(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://a.example",
+        "http://localhost:3000",
+        "http://my_app:80",
+        "http://[::1]:1",
+        "tauri://localhost",
+        "chrome-extension://hfjbmaddmnpcffkhlmllikcknhgeacmo",
+        "moz-extension://5b3a-1",
+        "app://obsidian.md",
+        "vscode-webview://" + "0" * 70,
+        "capacitor://localhost",
+    ],
+)
+def test_an_origin_may_be_of_a_site_an_extension_or_an_app(value: str) -> None:
+    assert allowed_origin(value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "null",
+        "*",
+        "a.example",
+        "https://",
+        "file://",
+        "http://a/x",
+        "https://a/",
+        "https://A.example",
+        "http://a b",
+        "https://me@a",
+        "http://a:65536",
+        "http://a:",
+        "http://-a",
+        "http://[zz]",
+        "chrome-extension://*",
+        "http://a\n",
+    ],
+)
+def test_what_is_no_origin_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="is not an origin"):
+        allowed_origin(value)
+
+
+def test_a_client_is_a_network_or_an_owner_of_a_process() -> None:
+    assert str(allowed_client("10.0.0.1")) == "10.0.0.1/32"
+    assert allowed_client("uid:1000") == "uid:1000"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("10.0.0.1/8", "did you mean 10.0.0.0/8"), ("uid:x", "is not an IP"), ("uid:\u0661", "is not an")],
+)
+def test_what_is_no_client_is_refused(value: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        allowed_client(value)
+
+
+def test_names_of_fields_and_methods_are_tokens() -> None:
+    assert Rules.compiled(require_header="X-A").require_header == b"x-a"
+    for value in ("X Y", "", "X:", "Å"):
+        with pytest.raises(ValueError, match="not a name that HTTP allows"):
+            Rules.compiled(require_header=value)
+        with pytest.raises(ValueError, match="not a name that HTTP allows"):
+            Rules.compiled(allow=[([value], [], [])])
 
 
 def test_rules_are_open_until_one_limits_callers_methods_or_paths() -> None:

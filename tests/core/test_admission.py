@@ -227,7 +227,10 @@ def test_a_preflight_is_refused_and_never_forwarded() -> None:
     assert call(HOST, method=b"OPTIONS").preflight == b""
 
 
-ALLOWED = Rules.compiled(allowed_origins=["http://localhost:3000", "https://App.example:443"])
+ALLOWED = Rules.compiled(
+    allowed_origins=["http://localhost:3000", "https://app.example:443", "tauri://localhost"],
+    allowed_hosts=["krebit_proxy"],
+)
 
 
 @pytest.mark.parametrize("site", [b"same-site", b"cross-site"])
@@ -235,6 +238,8 @@ def test_an_allowed_origin_passes_and_may_read(site: bytes) -> None:
     fields = (HOST, (b"Origin", b"http://localhost:3000"), (b"Sec-Fetch-Site", site))
     assert call(*fields, rules=ALLOWED) == Caller("loopback", b"http://localhost:3000")
     assert call(HOST, (b"Origin", b"https://app.example"), rules=ALLOWED).origin == b"https://app.example"
+    assert call(HOST, (b"Origin", b"tauri://localhost"), rules=ALLOWED).origin == b"tauri://localhost"
+    assert call((b"Host", b"Krebit_Proxy:8321"), rules=ALLOWED) == Caller("loopback")
     assert refusal(HOST, (b"Origin", b"http://localhost:3001"), rules=ALLOWED).code == "cross_site"
     assert refusal(HOST, (b"Origin", b"null"), rules=ALLOWED).code == "cross_site"
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import cycle
@@ -10,12 +11,13 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import aiohttp
+from structlog.testing import capture_logs
 
-from krebit_proxy.core.grant import Grant
+from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Outcome
 from krebit_proxy.credentials import Bearer, Credentials
-from krebit_proxy.errors import Refused
+from krebit_proxy.errors import Refused, StoreError
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 from tests.fakes.processes import settings_of
@@ -174,3 +176,37 @@ async def _call(session: aiohttp.ClientSession, url: str, credentials: Credentia
                 break
         met = bearer
     return str(response.status)
+
+
+async def keep_a_grant_as(pipe: Connection, plain: dict[str, Any], uid: int, gid: int) -> None:
+    """As another user, in one group more: tries out the store, stores the next generation, and says what came of it."""
+    settings = settings_of(plain)
+    store = open_store(settings)
+    os.setgroups([gid])
+    os.setgid(uid)
+    os.setuid(uid)
+    with capture_logs() as events:
+        try:
+            await store.probe()
+            found = await store.read()
+            base = found.generation if found else 0
+            tokens = Tokens(Secret(f"access-{base + 1}"), Secret("refresh"), 1000.0, 4600.0)
+            await store.write(base, Grant(base + 1, settings.organization, settings.client_id, tokens))
+            read = await store.read()
+            outcome = f"found {base}, stored {read.generation if read else 0}"
+        except StoreError as error:
+            outcome = f"{error.code}: {error.detail} {error.hint}"
+        await store.close()
+    pipe.send((outcome, [event["event"] for event in events]))
+
+
+async def leave_a_hanging_disk(pipe: Connection, plain: dict[str, Any]) -> None:
+    """Writes to a disk that never answers, and ends."""
+    store = open_store(settings_of(plain))
+    store._disk.patience = 0.1  # type: ignore[attr-defined]
+    os.fsync = lambda _: threading.Event().wait()  # type: ignore[assignment]
+    try:
+        await store.write(0, Grant(1, plain["organization"], plain["client_id"], None))
+    except StoreError as error:
+        pipe.send(error.code)
+    await store.close()

@@ -1,6 +1,8 @@
 """The settings as rules: keys are read from their file, and everything else is compiled."""
 
+import asyncio
 import socket
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import KeyFile, access_rules, read_keys
+from krebit_proxy.web.admission import HasRules, KeyFile, access_rules, read_client_keys
+from tests.fakes.waiting import eventually
 
 
 def settings(**access: Any) -> Settings:
@@ -29,7 +32,7 @@ def key_file(folder: Path, text: str, mode: int = 0o600) -> Path:
 
 def problems(file: Path) -> list[str]:
     with pytest.raises(SettingsError) as error:
-        read_keys(file)
+        read_client_keys(file)
     return [problem.replace(f"{file}:", "") for problem in error.value.problems]
 
 
@@ -68,7 +71,7 @@ def test_rules_that_this_system_cannot_keep_are_refused(monkeypatch: pytest.Monk
 
 def test_keys_are_read_and_only_their_digests_are_kept(tmp_path: Path) -> None:
     digest = sha256(b"k2").digest()
-    keys = read_keys(key_file(tmp_path, f"# who\n\nbilling:k:1\n stock:sha256:{digest.hex()} \n"))
+    keys = read_client_keys(key_file(tmp_path, f"# who\n\nbilling:k:1\n stock:sha256:{digest.hex()} \n"))
     assert keys == {"billing": sha256(b"k:1").digest(), "stock": digest}
 
 
@@ -96,31 +99,17 @@ def rules_with(*names: str) -> Rules:
     return Rules.compiled(client_keys={name: sha256(b"key-" + name.encode()).digest() for name in names})
 
 
-def test_keys_that_change_are_read_again_and_nothing_else_changes(tmp_path: Path) -> None:
-    file = KeyFile(key_file(tmp_path, "a:key-a"))
-    rules = Rules.compiled(client_keys={"a": b"digest"}, read_only=True)
-    assert file.renewed(rules) is rules
-    key_file(tmp_path, "b:key-b\n")
-    file.renewed(rules)
+def test_new_keys_are_read_and_nothing_else_changes(tmp_path: Path) -> None:
+    file = KeyFile(key_file(tmp_path, "b:key-b\n"))
     with capture_logs() as events:
-        renewed = file.renewed(rules)
+        renewed = file.renewed(Rules.compiled(client_keys={"a": b"digest"}, read_only=True))
     assert renewed.keys == rules_with("b").keys
     assert renewed.read_only
-    assert file.renewed(renewed) is renewed
     assert events == [{"event": "access.keys_read", "log_level": "info", "callers": 1}]
 
 
-def test_half_of_a_key_is_never_one(tmp_path: Path) -> None:
-    rules = rules_with("a")
-    file = KeyFile(key_file(tmp_path, "a:key-a\n"))
-    for so_far in ("a:k", "a:key-", "a:key-a\nb:key-b\n"):
-        key_file(tmp_path, so_far)
-        assert file.renewed(rules) is rules
-    assert file.renewed(rules) == rules_with("a", "b")
-
-
 @pytest.mark.parametrize("problem", ["nonsense", "writable", "missing", "empty"])
-def test_a_new_file_that_cannot_be_used_changes_nothing_and_is_told_of_once(tmp_path: Path, problem: str) -> None:
+def test_a_new_file_that_cannot_be_used_changes_nothing_and_is_told_of(tmp_path: Path, problem: str) -> None:
     rules = rules_with("a")
     path = key_file(tmp_path, "a:key-a\n")
     file = KeyFile(path)
@@ -130,18 +119,25 @@ def test_a_new_file_that_cannot_be_used_changes_nothing_and_is_told_of_once(tmp_
         text = {"nonsense": "SECRET", "writable": "b:SECRET", "empty": ""}[problem]
         key_file(tmp_path, text, 0o666 if problem == "writable" else 0o600)
     with capture_logs() as events:
-        for _ in range(4):
-            assert file.renewed(rules) is rules
+        assert file.renewed(rules) is rules
     [event] = events
     assert (event["event"], event["log_level"]) == ("access.keys_refused", "error")
     assert str(path) in event["problems"][0]
     assert "SECRET" not in str(event)
 
 
-def test_a_mode_that_was_mended_is_noticed(tmp_path: Path) -> None:
-    rules = rules_with("a")
+def names_are(server: HasRules, names: list[str]) -> bool:
+    return server.rules == rules_with(*names)
+
+
+async def test_a_server_gets_the_keys_of_each_new_state_of_the_file(tmp_path: Path) -> None:
+    class Server:
+        rules = rules_with("a")
+
+    server = Server()
     file = KeyFile(key_file(tmp_path, "a:key-a\n"))
-    path = key_file(tmp_path, "b:key-b\n", 0o666)
-    assert [file.renewed(rules) for _ in range(2)] == [rules, rules]
-    path.chmod(0o600)
-    assert [file.renewed(rules) for _ in range(2)] == [rules, rules_with("b")]
+    following = asyncio.ensure_future(file.follow(server, pause=0.01))
+    for names in (["b"], ["b", "c"]):
+        key_file(tmp_path, "".join(f"{name}:key-{name}\n" for name in names))
+        await eventually(partial(names_are, server, names))
+    following.cancel()

@@ -1,7 +1,6 @@
 """Listening: what is opened, what is refused, and what is left behind (nothing)."""
 
 import asyncio
-import errno
 import fcntl
 import os
 import socket
@@ -15,17 +14,18 @@ from typing import Any
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.errors import SettingsError
+from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.web.admission import access_rules, peer_of
 from krebit_proxy.web.handshake import Handshake, handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
 from krebit_proxy.web.tls import server_certificate
 from tests.fakes.certificates import Authority
-from tests.fakes.waiting import DEADLINE
+from tests.fakes.waiting import DEADLINE, eventually
 
 IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 needs_ipv6 = pytest.mark.skipif(not IPV6, reason="this machine has no ::1")
@@ -71,6 +71,7 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
     listeners = open_listeners(settings)
     greeters, certificate = Greeters(rules or Rules()), server_certificate(settings)
     encrypted = handshaking(greeters, certificate.context, patience=30) if certificate else None
+    following = asyncio.ensure_future(certificate.follow(lambda: None, pause=0.01)) if certificate else None
     try:
         servers = await listeners.serve(greeters, encrypted)
         yield listeners
@@ -78,6 +79,8 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
             await server.close()
     finally:
         listeners.close()
+        if following:
+            following.cancel()
 
 
 async def greeting(connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> str:
@@ -142,9 +145,8 @@ def test_localhost_is_refused_when_another_program_has_one_of_them(family: socke
         other.bind((host, 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=f"localhost:{port}.*another program listens there") as error:
+        with pytest.raises(ProxyError, match=f"localhost:{port}.*another program listens there"):
             open_listeners(settings(f"localhost:{port}"))
-        assert error.value.errno == errno.EADDRINUSE
     with socket.create_server(("127.0.0.1", port)):
         pass  # nothing was left open on the other address
 
@@ -152,7 +154,7 @@ def test_localhost_is_refused_when_another_program_has_one_of_them(family: socke
 def test_when_one_address_fails_none_stays_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         path = tmp_path / "s"
-        with pytest.raises(OSError, match="another program"):
+        with pytest.raises(ProxyError, match="another program"):
             open_listeners(settings(f"unix:{path}", f"127.0.0.1:{other.getsockname()[1]}"))
         assert not path.exists()
 
@@ -298,7 +300,7 @@ def test_one_start_waits_while_another_looks_at_the_folder(tmp_path: Path) -> No
 def test_a_socket_that_another_program_listens_on_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = open_listeners(settings(f"unix:{path}"))
-    with pytest.raises(OSError, match="another program listens there"):
+    with pytest.raises(ProxyError, match="another program listens there"):
         open_listeners(settings(f"unix:{path}"))
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(path))
@@ -320,9 +322,9 @@ def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None
 
 
 def test_a_missing_folder_and_a_long_path_are_told(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot listen on unix:.*No such file"):
+    with pytest.raises(ProxyError, match=r"cannot listen on unix:.*No such file"):
         open_listeners(settings(f"unix:{tmp_path}/no/s"))
-    with pytest.raises(OSError, match=r"cannot listen on unix:.*too long"):
+    with pytest.raises(ProxyError, match=r"cannot listen on unix:.*too long"):
         open_listeners(settings(f"unix:{tmp_path}/{'s' * 120}"))
 
 
@@ -385,6 +387,14 @@ def issued(authority: Authority, folder: Path, name: str) -> Path:
     return file
 
 
+@asynccontextmanager
+async def logged(event: str) -> AsyncIterator[None]:
+    """Waits at the end until the log has the event."""
+    with capture_logs() as events:
+        yield
+        await eventually(lambda: any(found["event"] == event for found in events), what=event)
+
+
 Connect = Callable[[ssl.SSLContext], Awaitable[str]]
 
 
@@ -411,9 +421,11 @@ async def test_a_renewed_certificate_is_used_without_a_restart(authority: Author
         connect = caller(listeners, "renewed.example")
         with pytest.raises(ssl.SSLCertVerificationError):
             await connect(trusting(authority))
-        file.write_text("half of a file")
+        async with logged("tls.certificate_unreadable"):
+            file.write_text("half of a file")
         assert await caller(listeners, "localhost")(trusting(authority))
-        issued(authority, tmp_path, "renewed.example").replace(file)
+        async with logged("tls.certificate_read"):
+            issued(authority, tmp_path, "renewed.example").replace(file)
         assert await connect(trusting(authority))
 
 
@@ -443,7 +455,8 @@ async def test_an_authority_that_was_replaced_lets_nobody_in_any_more(authority:
     async with serving(given, access_rules(given)) as listeners:
         connect = caller(listeners, "localhost")
         assert "Caller(name='old.example'" in await connect(trusting(authority, old))
-        trusted.write_bytes(other.ca_file.read_bytes())
+        async with logged("tls.authority_gone"):
+            trusted.write_bytes(other.ca_file.read_bytes())
         assert "Caller(name='new.example'" in await connect(trusting(authority, new))
         with suppress(ssl.SSLError, ConnectionError):
             assert not await connect(trusting(authority, old))
@@ -471,7 +484,8 @@ async def test_no_session_outlives_the_authority_that_let_it_in(
     async with serving(given, access_rules(given)) as listeners:
         told, session = await asyncio.to_thread(greeted, None)
         assert b"Caller(name='old.example'" in told
-        trusted.write_bytes(Authority(tmp_path / "other").ca_file.read_bytes())
+        async with logged("tls.authority_gone"):
+            trusted.write_bytes(Authority(tmp_path / "other").ca_file.read_bytes())
         with suppress(ssl.SSLError, ConnectionError):
             told, _ = await asyncio.to_thread(greeted, session)
             assert b"old.example" not in told
