@@ -26,7 +26,7 @@ def allowed_host(value: str) -> str:
     """A name or address as callers write it in `Host`. Raises ValueError with what is wrong."""
     host = value.removeprefix("[").removesuffix("]")
     if not is_host(host) or "%" in host:  # a zone means something on its own computer only
-        raise ValueError("is not a host name or IP address (no scheme, no port, no *)")
+        raise ValueError("is not a host name or IP address; leave out scheme, port and *")
     return f"[{ip_address(host)}]" if ":" in host else host.lower().removesuffix(".")
 
 
@@ -35,7 +35,7 @@ def allowed_origin(value: str) -> str:
     match = _ORIGIN.fullmatch(value)
     web = match is not None and match[1] in {"http", "https"}
     if match is None or int(match[3] or 0) > 65535 or (web and not is_host(match[2].strip("[]"))):
-        raise ValueError("is not an origin; write e.g. https://intranet.example or http://localhost:3000")
+        raise ValueError("is not an origin; write for example https://intranet.example or http://localhost:3000")
     return value
 
 
@@ -51,7 +51,7 @@ def allowed_client(value: str) -> Network | str:
 
 def _nearest_network(value: str) -> str:
     try:
-        return f"has bits beyond its prefix; did you mean {ip_network(value, strict=False)}?"
+        return f"has bits set outside its prefix; did you mean {ip_network(value, strict=False)}?"
     except ValueError:
         return "is not an IP address or network; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket"
 
