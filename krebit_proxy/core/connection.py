@@ -1,0 +1,160 @@
+"""The phases of a caller's connection: what leads from one to the next, how long each may last, and who makes room.
+
+A connection is always in exactly one `Phase`. Whatever happens to it is an `Event`, and `step` says which phase comes
+next, by one table. A pair that is not in the table is a fault of the program: `step` raises `IllegalStep`, and nothing
+has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at last CLOSING:
+
+    FRESH, IDLE, HEAD   wait for a request: none came yet, none since the last answer, or a part of a head
+    SENT, WORKING       a request is being answered: sent upstream and nothing else to do, or in a task of its own
+    READING             a request for one of our pages is still sending its content
+    BLOCKED, UNREAD     the caller does not take what was written to it, during an answer or between two
+    SKIPPING, REFUSED   answered early, by the upstream or by us: what is left of the content is thrown away
+    TUNNEL              raw bytes go both ways after a 101
+    LINGERING, CLOSING  over: the caller may still send what nobody reads, or is still to take the last answer
+    HANDSHAKE           TLS is not set up yet
+
+Every phase has a deadline, so no connection can stay for ever. Some phases also make room: when `limits.connections`
+is reached, a connection in one of them ends for the sake of a caller that has just come.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal
+
+ANY: Final = 0.0  # bytes a second: any progress
+_GOOD: Final = 1e6  # bytes a second: who sends that quickly may finish sending, and then reads our answer
+_AFTER_THE_LAST: Final = 2.0  # seconds for a caller to see an answer that came before its request was read
+_SPARED: Final = 1.0  # seconds without progress after which a caller counts as a slow reader
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The settings that deadlines are made of, in seconds."""
+
+    header: float
+    body: float
+    keepalive: float
+    idle: float
+    connect: float
+    response: float
+
+
+class Room(Enum):
+    """How a connection ends when it makes room."""
+
+    AT_ONCE = "at once"
+    WITH_408 = "with a 408"
+    WITH_RESET = "with a reset"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phase:
+    """One phase.
+
+    Attributes:
+        name: For errors and logs.
+        deadline: How many seconds it may last.
+        progress: Bytes a second, either way, with which the deadline begins anew; None: it never does.
+        room: How a connection in this phase makes room for another; None: it does not.
+        turn: When it does so: lower ones first, and among equals the one that is longest in its phase.
+        spared: Seconds in this phase before it makes room.
+        ready: Whether the next request can be answered.
+        over: Whether no request will be answered any more. Such a connection does not count against the limit.
+    """
+
+    name: str
+    deadline: Callable[[Timeouts], float]
+    progress: float | None = None
+    room: Room | None = None
+    turn: int = 0
+    spared: float = 0.0
+    ready: bool = False
+    over: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, room=Room.AT_ONCE, turn=3)
+FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), room=Room.AT_ONCE, turn=2, ready=True)
+IDLE: Final = Phase("IDLE", lambda t: t.keepalive, room=Room.AT_ONCE, turn=2, ready=True)
+HEAD: Final = Phase("HEAD", lambda t: t.header, room=Room.WITH_408, turn=3, ready=True)
+# The parts of an exchange have deadlines of their own, with a better answer each. These two are for what has none.
+SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response)
+WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, progress=ANY)
+READING: Final = Phase("READING", lambda t: t.body, room=Room.WITH_408, turn=4)
+BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4, spared=_SPARED)
+UNREAD: Final = Phase("UNREAD", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4)
+SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, room=Room.AT_ONCE, turn=4)
+REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, progress=_GOOD, room=Room.AT_ONCE, turn=1)
+TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, progress=ANY)
+LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, progress=_GOOD, over=True)
+CLOSING: Final = Phase("CLOSING", lambda t: t.idle, progress=ANY, over=True)
+
+
+# What happens to a connection.
+Event = Literal[
+    "begin",  # the first bytes of a head arrived
+    "read",  # a request for a page waits for its content
+    "send",  # a request was sent upstream
+    "work",  # a task took a request up
+    "block",  # the caller does not take what is written
+    "take",  # it does again
+    "switch",  # a 101 made it a tunnel
+    "next",  # answered; the next request may come
+    "skip",  # answered; content is left
+    "refuse",  # answered with an error of our own; content is left
+    "linger",  # answered for the last time; the caller may still be sending
+    "end",  # closed or broken off, by either side
+]
+
+
+class IllegalStep(Exception):
+    """An event that cannot happen in this phase."""
+
+
+_END: Final[dict[Event, Phase]] = {"end": CLOSING}
+_LAST: Final[dict[Event, Phase]] = {**_END, "linger": LINGERING}
+_BEGUN: Final[dict[Event, Phase]] = {
+    **_LAST,
+    "read": READING,
+    "send": SENT,
+    "work": WORKING,
+    "block": UNREAD,
+    "next": IDLE,
+    "skip": SKIPPING,
+    "refuse": REFUSED,
+}
+
+TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
+    HANDSHAKE: _END,
+    FRESH: {**_BEGUN, "begin": HEAD},
+    IDLE: {**_BEGUN, "begin": HEAD},
+    HEAD: _BEGUN,
+    SENT: {**_END, "work": WORKING, "next": IDLE},
+    READING: {**_LAST, "work": WORKING, "refuse": REFUSED},
+    WORKING: {
+        **_LAST,
+        "block": BLOCKED,
+        "switch": TUNNEL,
+        "next": IDLE,
+        "skip": SKIPPING,
+        "refuse": REFUSED,
+    },
+    BLOCKED: {**_END, "take": WORKING},
+    UNREAD: {**_END, "take": IDLE},
+    SKIPPING: {**_LAST, "next": IDLE},
+    REFUSED: {**_LAST, "next": IDLE},
+    TUNNEL: _LAST,
+    LINGERING: _END,
+    CLOSING: _END,
+}
+
+
+def step(phase: Phase, event: Event) -> Phase:
+    """The phase that comes after `event`. Raises IllegalStep."""
+    try:
+        return TABLE[phase][event]
+    except KeyError:
+        raise IllegalStep(f"{event!r} cannot happen in the phase {phase}") from None
