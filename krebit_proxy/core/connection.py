@@ -6,7 +6,7 @@ has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at l
 
     FRESH, IDLE, HEAD   wait for a request: none came yet, none since the last answer, or a part of a head
     SENT, WORKING       a request is being answered: sent upstream and nothing else to do, or in a task of its own
-    READING             a request for one of our pages is still sending its content
+    READING, PAGE       the same for one of our own pages: its content is still to come, or the page answers
     BLOCKED, UNREAD     the caller does not take what was written to it, during an answer or between two
     SKIPPING, REFUSED   answered early, by the upstream or by us: what is left of the content is thrown away
     TUNNEL              raw bytes go both ways after a 101
@@ -83,6 +83,7 @@ HEAD: Final = Phase("HEAD", lambda t: t.header, room=Room.WITH_408, turn=3, read
 # The parts of an exchange have deadlines of their own, with a better answer each. These two are for what has none.
 SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response)
 WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, progress=ANY)
+PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, room=Room.WITH_RESET, turn=5)
 READING: Final = Phase("READING", lambda t: t.body, room=Room.WITH_408, turn=4)
 BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4, spared=_SPARED)
 UNREAD: Final = Phase("UNREAD", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4)
@@ -99,6 +100,7 @@ Event = Literal[
     "read",  # a request for a page waits for its content
     "send",  # a request was sent upstream
     "work",  # a task took a request up
+    "page",  # a page took it up
     "block",  # the caller does not take what is written
     "take",  # it does again
     "switch",  # a 101 made it a tunnel
@@ -121,6 +123,7 @@ _BEGUN: Final[dict[Event, Phase]] = {
     "read": READING,
     "send": SENT,
     "work": WORKING,
+    "page": PAGE,
     "block": UNREAD,
     "next": IDLE,
     "skip": SKIPPING,
@@ -133,7 +136,8 @@ TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     IDLE: {**_BEGUN, "begin": HEAD},
     HEAD: _BEGUN,
     SENT: {**_END, "work": WORKING, "next": IDLE},
-    READING: {**_LAST, "work": WORKING, "refuse": REFUSED},
+    READING: {**_LAST, "page": PAGE, "refuse": REFUSED},
+    PAGE: {**_LAST, "next": IDLE},
     WORKING: {
         **_LAST,
         "block": BLOCKED,

@@ -35,6 +35,7 @@ from krebit_proxy.core.connection import (
     FRESH,
     HEAD,
     IDLE,
+    PAGE,
     READING,
     REFUSED,
     SENT,
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 -- either way it is gone
         """The caller left, or we closed: whatever was being done for it ends here."""
-        self._enter("end")
+        self._server.seats.leave(self)
         self.transport = None
         self._reader.close()
         call, self._call = self._call, None
@@ -113,7 +114,7 @@ class Connection(asyncio.Protocol):
             call.outcome.code = call.outcome.code or "caller_left"
             self._give_up(call)
             self._batches.do(RECORD, self._server.done, call)
-        self._server.seats.leave(self)
+        self._enter("end")
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the caller."""
@@ -210,7 +211,7 @@ class Connection(asyncio.Protocol):
     def _enter(self, event: Event) -> None:
         self.phase = phase = step(self.phase, event)
         self.since = self._server.time()
-        if phase.progress:
+        if phase.progress is not None:
             self._flow.begin(self._written)
 
     def _proceed(self) -> None:
@@ -287,7 +288,7 @@ class Connection(asyncio.Protocol):
             self._fail(call, error)
 
     def _work(self, call: Call) -> None:
-        self._enter("work")
+        self._enter("page" if call.request.page else "work")
         self._task = spawn(self._answer(call), name="call")
 
     async def _answer(self, call: Call) -> None:
@@ -329,7 +330,12 @@ class Connection(asyncio.Protocol):
             self._call = None
             call.outcome.code = code
             self._batches.do(RECORD, self._server.done, call)
-        self.cut(silent=call is None or call.outcome.silent)
+        try:
+            self.cut(silent=call is None or call.outcome.silent)
+        except Exception:
+            if self.transport is not None:
+                self.transport.abort()
+            raise
 
     def _give_up(self, call: Call) -> None:
         """Ends what is being done for a call."""
@@ -391,7 +397,7 @@ class Connection(asyncio.Protocol):
         if phase is HEAD:
             self._time_out_head()
         elif phase is READING:
-            self._fail(self._call, late())
+            self._time_out_form()
         elif phase is SKIPPING or phase is REFUSED:
             self._linger()
         elif phase.ready:
@@ -400,7 +406,7 @@ class Connection(asyncio.Protocol):
             else:
                 _log.debug("connection.idle", seconds=self._server.deadlines[IDLE])
             self._end()
-        elif phase is SENT or phase is WORKING:
+        elif phase in {SENT, WORKING, PAGE}:
             self._fail(self._call, Refused("upstream_timeout", "The request was not answered in time."))
         elif self.transport is not None:
             self.transport.abort()
@@ -409,12 +415,17 @@ class Connection(asyncio.Protocol):
         self._reader.time_out()
         self._proceed()
 
+    def _time_out_form(self) -> None:
+        if self._call is not None:
+            self._call.persistent = False
+        self._fail(self._call, late())
+
     def make_room(self) -> None:
         """Ends the connection for the sake of another caller, as its phase says."""
         if self.phase is HEAD:
             self._time_out_head()
         elif self.phase is READING:
-            self._fail(self._call, late())
+            self._time_out_form()
         elif self.phase is SKIPPING or self.phase is REFUSED:
             self._linger()
         elif self.phase.room is Room.AT_ONCE:

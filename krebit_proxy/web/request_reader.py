@@ -146,8 +146,11 @@ class RequestReader:
         self._fail(Refused("request_timeout", "The head of the request did not arrive in time."))
 
     def close(self) -> None:
-        """Ends reading; frees the parser, which holds this object and is held by it."""
+        """Ends reading, and lets go of what was read; of the parser, too, which holds this object and is held by it."""
         self.finished = True
+        self.calls.clear()
+        self.receiving = self.held = None
+        self._unfinished = _Unfinished()
         with suppress(AttributeError):  # closed before
             del self._http
 

@@ -1,6 +1,5 @@
 """Callers that use up what there is, slowly or greedily: others still get through, and memory stays bounded."""
 
-import asyncio
 import gc
 import re
 import resource
@@ -15,7 +14,7 @@ from krebit_proxy.web.server import Server
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
 from tests.fakes.proxy import StartProxy, proxy_process
 from tests.fakes.upstream import Upstream
-from tests.fakes.waiting import DEADLINE, eventually
+from tests.fakes.waiting import eventually
 
 
 async def test_one_address_beyond_loopback_gets_half_of_the_connections(start: StartProxy) -> None:
@@ -135,7 +134,9 @@ async def test_memory_is_bounded_however_many_callers_are_slow(
         if context is not None:
             assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
         else:
-            assert (await (await proxy.connect()).ask("GET", "/api/x")).status == 200
+            client = await proxy.connect()
+            stack.callback(client.close)
+            assert (await client.ask("GET", "/api/x")).status == 200
         assert proxy.memory() - before < (100 + 64) * each
 
 
