@@ -13,8 +13,8 @@ has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at l
     LINGERING, CLOSING  over: the caller may still send what nobody reads, or is still to take the last answer
     HANDSHAKE           TLS is not set up yet
 
-Every phase has a deadline, so no connection can stay for ever. Some phases also make room: when `limits.connections`
-is reached, a connection in one of them ends for the sake of a caller that has just come.
+Every phase has a deadline, so no connection can stay for ever, and says how it ends then. Some also make room: when
+`limits.connections` is reached, a connection in one of them ends in the same way for the sake of a new caller.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,12 +40,15 @@ class Timeouts:
     response: float
 
 
-class Room(Enum):
-    """How a connection ends when it makes room."""
+class Ending(Enum):
+    """How a connection ends whose deadline has passed, or that makes room."""
 
-    AT_ONCE = "at once"
-    WITH_408 = "with a 408"
-    WITH_RESET = "with a reset"
+    AT_ONCE = "in an orderly way"
+    LINGERING = "as an answer ends that came before its request was read"
+    WITH_408 = "with an answer: the request came too slowly"
+    WITH_504 = "with an answer: there was no other in time"
+    WITH_RESET = "so that the caller sees that something was cut"
+    DROPPED = "without anything more, for the last answer may still be on its way"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +58,10 @@ class Phase:
     Attributes:
         name: For errors and logs.
         deadline: How many seconds it may last.
+        ending: What happens then.
         progress: Bytes a second, either way, with which the deadline begins anew; None: it never does.
-        room: How a connection in this phase makes room for another; None: it does not.
-        turn: When it does so: lower ones first, and among equals the one that is longest in its phase.
+        turn: When the connection ends in the same way to make room for another: lower ones first, and among equals the
+            one that is longest in its phase. 0: never.
         spared: Seconds in this phase before it makes room.
         ready: Whether the next request can be answered.
         over: Whether no request will be answered any more. Such a connection does not count against the limit.
@@ -65,8 +69,8 @@ class Phase:
 
     name: str
     deadline: Callable[[Timeouts], float]
+    ending: Ending
     progress: float | None = None
-    room: Room | None = None
     turn: int = 0
     spared: float = 0.0
     ready: bool = False
@@ -76,22 +80,22 @@ class Phase:
         return self.name
 
 
-HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, room=Room.AT_ONCE, turn=3)
-FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), room=Room.AT_ONCE, turn=2, ready=True)
-IDLE: Final = Phase("IDLE", lambda t: t.keepalive, room=Room.AT_ONCE, turn=2, ready=True)
-HEAD: Final = Phase("HEAD", lambda t: t.header, room=Room.WITH_408, turn=3, ready=True)
-# The parts of an exchange have deadlines of their own, with a better answer each. These two are for what has none.
-SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response)
-WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, progress=ANY)
-PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, room=Room.WITH_RESET, turn=5)
-READING: Final = Phase("READING", lambda t: t.body, room=Room.WITH_408, turn=4)
-BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4, spared=_SPARED)
-UNREAD: Final = Phase("UNREAD", lambda t: t.idle, progress=ANY, room=Room.WITH_RESET, turn=4)
-SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, room=Room.AT_ONCE, turn=4)
-REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, progress=_GOOD, room=Room.AT_ONCE, turn=1)
-TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, progress=ANY)
-LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, progress=_GOOD, over=True)
-CLOSING: Final = Phase("CLOSING", lambda t: t.idle, progress=ANY, over=True)
+HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, Ending.AT_ONCE, turn=3)
+FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), Ending.AT_ONCE, turn=2, ready=True)
+IDLE: Final = Phase("IDLE", lambda t: t.keepalive, Ending.AT_ONCE, turn=2, ready=True)
+HEAD: Final = Phase("HEAD", lambda t: t.header, Ending.WITH_408, turn=3, ready=True)
+# The parts of an exchange have deadlines of their own, with a better answer each. These are for what has none.
+SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response, Ending.WITH_504)
+WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, Ending.WITH_504, progress=ANY)
+READING: Final = Phase("READING", lambda t: t.body, Ending.WITH_408, turn=4)
+PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, Ending.WITH_RESET, turn=5)
+BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, Ending.WITH_RESET, progress=ANY, turn=4, spared=_SPARED)
+UNREAD: Final = Phase("UNREAD", lambda t: t.idle, Ending.WITH_RESET, progress=ANY, turn=4)
+SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, Ending.LINGERING, turn=4)
+REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, Ending.LINGERING, progress=_GOOD, turn=1)
+TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, Ending.WITH_RESET, progress=ANY)
+LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, Ending.DROPPED, progress=_GOOD, over=True)
+CLOSING: Final = Phase("CLOSING", lambda t: t.idle, Ending.DROPPED, progress=ANY, over=True)
 
 
 # What happens to a connection.
@@ -150,7 +154,7 @@ TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     UNREAD: {**_END, "take": IDLE},
     SKIPPING: {**_LAST, "next": IDLE},
     REFUSED: {**_LAST, "next": IDLE},
-    TUNNEL: _LAST,
+    TUNNEL: {**_LAST, "block": TUNNEL, "take": TUNNEL},
     LINGERING: _END,
     CLOSING: _END,
 }

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.upstream.link import LOW_WATER, Link
+from krebit_proxy.upstream.connect import Link
+from krebit_proxy.upstream.link import LOW_WATER
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
 
 if TYPE_CHECKING:
@@ -35,47 +36,37 @@ class UpstreamBroken(Exception):
 class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
-    __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_paused", "_pool", "_repeatable", "_response", "_seen", "_time", "_untaken",
-                 "_waiter")  # fmt: skip
+    __slots__ = ("_answered", "_drainer", "_error", "_finished", "_head", "_held", "_left", "_link", "_pool",
+                 "_response", "_since", "_untaken", "_waiter")  # fmt: skip
 
     def __init__(
-        self,
-        pool: "Upstream",
-        head: bytes,
-        method: str,
-        content: int | None,
-        *,
-        upgrade: bool,
-        retry: bool,
+        self, pool: "Upstream", head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
     ) -> None:
         self._pool = pool
         self._link: Link | None = None  # None while it waits for one
-        self._left = content or 0
-        self._chunked = content is None
+        self._left = content  # octets of the request's content to come; None: chunked
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
-        self._repeatable = retry and method in IDEMPOTENT
-        self._held: list[bytes] | None = None
-        self._held_size = 0
-        self._paused = False  # the link does not read, for nobody takes what it read
+        # What was sent, as long as all of it may be sent once more.
+        self._held: bytearray | None = bytearray() if retry and method in IDEMPOTENT else None
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
-        self._answered = False  # response() has returned the head
+        self._answered = False  # the head has been returned
         self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
-        self._time = pool.time
-        self._asked = self._seen = 0.0
+        self._since = 0.0  # since when nothing moves; once the request is sent, until its response begins: since then
         self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
 
     def start(self, link: Link) -> None:
         """Sends the request on `link`."""
         self._link = link
-        if self._repeatable and link.uses:
-            self._held = [self._head]
+        if not link.uses:
+            self._held = None  # a new connection is not stale
+        elif self._held is not None:
+            self._held += self._head
         link.owner = self
         link.uses += 1
-        self._asked = self._seen = self._time()
+        self._since = self._pool.time()
         self._pool.batches.do(SEND, Exchange._flush_head, self)
         self._wake_drainer()
 
@@ -106,7 +97,7 @@ class Exchange:
             return
         if self._response.head is not None and self._response.head.status == 101:
             pass
-        elif self._chunked:
+        elif self._left is None:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         else:
             self._left -= len(data)
@@ -123,26 +114,21 @@ class Exchange:
             self.abort()
             raise ValueError("less content than the Content-Length of the request")
         self._finished = True
-        if self._chunked:
+        if self._left is None:
             self._write(b"0\r\n\r\n")
-        self._asked = self._time()
+        self._since = self._pool.time()
 
     def _write(self, data: bytes) -> None:
-        self._seen = self._time()
-        self._hold(data)
+        self._since = self._pool.time()
+        if self._held is not None:
+            self._held += data
         if self._link is None:
             return
+        if self._held is not None and len(self._held) > HELD:
+            self._held = None
         if self._head:
             data, self._head = self._head + data, b""
         self._link.write(data)
-
-    def _hold(self, data: bytes) -> None:
-        if self._held is None:
-            return
-        self._held.append(data)
-        self._held_size += len(data)
-        if self._link is not None and self._held_size > HELD:
-            self._held = None
 
     async def drain(self) -> None:
         """Waits until the upstream has taken most of what was sent.
@@ -188,9 +174,9 @@ class Exchange:
         self._flush_head()
         response = self._response
         deadline = self._pool.loop.call_later(timeout, self._wake)
-        due = self._time() + timeout
+        due = self._pool.time() + timeout
         try:
-            while not response.continued and response.head is None and self._error is None and self._time() < due:
+            while not response.continued and response.head is None and self._error is None and self._pool.time() < due:
                 await self._news()
         finally:
             deadline.cancel()
@@ -200,21 +186,15 @@ class Exchange:
         """Content at hand; b"" at its complete end; None when there is nothing yet: await `read`."""
         response = self._response
         if response.buffered:
-            self._seen = self._time()
-            data = response.take()
-            if self._paused:
-                self._resume()
-            return data
+            self._since = self._pool.time()
+            if self._link is not None:
+                self._link.resume()
+            return response.take()
         if response.done:
             return b""
         if self._error is not None:
             raise self._error
         return None
-
-    def _resume(self) -> None:
-        self._paused = False
-        if self._link is not None:
-            self._link.resume()
 
     async def read(self) -> bytes:
         """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
@@ -267,8 +247,7 @@ class Exchange:
             and not link.buffered
             and not link.closed
         ):
-            if self._paused:
-                self._resume()
+            link.resume()
             self._link = None
             self._pool.put_back(self, link)
         else:
@@ -299,15 +278,15 @@ class Exchange:
 
     def received(self, link: Link, data: memoryview | bytes) -> None:
         """Octets of the response."""
-        self._seen = self._time()
         response = self._response
         try:
             response.feed(data)
         except InvalidResponse as invalid:
             self.fail(self._invalid(str(invalid)))
             return
+        if response.head is not None or not self._finished:
+            self._since = self._pool.time()
         if response.buffered >= HIGH_WATER:
-            self._paused = True
             link.pause()
         if self._waiter is not None:
             self._wake()
@@ -316,9 +295,7 @@ class Exchange:
 
     def flushed(self, link: Link) -> None:
         """The link took what was to be sent, or most of it."""
-        self._seen = self._time()
-        if self._finished and not link.buffered:
-            self._asked = self._seen
+        self._since = self._pool.time()
         if link.buffered <= LOW_WATER:
             self._wake_drainer()
 
@@ -353,8 +330,7 @@ class Exchange:
         if self._error is not None:  # given up meanwhile
             link.abort()
             return
-        held, self._held = self._held or [], None
-        self._head = b"".join(held)
+        self._head, self._held = bytes(self._held or b""), None
         self.start(link)
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
@@ -364,13 +340,14 @@ class Exchange:
             return
         untaken = link.untaken()
         if untaken < self._untaken:  # it takes content, however slowly
-            self._asked = self._seen = now
+            self._since = now
         self._untaken = untaken
+        waited = now - self._since
         if response.head is None and self._finished and not link.buffered:
-            if now - self._asked > response_timeout:
+            if waited > response_timeout:
                 detail = f"The upstream did not answer within {response_timeout:g} seconds."
                 self.fail(Refused("upstream_timeout", detail, hint=_AGAIN))
-        elif now - self._seen > idle_timeout:
+        elif waited > idle_timeout:
             detail = f"Nothing moved for {idle_timeout:g} seconds."
             early = not self._answered
             self.fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))

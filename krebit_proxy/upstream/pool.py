@@ -9,9 +9,8 @@ from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.upstream.connect import Connector
+from krebit_proxy.upstream.connect import Connector, Link
 from krebit_proxy.upstream.exchange import Exchange
-from krebit_proxy.upstream.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,12 +4,9 @@ Slower, and blind in one point: asyncio does not tell a TLS connection that was 
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from krebit_proxy.upstream.link import LOW_WATER, Owner
-
-if TYPE_CHECKING:
-    from krebit_proxy.upstream.link import Link
 
 
 class TransportLink(asyncio.Protocol):
@@ -30,17 +27,17 @@ class TransportLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets arrived."""
-        self.owner.received(cast("Link", self), data)
+        self.owner.received(self, data)
 
     def resume_writing(self) -> None:
         """The buffer has fallen below the mark."""
-        self.owner.flushed(cast("Link", self))
+        self.owner.flushed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended."""
         if not self.closed:
             self.closed = True
-            self.owner.ended(cast("Link", self), exc)
+            self.owner.ended(self, exc)
 
     @property
     def buffered(self) -> int:

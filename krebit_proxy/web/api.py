@@ -346,7 +346,7 @@ class Api:
         )
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)
-        call.connection.tunnel()
+        call.connection.tunnel(call)
         attempt.upload = spawn(_upload(call, exchange, Kept(0, self._budget), 0), name="tunnel")
         while piece := await exchange.read():
             call.write(piece)

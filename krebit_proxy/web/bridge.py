@@ -96,8 +96,9 @@ class _Wire(asyncio.Transport):
             self._call.write(bytes(data), status=self.status)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        transport = self._call.connection.transport
         # The options of the socket are not aiohttp's to set.
-        return default if name == "socket" else self._call.connection.extra_info(name, default)
+        return default if transport is None or name == "socket" else transport.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
         return self._call.connection.phase.over

@@ -23,36 +23,18 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
-from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
 from krebit_proxy.batches import ANSWER, RECORD, REPLY
-from krebit_proxy.core.admission import Request
-from krebit_proxy.core.connection import (
-    BLOCKED,
-    FRESH,
-    HEAD,
-    IDLE,
-    PAGE,
-    READING,
-    REFUSED,
-    SENT,
-    SKIPPING,
-    TUNNEL,
-    UNREAD,
-    WORKING,
-    Event,
-    Room,
-    step,
-)
-from krebit_proxy.core.head import NO_FIELDS
+from krebit_proxy.core import connection as phases
+from krebit_proxy.core.connection import Ending, Event, step
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.bridge import LONGEST_FORM
-from krebit_proxy.web.call import NO_CONTENT, Call, Content, late
+from krebit_proxy.web.call import NO_CONTENT, Call, late
 from krebit_proxy.web.flow import HIGH_WATER, LOW_WATER, Flow
 from krebit_proxy.web.request_reader import RequestReader
 
@@ -61,13 +43,21 @@ if TYPE_CHECKING:
     from krebit_proxy.web.server import Server
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
+_FULL: Final = Refused(
+    "overloaded",
+    "All connections are busy.",
+    hint="Try again soon; limits.connections can be raised.",
+    retry_after=1,
+)
+_LATE_HEAD: Final = Refused("request_timeout", "The head of the request did not arrive in time.")
+_LATE_ANSWER: Final = Refused("upstream_timeout", "The request was not answered in time.")
 _log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
     """One caller's connection, in one of the phases of `core.connection` since `since`, by the loop's clock."""
 
-    __slots__ = ("_batches", "_call", "_flow", "_reader", "_rest", "_server", "_task", "peer", "phase", "since",
+    __slots__ = ("_batches", "_call", "_flow", "_reader", "_rest", "_server", "peer", "phase", "since", "task",
                  "transport")  # fmt: skip
 
     peer: "Peer"
@@ -79,9 +69,9 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader(self, server.reader_settings)
         self._call: Call | None = None  # being answered
         self._rest = NO_CONTENT  # of a call that has been answered, to be thrown away
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # what answers a call that needs one
         self.transport: asyncio.Transport | None = None
-        self.phase = FRESH
+        self.phase = phases.FRESH
         self.since = server.time()
 
     # What the transport calls
@@ -94,14 +84,7 @@ class Connection(asyncio.Protocol):
         with suppress(OSError):  # it is gone already
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if not self._server.seats.take(self):
-            self._reader.close()
-            overloaded = Refused(
-                "overloaded",
-                "All connections are busy.",
-                hint="Try again soon; limits.connections can be raised.",
-                retry_after=1,
-            )
-            self._reader.calls.append(Call(self, Request(self.peer, b"", b"", NO_FIELDS), fault=overloaded))
+            self._reader.fail(_FULL)
             self._batches.do(ANSWER, Connection._proceed, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 -- either way it is gone
@@ -122,15 +105,11 @@ class Connection(asyncio.Protocol):
         flow.received += len(data)
         if self.phase.over:
             return
-        if self.phase is TUNNEL and self._call is not None:
-            self._call.content.feed(data)
-        else:
-            reader.feed(data)
-            self._batches.do(ANSWER, Connection._proceed, self)
-            # One small request at a time is what nearly always arrives: there is nothing to add up.
-            if reader.receiving is None and reader.held is None and len(reader.calls) <= 1:
-                return
-        if self._backlog() >= HIGH_WATER:
+        reader.feed(data)
+        self._batches.do(ANSWER, Connection._proceed, self)
+        # One small request at a time is what nearly always arrives: there is nothing to add up.
+        busy = reader.receiving is not None or reader.held is not None or len(reader.calls) > 1
+        if busy and reader.backlog >= HIGH_WATER:
             flow.hold()
 
     def pause_writing(self) -> None:
@@ -142,21 +121,12 @@ class Connection(asyncio.Protocol):
         self._flow.resume()
         self._batches.do(ANSWER, Connection._proceed, self)
 
-    def _backlog(self) -> int:
-        if self.phase is TUNNEL and self._call is not None:
-            return self._call.content.size
-        return self._reader.backlog
-
     # What calls use
 
     @property
     def draining(self) -> bool:
         """No further request is taken."""
         return self._server.draining or self.phase.over
-
-    def extra_info(self, name: str, default: Any = None) -> Any:
-        """What the transport knows of the connection."""
-        return default if self.transport is None else self.transport.get_extra_info(name, default)
 
     def write(self, data: bytes) -> None:
         """Sends to the caller, or keeps what cannot be sent yet."""
@@ -170,41 +140,25 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Waits until the caller has taken enough. One that takes nothing ends the call, by cancelling it."""
-        if not self._flow.full:
-            return
-        if self.phase is TUNNEL:
+        if self._flow.full:
+            self._enter("block")
             await self._flow.taken()
-            return
-        self._enter("block")
-        try:
-            await self._flow.taken()
-        finally:
-            if self.phase is BLOCKED:
+            if not self.phase.over:
                 self._enter("take")
 
     def resume_content(self) -> None:
         """Reads on, after a pause."""
-        if self._flow.held and self._backlog() <= LOW_WATER:
+        if self._flow.held and self._reader.backlog <= LOW_WATER:
             self._flow.release()
 
     def relay(self) -> None:
         """There is news of the response to the call that was sent without a task."""
         self._batches.do(ANSWER, Connection._relay, self)
 
-    def tunnel(self) -> Content:
-        """From now on, everything that arrives is raw bytes, and goes to what is given back."""
-        assert self._call is not None  # noqa: S101 -- it is calling
+    def tunnel(self, call: Call) -> None:
+        """From now on, everything that arrives is raw bytes: the content of `call`."""
         self._enter("switch")
-        content = self._call.content = Content(self, inf)
-        if self._reader.held:
-            content.feed(self._reader.held)
-        self._reader.close()
-        return content
-
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """What answers a request that needs a task."""
-        return self._task
+        self._reader.tunnel(call)
 
     # The requests, one after the other
 
@@ -217,13 +171,13 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Does what can be done now, after bytes have come, room to write, or the end of a call."""
         try:
-            if self.phase is UNREAD and not self._flow.full:
+            if self.phase is phases.UNREAD and not self._flow.full:
                 self._enter("take")
             if self.phase.ready:
                 self._begin()
-            elif self.phase is READING:
+            elif self.phase is phases.READING:
                 self._read_form()
-            elif self.phase is SKIPPING or self.phase is REFUSED:
+            elif self.phase in {phases.SKIPPING, phases.REFUSED}:
                 self._skip()
         except Exception as error:  # noqa: BLE001 -- `_fail` is for all of them
             self._fail(self._call, error)
@@ -235,7 +189,7 @@ class Connection(asyncio.Protocol):
             if not reader.reading_head:
                 if server.draining:
                     self._end()
-            elif self.phase is not HEAD:
+            elif self.phase is not phases.HEAD:
                 self._enter("begin")
             return
         if self._flow.full:  # it gets no further answers before it has taken those that it got
@@ -277,7 +231,7 @@ class Connection(asyncio.Protocol):
 
     def _relay(self) -> None:
         call = self._call
-        if call is None or self.phase is not SENT:
+        if call is None or self.phase is not phases.SENT:
             return
         try:
             if self._server.complete(call):
@@ -289,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def _work(self, call: Call) -> None:
         self._enter("page" if call.request.page else "work")
-        self._task = spawn(self._answer(call), name="call")
+        self.task = spawn(self._answer(call), name="call")
 
     async def _answer(self, call: Call) -> None:
         try:
@@ -315,33 +269,27 @@ class Connection(asyncio.Protocol):
                     return
         except Exception as fault:  # noqa: BLE001 -- what fails while a failure is answered must end the connection, too
             error = fault
+        self._break_off(call, error)
+
+    def _break_off(self, call: Call | None, error: Exception) -> None:
         code = error.code if isinstance(error, ProxyError) else "fault"
         if isinstance(error, ConnectionError):
             code = "caller_left"
         if code == "fault":
+            number = call.outcome.id if call else ""
             with suppress(Exception):
-                _log.error(
-                    "request.failed",
-                    request_id=call.outcome.id if call else "",
-                    error=type(error).__name__,
-                    exc_info=error,
-                )
+                _log.error("request.failed", request_id=number, error=type(error).__name__, exc_info=error)
         if call is not None and self._call is call:
             self._call = None
             call.outcome.code = code
             self._batches.do(RECORD, self._server.done, call)
-        try:
-            self.cut(silent=call is None or call.outcome.silent)
-        except Exception:
-            if self.transport is not None:
-                self.transport.abort()
-            raise
+        self.cut(silent=call is None or call.outcome.silent)
 
     def _give_up(self, call: Call) -> None:
         """Ends what is being done for a call."""
         if call.attempt is not None:
             call.attempt.abort()
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
@@ -362,7 +310,7 @@ class Connection(asyncio.Protocol):
             self._rest = call.content
             self._enter(early)
             self._skip()
-        self._call = self._task = None
+        self._call = self.task = None
         self._batches.do(RECORD, self._server.done, call)
 
     def _skip(self) -> None:
@@ -376,7 +324,7 @@ class Connection(asyncio.Protocol):
             self._enter("next")
             self._batches.do(ANSWER, Connection._proceed, self)
 
-    # The clock
+    # The end
 
     def check(self, now: float) -> None:
         """Ends what has taken too long. Called about once a second."""
@@ -384,7 +332,11 @@ class Connection(asyncio.Protocol):
         if phase.progress is not None and self._flow.progress(self._written, waited, phase.progress):
             self.since = now
         elif waited >= self._server.deadlines[phase]:
-            self._expire()
+            if phase is phases.FRESH:
+                _log.info("connection.timed_out", reason="no request came", peer=self.peer.address)
+            elif phase is phases.IDLE:
+                _log.debug("connection.idle", seconds=self._server.deadlines[phase])
+            self._end_early()
         if self._reader.receiving is not None:
             self._reader.receiving.content.expire(now)
 
@@ -392,74 +344,56 @@ class Connection(asyncio.Protocol):
     def _written(self) -> int:
         return self._call.outcome.sent if self._call is not None else 0
 
-    def _expire(self) -> None:
-        phase = self.phase
-        if phase is HEAD:
-            self._time_out_head()
-        elif phase is READING:
-            self._time_out_form()
-        elif phase is SKIPPING or phase is REFUSED:
-            self._linger()
-        elif phase.ready:
-            if phase is FRESH:
-                _log.info("connection.timed_out", reason="no request came", peer=self.peer.address)
-            else:
-                _log.debug("connection.idle", seconds=self._server.deadlines[IDLE])
-            self._end()
-        elif phase in {SENT, WORKING, PAGE}:
-            self._fail(self._call, Refused("upstream_timeout", "The request was not answered in time."))
-        elif self.transport is not None:
-            self.transport.abort()
-
-    def _time_out_head(self) -> None:
-        self._reader.time_out()
-        self._proceed()
-
-    def _time_out_form(self) -> None:
-        if self._call is not None:
-            self._call.persistent = False
-        self._fail(self._call, late())
-
     def make_room(self) -> None:
-        """Ends the connection for the sake of another caller, as its phase says."""
-        if self.phase is HEAD:
-            self._time_out_head()
-        elif self.phase is READING:
-            self._time_out_form()
-        elif self.phase is SKIPPING or self.phase is REFUSED:
-            self._linger()
-        elif self.phase.room is Room.AT_ONCE:
-            self._end()
+        """Ends the connection for the sake of another caller."""
+        self._end_early()
         if not self.phase.over:
-            if self._call is not None:
-                self._call.outcome.code = "overloaded"
             self.cut(silent=True)
 
-    # The end
+    def _end_early(self) -> None:
+        call = self._call
+        match self.phase.ending:
+            case Ending.AT_ONCE:
+                self._end()
+            case Ending.LINGERING:
+                self._linger()
+            case Ending.WITH_408:
+                if call is None:  # but a part of a head
+                    self._reader.fail(_LATE_HEAD)
+                    self._proceed()
+                else:
+                    call.persistent = False  # the rest of it may come, or not
+                    self._fail(call, late())
+            case Ending.WITH_504:
+                self._fail(call, _LATE_ANSWER)
+            case Ending.WITH_RESET:
+                self.cut(silent=True)
+            case Ending.DROPPED if self.transport is not None:
+                self.transport.abort()
 
     def close(self) -> None:
         """Closes the connection if it is idle. Others close when they are through, once the server is draining."""
-        if self.phase in {FRESH, IDLE} and not (self._reader.calls or self._reader.reading_head):
+        if self.phase in {phases.FRESH, phases.IDLE} and not (self._reader.calls or self._reader.reading_head):
             self._end()
 
     def cut(self, *, silent: bool) -> None:
         """Breaks off so that the caller sees it. `silent`: the framing of the response would not show it."""
         if self.transport is None:
             return
-        if not silent:
+        if silent:
+            # A FIN would look like the end of the content; a reset does not.
+            sock = self.transport.get_extra_info("socket")
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+            self._enter("end")
+        else:
             self._end()
-            return
-        self._enter("end")
-        # A FIN would look like the end of the content; a reset does not.
-        sock = self.transport.get_extra_info("socket")
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
 
     def _end(self) -> None:
         """Closes in an orderly way, after what was written has been taken."""
-        self._enter("end")
         self._batches.do(RECORD, Connection._close, self)
+        self._enter("end")
 
     def _linger(self) -> None:
         """Closes our half, and throws away what still comes for a while.
@@ -467,18 +401,17 @@ class Connection(asyncio.Protocol):
         RFC 9112, 9.6: closing at once would reset the connection, and the reset "might erase the client's
         unacknowledged input buffers before they can be read": it would never see the answer.
         """
+        self._batches.do(RECORD, Connection._close, self)
         self._enter("linger")
         self._reader.close()
         self._flow.release()
-        self._batches.do(RECORD, Connection._close_half, self)
 
     def _close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-
-    def _close_half(self) -> None:
-        if self.transport is not None and self.transport.can_write_eof():
+        if self.transport is None:
+            return
+        # TLS has no half: it says that this is the end, and takes what comes until the caller agrees.
+        if self.phase is phases.LINGERING and self.transport.can_write_eof():
             with suppress(OSError, RuntimeError):
                 self.transport.write_eof()
         else:
-            self._close()  # TLS: says that this is the end, and takes what comes until the caller agrees
+            self.transport.close()

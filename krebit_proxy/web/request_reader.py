@@ -1,8 +1,10 @@
 """Reads the requests of one connection: strictly, and by a parser that is not ours."""
 
 import re
+import sys
 from collections import deque
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httptools
@@ -108,7 +110,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade as upgrade:
             self._after_offer(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._fail(_diagnosis(error, data))
+            self.fail(_diagnosis(error, data))
         else:
             call = self.receiving
             if call is not None and call.length is not None:
@@ -141,9 +143,13 @@ class RequestReader:
         if held:
             self.feed(held)
 
-    def time_out(self) -> None:
-        """The head took too long."""
-        self._fail(Refused("request_timeout", "The head of the request did not arrive in time."))
+    def tunnel(self, call: Call) -> None:
+        """From now on, all bytes are content of `call`, without an end."""
+        call.content = Content(self._connection, inf)
+        self.receiving, self._left = call, sys.maxsize
+        held, self.held, self.finished = self.held, None, False
+        if held:
+            self.feed(held)
 
     def close(self) -> None:
         """Ends reading, and lets go of what was read; of the parser, too, which holds this object and is held by it."""
@@ -168,7 +174,7 @@ class RequestReader:
         self._http = httptools.HttpRequestParser(self)
         self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
 
-    def _fail(self, error: Refused) -> None:
+    def fail(self, error: Refused) -> None:
         """What came cannot be a request, so nothing after it can be trusted to be one."""
         if self.finished:  # bytes after the last request are nobody's
             return
@@ -190,7 +196,7 @@ class RequestReader:
         unfinished.stuck = unfinished.stuck + size if progress == unfinished.progress else 0
         unfinished.progress = progress
         if unfinished.head_size() + unfinished.stuck > self._settings.limit:
-            self._fail(self._too_large())
+            self.fail(self._too_large())
 
     def _too_large(self) -> Refused:
         limit, unfinished = self._settings.limit, self._unfinished

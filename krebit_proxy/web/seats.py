@@ -52,7 +52,7 @@ class Seats:
 
     def _make_room(self, others: "list[Connection | Handshake]") -> bool:
         now = self._loop.time()
-        candidates = [other for other in others if other.phase.room and now - other.since >= other.phase.spared]
+        candidates = [other for other in others if other.phase.turn and now - other.since >= other.phase.spared]
         if candidates:
             min(candidates, key=lambda other: (other.phase.turn, other.since)).make_room()
         return bool(candidates)

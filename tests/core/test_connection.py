@@ -11,10 +11,10 @@ from krebit_proxy.core.connection import (
     FRESH,
     HANDSHAKE,
     TABLE,
+    Ending,
     Event,
     IllegalStep,
     Phase,
-    Room,
     Timeouts,
     step,
 )
@@ -38,7 +38,7 @@ MEANT = """
  UNREAD    .     .       .    .       .    .       IDLE    .      .    .        .       .         CLOSING
  SKIPPING  .     .       .    .       .    .       .       .      IDLE .        .       LINGERING CLOSING
  REFUSED   .     .       .    .       .    .       .       .      IDLE .        .       LINGERING CLOSING
- TUNNEL    .     .       .    .       .    .       .       .      .    .        .       LINGERING CLOSING
+ TUNNEL    .     .       .    .       .    TUNNEL  TUNNEL  .      .    .        .       LINGERING CLOSING
  LINGERING .     .       .    .       .    .       .       .      .    .        .       .         CLOSING
  CLOSING   .     .       .    .       .    .       .       .      .    .        .       .         CLOSING
 """
@@ -72,7 +72,7 @@ def test_what_is_no_event_at_all_is_illegal_too() -> None:
 
 def test_a_phase_without_a_deadline_cannot_be_written() -> None:
     with pytest.raises(TypeError, match="deadline"):
-        Phase("ENDLESS")  # type: ignore[call-arg]
+        Phase("ENDLESS", ending=Ending.AT_ONCE)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("phase", TABLE)
@@ -99,7 +99,7 @@ def test_every_phase_is_reached_by_somebody() -> None:
 
 
 def test_room_is_made_by_the_refused_first_and_by_those_who_are_being_answered_never() -> None:
-    order = [{phase.name for phase in TABLE if phase.room and phase.turn == turn} for turn in range(1, 6)]
+    order = [{phase.name for phase in TABLE if phase.turn == turn} for turn in range(1, 6)]
 
     assert order == [
         {"REFUSED"},
@@ -108,8 +108,8 @@ def test_room_is_made_by_the_refused_first_and_by_those_who_are_being_answered_n
         {"READING", "SKIPPING", "BLOCKED", "UNREAD"},
         {"PAGE"},
     ]
-    assert {phase.name for phase in TABLE if not phase.room and not phase.over} == {"SENT", "WORKING", "TUNNEL"}
-    assert {phase.name for phase in TABLE if phase.room is Room.WITH_408} == {"HEAD", "READING"}
+    assert {phase.name for phase in TABLE if not (phase.turn or phase.over)} == {"SENT", "WORKING", "TUNNEL"}
+    assert {phase.name for phase in TABLE if phase.ending is Ending.WITH_408} == {"HEAD", "READING"}
 
 
 def test_the_deadline_of_a_tunnel_is_the_idle_timeout_and_of_a_refusal_two_seconds() -> None:

@@ -177,7 +177,7 @@ async def test_a_deadline_that_cannot_be_looked_at_does_not_stop_the_clock_of_ot
     await first.ask("GET", "/healthz")
     await second.ask("GET", "/healthz")
     with monkeypatch.context() as once:
-        once.setattr(connection.Connection, "_expire", fail)
+        once.setattr(connection.Connection, "_end_early", fail)
         await first.rest()
     third = await proxy.connect()
     await third.ask("GET", "/healthz")

@@ -232,7 +232,7 @@ def test_a_head_that_takes_too_long_is_refused() -> None:
     requests.feed(GET[:20])
 
     assert requests.reading_head
-    requests.time_out()
+    requests.fail(Refused("request_timeout", "Too slow."))
     assert [code(call) for call in calls] == ["request_timeout"]
 
 
