@@ -98,22 +98,20 @@ LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, Ending.DROPPED,
 CLOSING: Final = Phase("CLOSING", lambda t: t.idle, Ending.DROPPED, progress=ANY, over=True)
 
 
-# What happens to a connection.
+# What happens to a connection:
+#   begin    the first bytes of a head arrived
+#   read     a request for a page waits for its content
+#   send     a request was sent upstream
+#   work     a task took a request up; page: so did a page
+#   block    the caller does not take what is written; take: it does again
+#   switch   a 101 made it a tunnel
+#   next     answered; the next request may come
+#   skip     answered; content is left. refuse: the same, and the answer was an error of our own
+#   linger   answered for the last time; the caller may still be sending
+#   end      closed or broken off, by either side
 Event = Literal[
-    "begin",  # the first bytes of a head arrived
-    "read",  # a request for a page waits for its content
-    "send",  # a request was sent upstream
-    "work",  # a task took a request up
-    "page",  # a page took it up
-    "block",  # the caller does not take what is written
-    "take",  # it does again
-    "switch",  # a 101 made it a tunnel
-    "next",  # answered; the next request may come
-    "skip",  # answered; content is left
-    "refuse",  # answered with an error of our own; content is left
-    "linger",  # answered for the last time; the caller may still be sending
-    "end",  # closed or broken off, by either side
-]
+    "begin", "read", "send", "work", "page", "block", "take", "switch", "next", "skip", "refuse", "linger", "end"
+]  # fmt: skip
 
 
 class IllegalStep(Exception):
@@ -122,34 +120,18 @@ class IllegalStep(Exception):
 
 _END: Final[dict[Event, Phase]] = {"end": CLOSING}
 _LAST: Final[dict[Event, Phase]] = {**_END, "linger": LINGERING}
-_BEGUN: Final[dict[Event, Phase]] = {
-    **_LAST,
-    "read": READING,
-    "send": SENT,
-    "work": WORKING,
-    "page": PAGE,
-    "block": UNREAD,
-    "next": IDLE,
-    "skip": SKIPPING,
-    "refuse": REFUSED,
-}
+_ANSWERED: Final[dict[Event, Phase]] = {**_LAST, "next": IDLE, "skip": SKIPPING, "refuse": REFUSED}
+_BEGUN: Final[dict[Event, Phase]] = {"read": READING, "send": SENT, "work": WORKING, "page": PAGE, "block": UNREAD}
 
 TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     HANDSHAKE: _END,
-    FRESH: {**_BEGUN, "begin": HEAD},
-    IDLE: {**_BEGUN, "begin": HEAD},
-    HEAD: _BEGUN,
-    SENT: {**_END, "work": WORKING, "next": IDLE},
-    READING: {**_LAST, "page": PAGE, "refuse": REFUSED},
+    FRESH: {**_ANSWERED, **_BEGUN, "begin": HEAD},
+    IDLE: {**_ANSWERED, **_BEGUN, "begin": HEAD},
+    HEAD: {**_ANSWERED, **_BEGUN},
+    SENT: {**_END, "next": IDLE, "work": WORKING},
+    READING: {**_LAST, "refuse": REFUSED, "page": PAGE},
     PAGE: {**_LAST, "next": IDLE},
-    WORKING: {
-        **_LAST,
-        "block": BLOCKED,
-        "switch": TUNNEL,
-        "next": IDLE,
-        "skip": SKIPPING,
-        "refuse": REFUSED,
-    },
+    WORKING: {**_ANSWERED, "block": BLOCKED, "switch": TUNNEL},
     BLOCKED: {**_END, "take": WORKING},
     UNREAD: {**_END, "take": IDLE},
     SKIPPING: {**_LAST, "next": IDLE},

@@ -5,9 +5,9 @@ the caller does are the public methods. Between them stand two waiters at most: 
 more of the request's content can be taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
@@ -70,16 +70,17 @@ class Exchange:
         self._pool.batches.do(SEND, Exchange._flush_head, self)
         self._wake_drainer()
 
-    async def connected(self) -> None:
-        """Waits for a connection. Raises Refused: upstream_unreachable; the exchange is over then."""
+    def __await__(self) -> Generator[Any, None, Self]:
+        """The exchange, once it has a connection. Raises Refused: upstream_unreachable; it is over then."""
         try:
             while self._link is None and self._error is None:
-                await self._progress()
+                yield from self._progress().__await__()
         except BaseException:
             self.abort()
             raise
         if self._error is not None:
             raise self._error
+        return self
 
     def _flush_head(self) -> None:
         if self._head and self._link is not None:

@@ -111,7 +111,7 @@ class Api:
         if bearer is None:
             return False
         head = self._request_head(call, target, bearer)
-        exchange = self._upstream.open_nowait(head, method=call.request.method.decode("ascii"))
+        exchange = self._upstream.open(head, method=call.request.method.decode("ascii"))
         call.attempt = SentRequest(exchange, bearer)
         exchange.notify(call.connection.relay)
         return True

@@ -33,6 +33,7 @@ from krebit_proxy.core.connection import Ending, Event, step
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream import UpstreamBroken
+from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.bridge import LONGEST_FORM
 from krebit_proxy.web.call import NO_CONTENT, Call, late
 from krebit_proxy.web.flow import HIGH_WATER, LOW_WATER, Flow
@@ -80,7 +81,7 @@ class Connection(asyncio.Protocol):
         """A caller connected."""
         self.transport = cast("asyncio.Transport", transport)
         self._flow = Flow(self.transport)
-        self.peer = self._server.peer_of(transport)
+        self.peer = peer_of(transport, self._server.rules)
         with suppress(OSError):  # it is gone already
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if not self._server.seats.take(self):
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the caller."""
         flow, reader = self._flow, self._reader
-        flow.received += len(data)
+        flow.moved += len(data)
         if self.phase.over:
             return
         reader.feed(data)
@@ -131,11 +132,13 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Sends to the caller, or keeps what cannot be sent yet."""
         if self.transport is not None:
+            self._flow.moved += len(data)
             self.transport.write(data)
 
     def reply(self, data: bytes) -> None:
         """Sends a whole response, together with others that are ready by now, and after those before it."""
         if self.transport is not None:
+            self._flow.moved += len(data)
             self._batches.do(REPLY, self.transport.write, data)
 
     async def drain(self) -> None:
@@ -166,7 +169,7 @@ class Connection(asyncio.Protocol):
         self.phase = phase = step(self.phase, event)
         self.since = self._server.time()
         if phase.progress is not None:
-            self._flow.begin(self._written)
+            self._flow.begin()
 
     def _proceed(self) -> None:
         """Does what can be done now, after bytes have come, room to write, or the end of a call."""
@@ -329,7 +332,7 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Ends what has taken too long. Called about once a second."""
         phase, waited = self.phase, now - self.since
-        if phase.progress is not None and self._flow.progress(self._written, waited, phase.progress):
+        if phase.progress is not None and self._flow.progress(waited, phase.progress):
             self.since = now
         elif waited >= self._server.deadlines[phase]:
             if phase is phases.FRESH:
@@ -339,10 +342,6 @@ class Connection(asyncio.Protocol):
             self._end_early()
         if self._reader.receiving is not None:
             self._reader.receiving.content.expire(now)
-
-    @property
-    def _written(self) -> int:
-        return self._call.outcome.sent if self._call is not None else 0
 
     def make_room(self) -> None:
         """Ends the connection for the sake of another caller."""

@@ -15,17 +15,16 @@ class Flow:
     Attributes:
         full: The caller does not take what is written; the transport says so.
         held: We do not read, because nobody takes what was read.
-        received: Bytes of the caller so far.
+        moved: Bytes received from the caller and written to it so far.
     """
 
-    __slots__ = ("_mark", "_taken", "_transport", "full", "held", "received")
+    __slots__ = ("_mark", "_taken", "_transport", "full", "held", "moved")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._taken: asyncio.Future[None] | None = None
-        self._mark = 0
+        self._mark = self.moved = 0
         self.full = self.held = False
-        self.received = 0
 
     # To the caller
 
@@ -56,23 +55,19 @@ class Flow:
 
     # Both
 
-    def begin(self, written: int) -> None:
+    def begin(self) -> None:
         """From now on, `progress` counts."""
-        self._mark = self._moved(written)
+        self._mark = self._through()
 
-    def progress(self, written: int, seconds: float, least: float) -> bool:
-        """Whether more than `least` bytes a second have moved, either way, since `begin` or the last yes.
+    def progress(self, seconds: float, least: float) -> bool:
+        """Whether more than `least` bytes a second went through, either way, since `begin` or the last yes."""
+        through = self._through()
+        if through - self._mark <= least * seconds:
+            return False
+        self._mark = through
+        return True
 
-        `written`: bytes of the answer that is under way, so far.
-        """
-        moved = self._moved(written)
-        if moved - self._mark > least * seconds:
-            self._mark = moved
-            return True
-        self._mark = min(self._mark, moved)  # another answer began
-        return False
-
-    def _moved(self, written: int) -> int:
+    def _through(self) -> int:
         sock = self._transport.get_extra_info("socket")
         kernel = unacknowledged(sock.fileno()) if sock is not None else 0
-        return self.received + written - self._transport.get_write_buffer_size() - kernel
+        return self.moved - self._transport.get_write_buffer_size() - kernel

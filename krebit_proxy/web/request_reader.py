@@ -85,11 +85,8 @@ class RequestReader:
     @property
     def backlog(self) -> int:
         """Bytes that wait to be taken; a waiting call counts as if it had some."""
-        calls = self.calls
-        size = len(self.held or b"") + sum([call.content.size for call in calls]) + len(calls) * _A_CALL
-        if self.receiving is not None and self.receiving not in calls:
-            size += self.receiving.content.size
-        return size
+        size = len(self.held or b"") + sum([call.content.size + _A_CALL for call in self.calls])
+        return size + (self.receiving.content.size if self.receiving is not None else 0)
 
     def feed(self, data: bytes) -> None:
         """Takes what arrived."""
@@ -114,14 +111,11 @@ class RequestReader:
         else:
             call = self.receiving
             if call is not None and call.length is not None:
-                self._count_content(call, call.length)
+                # Content whose end is known by counting needs no parser; the next request gets a new one.
+                self._left = call.length - call.content.received
+                self._http = httptools.HttpRequestParser(self)
             elif unfinished.fed > self._settings.limit and (self.reading_head or call is not None):
                 self._measure_unfinished(len(data))
-
-    def _count_content(self, call: Call, length: int) -> None:
-        """From now on, content whose end is known by counting needs no parser; the next request gets a new one."""
-        self._left = length - call.content.received
-        self._http = httptools.HttpRequestParser(self)
 
     def _pass(self, data: bytes) -> bytes:
         """Takes what is content, and gives back what comes after it."""
@@ -162,19 +156,16 @@ class RequestReader:
 
     def _after_offer(self, rest: bytes) -> None:
         # The parser stops at every offer to switch protocols. Only one that goes upstream holds up what follows.
-        if self.receiving is not None:
-            self._read_content(self.receiving)
+        if (call := self.receiving) is not None:
+            # It takes the content of such a request for the other protocol, so a new one reads it.
+            framed = b"Transfer-Encoding: chunked" if call.length is None else b"Content-Length: %d" % call.length
+            self._http = httptools.HttpRequestParser(self)
+            self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
         self.held = rest
         if self.calls[-1].request.upgrade is None:
             self.go_on()
 
-    def _read_content(self, call: Call) -> None:
-        """Reads the content of a request with an offer, which the parser takes for the other protocol: by a new one."""
-        framed = b"Transfer-Encoding: chunked" if call.length is None else b"Content-Length: %d" % call.length
-        self._http = httptools.HttpRequestParser(self)
-        self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
-
-    def fail(self, error: Refused) -> None:
+    def fail(self, error: Refused, method: bytes = b"", target: bytes = b"") -> None:
         """What came cannot be a request, so nothing after it can be trusted to be one."""
         if self.finished:  # bytes after the last request are nobody's
             return
@@ -182,11 +173,8 @@ class RequestReader:
         if self.receiving is not None:
             self.receiving.content.fail(error)
         else:
-            self._refuse(b"", b"", error)
-
-    def _refuse(self, method: bytes, target: bytes, error: Refused) -> None:
-        request = Request(self._connection.peer, method, target, NO_FIELDS)
-        self.calls.append(Call(self._connection, request, fault=error))
+            request = Request(self._connection.peer, method, target, NO_FIELDS)
+            self.calls.append(Call(self._connection, request, fault=error))
 
     def _measure_unfinished(self, size: int) -> None:
         """Bounds what the parser and we hold of a head, a chunk extension or trailers that do not end."""
@@ -224,15 +212,14 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         self.reading_head = False
-        if self.receiving is not None:  # the head is our own: see _read_content
+        if self.receiving is not None:  # the head is our own: see _after_offer
             return
         http, unfinished = self._http, self._unfinished
         method, target = http.get_method(), unfinished.target
         try:
             head = self._examined(unfinished.fields, http.get_http_version())
         except Refused as error:
-            self.finished = True
-            self._refuse(method, target, error)
+            self.fail(error, method, target)
             raise _Stop from None
         unfinished.target, unfinished.fields = b"", []
         # What follows a CONNECT is meant for a tunnel that there will not be.
@@ -267,7 +254,7 @@ class RequestReader:
     def on_message_complete(self) -> None:
         http, call = self._http, self.receiving
         if call is not None and call.content is not NO_CONTENT and http.should_upgrade():
-            return  # its content is not read yet: see _read_content
+            return  # its content is not read yet: see _after_offer
         self.receiving = None
         unfinished = self._unfinished
         unfinished.fed = unfinished.feeding

@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
-from krebit_proxy.core.access import Peer, Rules
+from krebit_proxy.core.access import Rules
 from krebit_proxy.core.admission import Request, admit, check_method
 from krebit_proxy.core.connection import TABLE, Event, Timeouts
 from krebit_proxy.core.fields import readable_by, withheld
@@ -18,7 +18,6 @@ from krebit_proxy.core.rate import Rates
 from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
-from krebit_proxy.web.admission import peer_of
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.bridge import Bridge, Page
 from krebit_proxy.web.call import Call
@@ -64,20 +63,11 @@ class Server:
         self.batches = batches or Batches()
         self.ids = map((token_hex(4) + "-%x").__mod__, count(1))
         self.time = asyncio.get_running_loop().time
-        timeouts = Timeouts(
-            limits.header_timeout,
-            limits.body_timeout,
-            limits.keepalive,
-            upstream.idle_timeout,
-            upstream.connect_timeout,
-            upstream.response_timeout,
-        )
+        callers = limits.header_timeout, limits.body_timeout, limits.keepalive
+        timeouts = Timeouts(*callers, upstream.idle_timeout, upstream.connect_timeout, upstream.response_timeout)
         self.deadlines = {phase: phase.deadline(timeouts) for phase in TABLE}
-        self.reader_settings = ReaderSettings(
-            limits.header_bytes,
-            limits.body_timeout,
-            withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None),
-        )
+        dropped = withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None)
+        self.reader_settings = ReaderSettings(limits.header_bytes, limits.body_timeout, dropped)
         self._api = api
         self._pages = pages
         self._bridge = Bridge()
@@ -90,10 +80,6 @@ class Server:
     def __call__(self) -> Connection:
         """A protocol for one connection."""
         return Connection(self)
-
-    def peer_of(self, transport: asyncio.BaseTransport) -> Peer:
-        """Who is at the other end."""
-        return peer_of(transport, self.rules)
 
     def begin(self, call: Call) -> Event:
         """Admits a call, and has it begun. Raises Refused.
