@@ -19,7 +19,6 @@ Every phase has a deadline, so no connection can stay for ever, and says how it 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Literal
 
 ANY: Final = 0.0  # bytes a second: any progress
@@ -40,15 +39,14 @@ class Timeouts:
     response: float
 
 
-class Ending(Enum):
-    """How a connection ends whose deadline has passed, or that makes room."""
-
-    AT_ONCE = "in an orderly way"
-    LINGERING = "as an answer ends that came before its request was read"
-    WITH_408 = "with an answer: the request came too slowly"
-    WITH_504 = "with an answer: there was no other in time"
-    WITH_RESET = "so that the caller sees that something was cut"
-    DROPPED = "without anything more, for the last answer may still be on its way"
+# How a connection ends whose deadline has passed, or that makes room:
+#   close    in an orderly way
+#   linger   as an answer ends that came before its request was read
+#   408      with an answer: the request came too slowly
+#   504      with an answer: there was no other in time
+#   reset    so that the caller sees that something was cut
+#   drop     without anything more, for the last answer may still be on its way
+Ending = Literal["close", "linger", "408", "504", "reset", "drop"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,22 +78,22 @@ class Phase:
         return self.name
 
 
-HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, Ending.AT_ONCE, turn=3)
-FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), Ending.AT_ONCE, turn=2, ready=True)
-IDLE: Final = Phase("IDLE", lambda t: t.keepalive, Ending.AT_ONCE, turn=2, ready=True)
-HEAD: Final = Phase("HEAD", lambda t: t.header, Ending.WITH_408, turn=3, ready=True)
+HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, "close", turn=3)
+FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
+IDLE: Final = Phase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
+HEAD: Final = Phase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
 # The parts of an exchange have deadlines of their own, with a better answer each. These are for what has none.
-SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response, Ending.WITH_504)
-WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, Ending.WITH_504, progress=ANY)
-READING: Final = Phase("READING", lambda t: t.body, Ending.WITH_408, turn=4)
-PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, Ending.WITH_RESET, turn=5)
-BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, Ending.WITH_RESET, progress=ANY, turn=4, spared=_SPARED)
-UNREAD: Final = Phase("UNREAD", lambda t: t.idle, Ending.WITH_RESET, progress=ANY, turn=4)
-SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, Ending.LINGERING, turn=4)
-REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, Ending.LINGERING, progress=_GOOD, turn=1)
-TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, Ending.WITH_RESET, progress=ANY)
-LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, Ending.DROPPED, progress=_GOOD, over=True)
-CLOSING: Final = Phase("CLOSING", lambda t: t.idle, Ending.DROPPED, progress=ANY, over=True)
+SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response, "504")
+WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY)
+READING: Final = Phase("READING", lambda t: t.body, "408", turn=4)
+PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, "reset", turn=5)
+BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, "reset", progress=ANY, turn=4, spared=_SPARED)
+UNREAD: Final = Phase("UNREAD", lambda t: t.idle, "reset", progress=ANY, turn=4)
+SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, "linger", turn=4)
+REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
+TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
+LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, over=True)
+CLOSING: Final = Phase("CLOSING", lambda t: t.idle, "drop", progress=ANY, over=True)
 
 
 # What happens to a connection:

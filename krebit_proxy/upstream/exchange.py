@@ -235,19 +235,10 @@ class Exchange:
     def release(self) -> None:
         """Gives the connection back, if another request may follow on it; ends it if not."""
         link, response = self._link, self._response
-        head = response.head
         if link is None:
             self.abort()
             return
-        if (
-            response.done
-            and not response.surplus
-            and head is not None
-            and head.persistent
-            and self._finished
-            and not link.buffered
-            and not link.closed
-        ):
+        if response.reusable and self._finished and not (link.buffered or link.closed):
             link.resume()
             self._link = None
             self._pool.put_back(self, link)
@@ -255,10 +246,9 @@ class Exchange:
             self._drop(link.close if response.done else link.abort)
         response.close()
 
-    def abort(self) -> None:
-        """Ends the connection at once; the upstream sees that the request was given up."""
-        if self._error is None:
-            self._error = UpstreamBroken("the exchange was given up")
+    def abort(self, error: Exception | None = None) -> None:
+        """Ends the connection at once; the upstream sees that the request was given up. `error`: what waiters get."""
+        self._error = error or self._error or UpstreamBroken("the exchange was given up")
         self._drop(self._link.abort if self._link is not None else None)
         self._response.close()
         self._wake()
@@ -270,11 +260,6 @@ class Exchange:
         if end is not None:
             end()
 
-    def fail(self, error: Exception) -> None:
-        """Ends the exchange for a reason that its caller must learn of."""
-        self._error = error
-        self.abort()
-
     # What the link and the pool call
 
     def received(self, link: Link, data: memoryview | bytes) -> None:
@@ -283,7 +268,7 @@ class Exchange:
         try:
             response.feed(data)
         except InvalidResponse as invalid:
-            self.fail(self._invalid(str(invalid)))
+            self.abort(self._invalid(str(invalid)))
             return
         if response.head is not None or not self._finished:
             self._since = self._pool.time()
@@ -312,21 +297,21 @@ class Exchange:
             self._link = None
             spawn(self._again(), name="upstream.retry")
         elif response.started and response.head is None:
-            self.fail(self._invalid("it breaks off inside its head"))
+            self.abort(self._invalid("it breaks off inside its head"))
         elif response.head is None:
             detail = "The upstream closed the connection without an answer."
-            self.fail(Refused("upstream_unreachable", detail, hint=_AGAIN))
+            self.abort(Refused("upstream_unreachable", detail, hint=_AGAIN))
         elif not self._answered:
-            self.fail(self._invalid("it breaks off after its head"))
+            self.abort(self._invalid("it breaks off after its head"))
         else:
-            self.fail(UpstreamBroken("the upstream broke off"))
+            self.abort(UpstreamBroken("the upstream broke off"))
 
     async def _again(self) -> None:
         """The one retry, on a fresh connection."""
         try:
             link = await self._pool.connect()
         except Refused as refused:
-            self.fail(refused)
+            self.abort(refused)
             return
         if self._error is not None:  # given up meanwhile
             link.abort()
@@ -347,11 +332,11 @@ class Exchange:
         if response.head is None and self._finished and not link.buffered:
             if waited > response_timeout:
                 detail = f"The upstream did not answer within {response_timeout:g} seconds."
-                self.fail(Refused("upstream_timeout", detail, hint=_AGAIN))
+                self.abort(Refused("upstream_timeout", detail, hint=_AGAIN))
         elif waited > idle_timeout:
             detail = f"Nothing moved for {idle_timeout:g} seconds."
             early = not self._answered
-            self.fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
+            self.abort(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
 
     def _invalid(self, rule: str) -> Exception:
         detail = f"The upstream's answer cannot be relayed: {rule}."

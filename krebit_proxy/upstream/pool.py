@@ -95,7 +95,7 @@ class Upstream:
             link = await self.connect()
         except Refused as refused:
             if self._waiting:
-                self._waiting.popitem(last=False)[0].fail(refused)
+                self._waiting.popitem(last=False)[0].abort(refused)
         else:
             self._offer(link)
 
@@ -127,7 +127,7 @@ class Upstream:
             exchange.check(now, self._times.response_timeout, self._times.idle_timeout)
         for exchange, since in list(self._waiting.items()):
             if now - since > self._times.connect_timeout:
-                exchange.fail(self._connector.too_slow())
+                exchange.abort(self._connector.too_slow())
         expired = [link for link in self._idle if now - link.idle_since > self._times.keepalive]
         del self._idle[: len(expired)]  # the longest idle come first
         for link in expired:

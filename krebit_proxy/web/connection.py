@@ -29,7 +29,7 @@ import structlog
 
 from krebit_proxy.batches import ANSWER, RECORD, REPLY
 from krebit_proxy.core import connection as phases
-from krebit_proxy.core.connection import Ending, Event, step
+from krebit_proxy.core.connection import Event, step
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream import UpstreamBroken
@@ -44,12 +44,8 @@ if TYPE_CHECKING:
     from krebit_proxy.web.server import Server
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
-_FULL: Final = Refused(
-    "overloaded",
-    "All connections are busy.",
-    hint="Try again soon; limits.connections can be raised.",
-    retry_after=1,
-)
+_FULL: Final = Refused("overloaded", "All connections are busy.", hint="Try again soon, or raise limits.connections.")
+_FULL.retry_after = 1
 _LATE_HEAD: Final = Refused("request_timeout", "The head of the request did not arrive in time.")
 _LATE_ANSWER: Final = Refused("upstream_timeout", "The request was not answered in time.")
 _log = structlog.get_logger()
@@ -213,13 +209,13 @@ class Connection(asyncio.Protocol):
             return  # it was broken off meanwhile
         if event == "next":
             self._answered(call)
-        elif event == "work":
-            self._work(call)
-        else:
-            self._enter(event)
+            return
+        self._enter(event)
         if event == "read":
             call.go_on()
             self._read_form()
+        elif event != "send":
+            self.task = spawn(self._answer(call), name="call")
 
     def _read_form(self) -> None:
         """Waits for the content of a request for a page: a page gets all of it, or is not asked at all."""
@@ -230,7 +226,7 @@ class Connection(asyncio.Protocol):
         elif call.content.received > LONGEST_FORM:
             self._fail(call, Refused("bad_request", "This is more than a form of this page can hold."))
         elif call.content.complete:
-            self._work(call)
+            self._lead(call, "page")
 
     def _relay(self) -> None:
         call = self._call
@@ -240,13 +236,9 @@ class Connection(asyncio.Protocol):
             if self._server.complete(call):
                 self._answered(call)
             else:
-                self._work(call)
+                self._lead(call, "work")
         except Exception as error:  # noqa: BLE001 -- as above
             self._fail(call, error)
-
-    def _work(self, call: Call) -> None:
-        self._enter("page" if call.request.page else "work")
-        self.task = spawn(self._answer(call), name="call")
 
     async def _answer(self, call: Call) -> None:
         try:
@@ -352,22 +344,22 @@ class Connection(asyncio.Protocol):
     def _end_early(self) -> None:
         call = self._call
         match self.phase.ending:
-            case Ending.AT_ONCE:
+            case "close":
                 self._end()
-            case Ending.LINGERING:
+            case "linger":
                 self._linger()
-            case Ending.WITH_408:
+            case "408":
                 if call is None:  # but a part of a head
                     self._reader.fail(_LATE_HEAD)
                     self._proceed()
                 else:
                     call.persistent = False  # the rest of it may come, or not
                     self._fail(call, late())
-            case Ending.WITH_504:
+            case "504":
                 self._fail(call, _LATE_ANSWER)
-            case Ending.WITH_RESET:
+            case "reset":
                 self.cut(silent=True)
-            case Ending.DROPPED if self.transport is not None:
+            case "drop" if self.transport is not None:
                 self.transport.abort()
 
     def close(self) -> None:

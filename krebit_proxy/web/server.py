@@ -84,8 +84,8 @@ class Server:
     def begin(self, call: Call) -> Event:
         """Admits a call, and has it begun. Raises Refused.
 
-        "send": it waits for nothing but its response. "next": it is answered. "work": `answer` it. "read": it is for a
-        page, so `answer` it once its content is complete.
+        "send": it waits for nothing but its response. "next": it is answered. "work", "page": `answer` it. "read": the
+        same, once its content is complete.
         """
         self._admit(call)
         if call.request.page or call.request.method == b"OPTIONS":
@@ -102,7 +102,9 @@ class Server:
             return "next"
         if request.page and own_path(request.target) not in self._pages:
             raise Refused("not_forwarded", "Only paths under /api/ are forwarded.", hint="Check the tool's base URL.")
-        return "read" if request.page and call.length != 0 else "work"
+        if not request.page:
+            return "work"
+        return "page" if call.length == 0 else "read"
 
     def _admit(self, call: Call) -> None:
         request = call.request
