@@ -54,7 +54,7 @@ class Exchange:
         self._answered = False  # the head has been returned
         self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
-        self._since = 0.0  # since when nothing moves; once the request is sent, until its response begins: since then
+        self._since = 0.0  # the last movement; while only the response is waited for: the end of the request
         self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
 
     def start(self, link: Link) -> None:
@@ -216,7 +216,7 @@ class Exchange:
         self._waiter = callback
 
     def _news(self) -> "asyncio.Future[None]":
-        """What is done once there is news."""
+        """A future that is done once there is news."""
         future = self._pool.loop.create_future()
         self.notify(partial(_done, future))
         return future
@@ -342,7 +342,7 @@ class Exchange:
         detail = f"The upstream's answer cannot be relayed: {rule}."
         if self._answered:
             return UpstreamBroken(detail)
-        return Refused("upstream_invalid", detail, hint="This is for Krebit to mend; try again later.")
+        return Refused("upstream_invalid", detail, hint="This is a fault at Krebit. Try again later.")
 
 
 def _done(future: "asyncio.Future[None]") -> None:
@@ -350,4 +350,4 @@ def _done(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-_AGAIN: Final = "Try again; if it stays so, see whether Krebit has a disturbance."
+_AGAIN: Final = "Try again. If it keeps failing, check Krebit's status page."

@@ -55,9 +55,7 @@ class Bridge:
             access_log=None,
             tcp_keepalive=False,
             auto_decompress=False,
-            max_line_size=_ROOM,
-            max_field_size=_ROOM,
-            max_headers=_ROOM,
+            **dict.fromkeys(("max_line_size", "max_field_size", "max_headers"), _ROOM),
         )
 
     async def answer(self, call: Call, page: Page) -> None:
@@ -70,10 +68,7 @@ class Bridge:
             request = await wire.request
             asked = call.request
             request[VISIT] = Visit(asked.peer, asked.authority().decode("latin-1"), asked.prefers)
-            try:
-                response: web.StreamResponse = await page(request)
-            except web.HTTPException as exception:
-                response = exception
+            response = await page(request)
             response.headers.setdefault("Server", "krebit-proxy")
             wire.status = response.status
             await response.prepare(request)

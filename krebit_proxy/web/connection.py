@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
 _FULL: Final = Refused("overloaded", "All connections are busy.", hint="Try again soon, or raise limits.connections.")
 _FULL.retry_after = 1
-_LATE_HEAD: Final = Refused("request_timeout", "The head of the request did not arrive in time.")
+_LATE_HEAD: Final = Refused("request_timeout", "The headers of the request did not arrive in time.")
 _LATE_ANSWER: Final = Refused("upstream_timeout", "The request was not answered in time.")
 _log = structlog.get_logger()
 
@@ -134,7 +134,6 @@ class Connection(asyncio.Protocol):
     def reply(self, data: bytes) -> None:
         """Sends a whole response, together with others that are ready by now, and after those before it."""
         if self.transport is not None:
-            self._flow.moved += len(data)
             self._batches.do(REPLY, self.transport.write, data)
 
     async def drain(self) -> None:
@@ -170,13 +169,15 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Does what can be done now, after bytes have come, room to write, or the end of a call."""
         try:
-            if self.phase is phases.UNREAD and not self._flow.full:
-                self._enter("take")
-            if self.phase.ready:
+            phase = self.phase
+            if phase.ready:
                 self._begin()
-            elif self.phase is phases.READING:
+            elif phase is phases.UNREAD and not self._flow.full:
+                self._enter("take")
+                self._begin()
+            elif phase is phases.READING:
                 self._read_form()
-            elif self.phase in {phases.SKIPPING, phases.REFUSED}:
+            elif phase in {phases.SKIPPING, phases.REFUSED}:
                 self._skip()
         except Exception as error:  # noqa: BLE001 -- `_fail` is for all of them
             self._fail(self._call, error)
@@ -195,7 +196,8 @@ class Connection(asyncio.Protocol):
             self._enter("block")
             return
         self._call = call = reader.calls.popleft()
-        self.resume_content()
+        if self._flow.held:
+            self.resume_content()
         call.outcome.id = next(server.ids)
         call.outcome.started = server.time()
         if call.fault is None:
@@ -224,7 +226,7 @@ class Connection(asyncio.Protocol):
         if call.content.error is not None:
             self._fail(call, call.content.error)
         elif call.content.received > LONGEST_FORM:
-            self._fail(call, Refused("bad_request", "This is more than a form of this page can hold."))
+            self._fail(call, Refused("bad_request", "The body is larger than any form of this page."))
         elif call.content.complete:
             self._lead(call, "page")
 
@@ -298,7 +300,8 @@ class Connection(asyncio.Protocol):
                 self._linger()
         elif call.content.complete:
             self._enter("next")
-            reader.go_on()
+            if reader.held is not None:
+                reader.go_on()
             if reader.calls or reader.reading_head or self._server.draining:
                 self._batches.do(ANSWER, Connection._proceed, self)
         else:

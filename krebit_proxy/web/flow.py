@@ -15,7 +15,7 @@ class Flow:
     Attributes:
         full: The caller does not take what is written; the transport says so.
         held: We do not read, because nobody takes what was read.
-        moved: Bytes received from the caller and written to it so far.
+        moved: Bytes received from the caller, and parts of answers written to it, so far.
     """
 
     __slots__ = ("_mark", "_taken", "_transport", "full", "held", "moved")

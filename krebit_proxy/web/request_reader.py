@@ -192,8 +192,8 @@ class RequestReader:
             return Refused("uri_too_long", f"The request target is longer than {limit} bytes.")
         return Refused(
             "header_too_large",
-            f"The head of the request is larger than {limit} bytes.",
-            hint="limits.header_bytes can be raised.",
+            f"The headers of the request are larger than {limit} bytes.",
+            hint="You can raise limits.header_bytes.",
         )
 
     # What httptools calls.
@@ -282,7 +282,7 @@ def _diagnosis(error: httptools.HttpParserError, data: bytes) -> Refused:
             check_method(unknown[1])  # the parser knows nothing of TRACK
         except Refused as never:
             return never
-        return Refused("not_implemented", "This method is not known here.")
+        return Refused("not_implemented", "The proxy does not know this method.")
     if str(error) in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
         return Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
-    return Refused("bad_request", "What was sent is not a valid HTTP/1.1 request.")
+    return Refused("bad_request", "This is not a valid HTTP/1.1 request.")
