@@ -55,7 +55,9 @@ class Bridge:
             access_log=None,
             tcp_keepalive=False,
             auto_decompress=False,
-            **dict.fromkeys(("max_line_size", "max_field_size", "max_headers"), _ROOM),
+            max_line_size=_ROOM,
+            max_field_size=_ROOM,
+            max_headers=_ROOM,
         )
 
     async def answer(self, call: Call, page: Page) -> None:
@@ -108,8 +110,8 @@ async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
     wire = request.transport
     assert isinstance(wire, _Wire)  # noqa: S101 -- there are no other transports
     wire.request.set_result(request)
-    await asyncio.get_running_loop().create_future()  # `connection_lost` cancels this
-    raise AssertionError
+    never: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
+    return await never  # `connection_lost` cancels it
 
 
 def _as_read(call: Call) -> bytes:

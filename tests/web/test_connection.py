@@ -103,11 +103,14 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
     async def page(request: web.BaseRequest) -> web.Response:
         return web.Response(text=f"{request.method} {request.path_qs} {await request.text()}")
 
+    async def host(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=f"{request.raw_path} {request.host} {request.headers['X-A']}")
+
     server = Server(
         settings,
         rules=Rules(),
         api=cast("Any", stage),
-        pages={"/page": page, "/healthz": page},
+        pages={"/page": page, "/healthz": page, "/host": host},
         metrics=Metrics(),
         observe=stage.ended.append,
     )
@@ -254,6 +257,13 @@ async def test_our_pages_are_aiohttps(stage: Stage) -> None:
     assert got.values(b"server") == [b"krebit-proxy"]
     assert (head.status, head.content) == (200, b"")
     await client.still_open()
+
+
+async def test_a_page_sees_the_admitted_authority_as_its_host(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(b"GET http://localhost:7/host HTTP/1.1\r\nHost: evil.example\r\nX-A: b\r\n\r\n")
+
+    assert (await client.response()).content == b"/host localhost:7 b"
 
 
 async def test_too_much_content_for_a_page_is_refused(stage: Stage) -> None:
