@@ -89,7 +89,7 @@ class Proxy:
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
         if certificate is not None:
-            running.callback(spawn(certificate.follow(server.admit_anew), name="certificate").cancel)
+            running.callback(spawn(certificate.follow(server.seats.admit_anew), name="certificate").cancel)
         origin = self._listeners.origin(next(iter(settings.access.allowed_hosts), "localhost"))
         setup.announce(origin)
         if settings.notify.webhook or settings.notify.command:

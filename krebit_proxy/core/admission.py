@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final
+from typing import Final, Literal
 
 from krebit_proxy.core.access import AllowRule, Caller, Peer, Rules
-from krebit_proxy.core.fields import Fields, Names, origin
+from krebit_proxy.core.fields import origin
+from krebit_proxy.core.head import Head
 from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import needed_line
 from krebit_proxy.core.target import meanings, origin_form
 from krebit_proxy.errors import Refused
 
 # RFC 9110, 7.2: Host = uri-host [ ":" port ]
-_HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::\d{0,5})?", re.IGNORECASE)
+_HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::(\d{0,5}))?", re.IGNORECASE)
+_LAST_PORT: Final = 65535
 
 # What only browsers send, and what makes a request theirs to judge.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
@@ -32,28 +34,29 @@ _NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
 _READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
 # Frameworks take the method from these, whatever the request line says.
 _METHOD_OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
+_MEDIA_TYPE: Final = re.compile(rb"(text/html|application/xhtml\+xml)|application/(?:[a-z.+-]*\+)?json", re.IGNORECASE)
+
+Preference = Literal["page", "JSON", "none"]
 
 
 @dataclass(slots=True)
-class Call:
+class Request:
     """What a request says of itself.
 
     Attributes:
         peer: From `Rules.peer` or `Rules.unix_peer`, once a connection.
         method: As sent.
         target: As sent.
-        names: From `fields.checked`.
-        fields: As sent.
-        http10: Whether it is HTTP/1.0.
+        head: Its fields, examined.
+        upgrade: The protocols that it offers to switch to, as far as the offer goes upstream.
         page: Whether it is for one of our own pages. They need no key, and a link from elsewhere may lead to them.
     """
 
     peer: Peer
     method: bytes
-    target: bytes = field(repr=False)  # a query and fields may hold secrets of the caller
-    names: Names
-    fields: Fields = field(repr=False)
-    http10: bool = False
+    target: bytes = field(repr=False)  # a query may hold secrets of the caller
+    head: Head
+    upgrade: bytes | None = None
     page: bool = False
 
     def own_origin(self) -> bytes:
@@ -67,51 +70,63 @@ class Call:
             # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use
             # the host information of the request-target".
             return origin_form(self.target)[1] or b""
-        return self.fields[self.names.index(b"host")][1] if b"host" in self.names else b""
+        return self.field(b"host") or b""
+
+    def field(self, name: bytes) -> bytes | None:
+        """The value of the first field called `name` (lower case)."""
+        names = self.head.names
+        return self.head.fields[names.index(name)][1] if name in names else None
+
+    @property
+    def prefers(self) -> Preference:
+        """What its `Accept` names first: a page, as browsers do, or JSON."""
+        match = _MEDIA_TYPE.search(self.field(b"accept") or b"")
+        return "none" if match is None else "page" if match[1] else "JSON"
 
     def only(self, name: bytes) -> bytes | None:
         """The value of a field that browsers send at most once; None if it is not there. Raises Refused for two."""
-        lines = self.names.count(name)
-        if lines > 1:
+        if self.head.names.count(name) > 1:
             raise Refused("cross_site", "A field that browsers send once came more than once.")
-        return self.fields[self.names.index(name)][1] if lines else None
+        return self.field(name)
 
 
-def admit(call: Call, rules: Rules) -> Caller:
+def admit(request: Request, rules: Rules) -> Caller:
     """The caller of a request that may pass. Every other request is Refused, with what would let it pass."""
-    peer = call.peer
-    if not peer.allowed and not (call.page and peer.here):
+    peer = request.peer
+    if not peer.allowed and not (request.page and peer.here):
         hint = "tls_client_ca_file asks for a certificate, too." if rules.certificates else ""
         raise Refused(
             "client_not_allowed",
             "This address may not call.",
             hint=f"access.allow_clients lists who may. {hint}".strip(),
         )
-    _check_host(call, rules)
+    _check_host(request, rules)
     caller = peer.caller
-    if not _BROWSER_FIELDS.isdisjoint(call.names):
-        caller = _from_browser(call, rules)
-    if not call.page:  # a page tells itself which methods it knows
-        check_method(call.method)
-    if rules.open or call.page or caller.preflight:
+    if not _BROWSER_FIELDS.isdisjoint(request.head.names):
+        caller = _from_browser(request, rules)
+    if not request.page:  # a page tells itself which methods it knows
+        check_method(request.method)
+    if rules.open or request.page or caller.preflight:
         return caller
-    return _by_policy(call, rules, caller)
+    return _by_policy(request, rules, caller)
 
 
-def _check_host(call: Call, rules: Rules) -> None:
+def _check_host(request: Request, rules: Rules) -> None:
     """Raises Refused unless the caller knows us by a name that is ours.
 
     A page whose name was rebound to our address shows that name here, and gives itself away by nothing else.
     """
-    lines, host = call.names.count(b"host"), call.authority()
-    if call.peer.unix:
+    lines, host = request.head.names.count(b"host"), request.authority()
+    if request.peer.unix:
         return
-    if lines != 1 and not (call.http10 and lines == 0):
+    if lines != 1 and not (request.head.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request has exactly one Host field.")
     if _names_loopback(host) or not (host or lines):
         return
     match = _HOST.fullmatch(host)
-    if match and (match[1].lower() in rules.hosts or match[1].lower() == call.peer.local):
+    if match and not _has_port(match):
+        raise Refused("bad_request", "The port in the Host header or the URL is above 65535.")
+    if match and (match[1].lower() in rules.hosts or match[1].lower() == request.peer.local):
         return
     name = match[1].decode("ascii") if match else "this name"
     raise Refused(
@@ -124,24 +139,28 @@ def _check_host(call: Call, rules: Rules) -> None:
 @lru_cache(maxsize=256)  # callers name us in few ways
 def _names_loopback(host: bytes) -> bool:
     match = _HOST.fullmatch(host)
-    return match is not None and is_loopback(match[1].decode("ascii"))
+    return match is not None and _has_port(match) and is_loopback(match[1].decode("ascii"))
 
 
-def _from_browser(call: Call, rules: Rules) -> Caller:
+def _has_port(match: re.Match[bytes]) -> bool:
+    return int(match[2] or 0) <= _LAST_PORT
+
+
+def _from_browser(request: Request, rules: Rules) -> Caller:
     """The caller of a request with an `Origin` or Fetch metadata. Other sites, also those of this host, are refused."""
-    asked, site = call.only(b"origin"), call.only(b"sec-fetch-site")
-    preflight = call.method == b"OPTIONS" and b"access-control-request-method" in call.names
-    caller = call.peer.caller
-    if call.only(b"sec-fetch-dest") in _DOCUMENTS:
+    asked, site = request.only(b"origin"), request.only(b"sec-fetch-site")
+    preflight = request.method == b"OPTIONS" and b"access-control-request-method" in request.head.names
+    caller = request.peer.caller
+    if request.only(b"sec-fetch-dest") in _DOCUMENTS:
         caller = replace(caller, shows=True)
     if asked is None:
-        own = site in {None, b"same-origin", b"none"} or (call.page and _is_link(call))
+        own = site in {None, b"same-origin", b"none"} or (request.page and _is_link(request))
         if own and not preflight:
             return caller
     elif origin(asked) in rules.origins:
-        return replace(caller, origin=asked, preflight=_preflight(call, asked) if preflight else b"")
-    elif site in {None, b"same-origin", b"none"} and origin(asked) == origin(call.own_origin()):
-        return replace(caller, preflight=_preflight(call, asked)) if preflight else caller
+        return replace(caller, origin=asked, preflight=_preflight(request, asked) if preflight else b"")
+    elif site in {None, b"same-origin", b"none"} and origin(asked) == origin(request.own_origin()):
+        return replace(caller, preflight=_preflight(request, asked)) if preflight else caller
     raise Refused(
         "cross_site",
         "A page of another web site asked for this in a browser.",
@@ -149,26 +168,26 @@ def _from_browser(call: Call, rules: Rules) -> Caller:
     )
 
 
-def _is_link(call: Call) -> bool:
+def _is_link(request: Request) -> bool:
     """Whether a person followed a link, or a redirect, in a tab of its own: nobody else can read what comes."""
     return (
-        call.method in {b"GET", b"HEAD"}
-        and call.only(b"sec-fetch-mode") == b"navigate"
-        and call.only(b"sec-fetch-dest") == b"document"
+        request.method in {b"GET", b"HEAD"}
+        and request.only(b"sec-fetch-mode") == b"navigate"
+        and request.only(b"sec-fetch-dest") == b"document"
     )
 
 
-def _preflight(call: Call, asked: bytes) -> bytes:
+def _preflight(request: Request, asked: bytes) -> bytes:
     """The answer to a CORS preflight of a page that may call: what it asked for, for ten minutes."""
     lines = [
         b"Access-Control-Allow-Origin: " + asked,
-        b"Access-Control-Allow-Methods: " + (call.only(b"access-control-request-method") or b""),
+        b"Access-Control-Allow-Methods: " + (request.only(b"access-control-request-method") or b""),
         b"Access-Control-Max-Age: 600",
         b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
     ]
-    if wanted := call.only(b"access-control-request-headers"):
+    if wanted := request.only(b"access-control-request-headers"):
         lines.append(b"Access-Control-Allow-Headers: " + wanted)
-    if call.only(b"access-control-request-private-network"):
+    if request.only(b"access-control-request-private-network"):
         lines.append(b"Access-Control-Allow-Private-Network: true")
     return b"\r\n".join(lines) + b"\r\n"
 
@@ -179,20 +198,20 @@ def check_method(method: bytes) -> None:
         raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
 
 
-def _by_policy(call: Call, rules: Rules, caller: Caller) -> Caller:
+def _by_policy(request: Request, rules: Rules, caller: Caller) -> Caller:
     """The caller, by its key where keys are in use, when the request is within what it may do."""
     if rules.keys:
-        caller = replace(caller, name=_key_owner(call, rules))
-    if rules.require_header and rules.require_header not in call.names:
+        caller = replace(caller, name=_key_owner(request, rules))
+    if rules.require_header and rules.require_header not in request.head.names:
         field = rules.require_header.decode("ascii")
         raise Refused("client_not_allowed", f"The field {field} is missing.", hint="access.require_header asks for it.")
     if rules.read_only or rules.allow:
-        if not _METHOD_OVERRIDES.isdisjoint(call.names):
+        if not _METHOD_OVERRIDES.isdisjoint(request.head.names):
             raise Refused(
                 "method_not_allowed", "A field that changes the method is not taken while methods are limited."
             )
-        path = origin_form(call.target)[0].partition(b"?")[0]
-        allowed_by(rules, caller.name, call.method, path)
+        path = origin_form(request.target)[0].partition(b"?")[0]
+        allowed_by(rules, caller.name, request.method, path)
     return caller
 
 
@@ -215,10 +234,10 @@ def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRu
     raise Refused("forbidden_path", "No rule allows this request.", hint=f"access.allow would need {needed}")
 
 
-def _key_owner(call: Call, rules: Rules) -> str:
+def _key_owner(request: Request, rules: Rules) -> str:
     """Whose key came. All keys are compared, each in constant time, so that the time says nothing about any."""
     owner = None
-    for candidate in _candidates(call):
+    for candidate in _candidates(request):
         digest = sha256(candidate).digest()
         for name, known in rules.keys:
             if compare_digest(digest, known):
@@ -232,10 +251,10 @@ def _key_owner(call: Call, rules: Rules) -> str:
     return owner
 
 
-def _candidates(call: Call) -> list[bytes]:
+def _candidates(request: Request) -> list[bytes]:
     """What may be a client key: X-Api-Key, a Bearer token, the password or the user of Basic."""
     candidates = []
-    for name, (_, value) in zip(call.names, call.fields, strict=True):
+    for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
         if name == b"x-api-key":
             candidates.append(value)
         elif name == b"authorization":

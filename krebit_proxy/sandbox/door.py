@@ -5,8 +5,8 @@ from typing import Final
 from aiohttp import web
 
 from krebit_proxy.core.access import Rules
-from krebit_proxy.core.admission import Call, admit
-from krebit_proxy.core.fields import checked
+from krebit_proxy.core.admission import Request, admit
+from krebit_proxy.core.head import Head
 from krebit_proxy.errors import Refused
 
 _RULES: Final = Rules.compiled()  # names of this machine only, and no other origin than the sandbox's own
@@ -21,18 +21,15 @@ def refusal(request: web.BaseRequest, origin: str) -> web.Response | None:
     if transport is None:  # the caller is gone
         return None
     local, remote = (transport.get_extra_info(end)[0] for end in ("sockname", "peername"))
-    fields = list(request.raw_headers)
     try:
-        call = Call(
+        asked = Request(
             peer=_RULES.peer(remote, local),
             method=request.method.encode(),
             target=request.raw_path.encode("utf-8", "surrogateescape"),
-            names=checked(fields),
-            fields=fields,
-            http10=request.version < (1, 1),
+            head=Head.examined(request.raw_headers, http10=request.version < (1, 1), withheld=frozenset()),
             page=not request.path.startswith("/api/"),
         )
-        admit(call, _RULES)
+        admit(asked, _RULES)
     except Refused as error:
         text = f"{error.detail} The sandbox is for this machine only, at {origin}\n"
         return web.Response(text=text, status=error.status)

@@ -13,8 +13,10 @@ from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import Refused
 from krebit_proxy.trust import client_context
-from krebit_proxy.upstream.link import Link, Owner, SocketLink
+from krebit_proxy.upstream.link import Owner, SocketLink
 from krebit_proxy.upstream.transport import TransportLink
+
+Link = SocketLink | TransportLink  # one connection to the upstream
 
 _NAME_LIFETIME: Final = 60.0  # seconds that a resolved name is kept
 _FAMILY_DELAY: Final = 0.25  # RFC 8305, 5: "One recommended value for a default delay is 250 milliseconds"

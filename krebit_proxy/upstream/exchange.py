@@ -5,14 +5,15 @@ the caller does are the public methods. Between them stand two waiters at most: 
 more of the request's content can be taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.upstream.link import LOW_WATER, Link
+from krebit_proxy.upstream.connect import Link
+from krebit_proxy.upstream.link import LOW_WATER
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
 
 if TYPE_CHECKING:
@@ -35,60 +36,51 @@ class UpstreamBroken(Exception):
 class Exchange:
     """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
 
-    __slots__ = ("_answered", "_asked", "_chunked", "_drainer", "_error", "_finished", "_head", "_held", "_held_size",
-                 "_left", "_link", "_paused", "_pool", "_repeatable", "_response", "_seen", "_time", "_untaken",
-                 "_waiter")  # fmt: skip
+    __slots__ = ("_answered", "_drainer", "_error", "_finished", "_head", "_held", "_left", "_link", "_pool",
+                 "_response", "_since", "_untaken", "_waiter")  # fmt: skip
 
     def __init__(
-        self,
-        pool: "Upstream",
-        head: bytes,
-        method: str,
-        content: int | None,
-        *,
-        upgrade: bool,
-        retry: bool,
+        self, pool: "Upstream", head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
     ) -> None:
         self._pool = pool
         self._link: Link | None = None  # None while it waits for one
-        self._left = content or 0
-        self._chunked = content is None
+        self._left = content  # octets of the request's content to come; None: chunked
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
-        self._repeatable = retry and method in IDEMPOTENT
-        self._held: list[bytes] | None = None
-        self._held_size = 0
-        self._paused = False  # the link does not read, for nobody takes what it read
+        # What was sent, as long as all of it may be sent once more.
+        self._held: bytearray | None = bytearray() if retry and method in IDEMPOTENT else None
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
-        self._answered = False  # response() has returned the head
+        self._answered = False  # the head has been returned
         self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
-        self._time = pool.time
-        self._asked = self._seen = 0.0
+        self._since = 0.0  # the last movement; while only the response is waited for: the end of the request
         self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
 
     def start(self, link: Link) -> None:
         """Sends the request on `link`."""
         self._link = link
-        if self._repeatable and link.uses:
-            self._held = [self._head]
+        if not link.uses:
+            self._held = None  # a new connection is not stale
+        elif self._held is not None:
+            self._held += self._head
         link.owner = self
         link.uses += 1
-        self._asked = self._seen = self._time()
+        self._since = self._pool.time()
         self._pool.batches.do(SEND, Exchange._flush_head, self)
         self._wake_drainer()
 
-    async def connected(self) -> None:
-        """Waits for a connection. Raises Refused: upstream_unreachable; the exchange is over then."""
+    def __await__(self) -> Generator[Any, None, Self]:
+        """The exchange, once it has a connection. Raises Refused: upstream_unreachable; it is over then."""
         try:
             while self._link is None and self._error is None:
-                await self._progress()
+                yield from self._progress().__await__()
         except BaseException:
             self.abort()
             raise
         if self._error is not None:
             raise self._error
+        return self
 
     def _flush_head(self) -> None:
         if self._head and self._link is not None:
@@ -106,7 +98,7 @@ class Exchange:
             return
         if self._response.head is not None and self._response.head.status == 101:
             pass
-        elif self._chunked:
+        elif self._left is None:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         else:
             self._left -= len(data)
@@ -123,26 +115,21 @@ class Exchange:
             self.abort()
             raise ValueError("less content than the Content-Length of the request")
         self._finished = True
-        if self._chunked:
+        if self._left is None:
             self._write(b"0\r\n\r\n")
-        self._asked = self._time()
+        self._since = self._pool.time()
 
     def _write(self, data: bytes) -> None:
-        self._seen = self._time()
-        self._hold(data)
+        self._since = self._pool.time()
+        if self._held is not None:
+            self._held += data
         if self._link is None:
             return
+        if self._held is not None and len(self._held) > HELD:
+            self._held = None
         if self._head:
             data, self._head = self._head + data, b""
         self._link.write(data)
-
-    def _hold(self, data: bytes) -> None:
-        if self._held is None:
-            return
-        self._held.append(data)
-        self._held_size += len(data)
-        if self._link is not None and self._held_size > HELD:
-            self._held = None
 
     async def drain(self) -> None:
         """Waits until the upstream has taken most of what was sent.
@@ -188,9 +175,9 @@ class Exchange:
         self._flush_head()
         response = self._response
         deadline = self._pool.loop.call_later(timeout, self._wake)
-        due = self._time() + timeout
+        due = self._pool.time() + timeout
         try:
-            while not response.continued and response.head is None and self._error is None and self._time() < due:
+            while not response.continued and response.head is None and self._error is None and self._pool.time() < due:
                 await self._news()
         finally:
             deadline.cancel()
@@ -200,21 +187,15 @@ class Exchange:
         """Content at hand; b"" at its complete end; None when there is nothing yet: await `read`."""
         response = self._response
         if response.buffered:
-            self._seen = self._time()
-            data = response.take()
-            if self._paused:
-                self._resume()
-            return data
+            self._since = self._pool.time()
+            if self._link is not None:
+                self._link.resume()
+            return response.take()
         if response.done:
             return b""
         if self._error is not None:
             raise self._error
         return None
-
-    def _resume(self) -> None:
-        self._paused = False
-        if self._link is not None:
-            self._link.resume()
 
     async def read(self) -> bytes:
         """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
@@ -235,7 +216,7 @@ class Exchange:
         self._waiter = callback
 
     def _news(self) -> "asyncio.Future[None]":
-        """What is done once there is news."""
+        """A future that is done once there is news."""
         future = self._pool.loop.create_future()
         self.notify(partial(_done, future))
         return future
@@ -254,31 +235,20 @@ class Exchange:
     def release(self) -> None:
         """Gives the connection back, if another request may follow on it; ends it if not."""
         link, response = self._link, self._response
-        head = response.head
         if link is None:
             self.abort()
             return
-        if (
-            response.done
-            and not response.surplus
-            and head is not None
-            and head.persistent
-            and self._finished
-            and not link.buffered
-            and not link.closed
-        ):
-            if self._paused:
-                self._resume()
+        if response.reusable and self._finished and not (link.buffered or link.closed):
+            link.resume()
             self._link = None
             self._pool.put_back(self, link)
         else:
             self._drop(link.close if response.done else link.abort)
         response.close()
 
-    def abort(self) -> None:
-        """Ends the connection at once; the upstream sees that the request was given up."""
-        if self._error is None:
-            self._error = UpstreamBroken("the exchange was given up")
+    def abort(self, error: Exception | None = None) -> None:
+        """Ends the connection at once; the upstream sees that the request was given up. `error`: what waiters get."""
+        self._error = error or self._error or UpstreamBroken("the exchange was given up")
         self._drop(self._link.abort if self._link is not None else None)
         self._response.close()
         self._wake()
@@ -290,24 +260,19 @@ class Exchange:
         if end is not None:
             end()
 
-    def fail(self, error: Exception) -> None:
-        """Ends the exchange for a reason that its caller must learn of."""
-        self._error = error
-        self.abort()
-
     # What the link and the pool call
 
     def received(self, link: Link, data: memoryview | bytes) -> None:
         """Octets of the response."""
-        self._seen = self._time()
         response = self._response
         try:
             response.feed(data)
         except InvalidResponse as invalid:
-            self.fail(self._invalid(str(invalid)))
+            self.abort(self._invalid(str(invalid)))
             return
+        if response.head is not None or not self._finished:
+            self._since = self._pool.time()
         if response.buffered >= HIGH_WATER:
-            self._paused = True
             link.pause()
         if self._waiter is not None:
             self._wake()
@@ -316,9 +281,7 @@ class Exchange:
 
     def flushed(self, link: Link) -> None:
         """The link took what was to be sent, or most of it."""
-        self._seen = self._time()
-        if self._finished and not link.buffered:
-            self._asked = self._seen
+        self._since = self._pool.time()
         if link.buffered <= LOW_WATER:
             self._wake_drainer()
 
@@ -334,27 +297,26 @@ class Exchange:
             self._link = None
             spawn(self._again(), name="upstream.retry")
         elif response.started and response.head is None:
-            self.fail(self._invalid("it breaks off inside its head"))
+            self.abort(self._invalid("it breaks off inside its head"))
         elif response.head is None:
             detail = "The upstream closed the connection without an answer."
-            self.fail(Refused("upstream_unreachable", detail, hint=_AGAIN))
+            self.abort(Refused("upstream_unreachable", detail, hint=_AGAIN))
         elif not self._answered:
-            self.fail(self._invalid("it breaks off after its head"))
+            self.abort(self._invalid("it breaks off after its head"))
         else:
-            self.fail(UpstreamBroken("the upstream broke off"))
+            self.abort(UpstreamBroken("the upstream broke off"))
 
     async def _again(self) -> None:
         """The one retry, on a fresh connection."""
         try:
             link = await self._pool.connect()
         except Refused as refused:
-            self.fail(refused)
+            self.abort(refused)
             return
         if self._error is not None:  # given up meanwhile
             link.abort()
             return
-        held, self._held = self._held or [], None
-        self._head = b"".join(held)
+        self._head, self._held = bytes(self._held or b""), None
         self.start(link)
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
@@ -364,22 +326,23 @@ class Exchange:
             return
         untaken = link.untaken()
         if untaken < self._untaken:  # it takes content, however slowly
-            self._asked = self._seen = now
+            self._since = now
         self._untaken = untaken
+        waited = now - self._since
         if response.head is None and self._finished and not link.buffered:
-            if now - self._asked > response_timeout:
+            if waited > response_timeout:
                 detail = f"The upstream did not answer within {response_timeout:g} seconds."
-                self.fail(Refused("upstream_timeout", detail, hint=_AGAIN))
-        elif now - self._seen > idle_timeout:
+                self.abort(Refused("upstream_timeout", detail, hint=_AGAIN))
+        elif waited > idle_timeout:
             detail = f"Nothing moved for {idle_timeout:g} seconds."
             early = not self._answered
-            self.fail(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
+            self.abort(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
 
     def _invalid(self, rule: str) -> Exception:
         detail = f"The upstream's answer cannot be relayed: {rule}."
         if self._answered:
             return UpstreamBroken(detail)
-        return Refused("upstream_invalid", detail, hint="This is for Krebit to mend; try again later.")
+        return Refused("upstream_invalid", detail, hint="This is a fault at Krebit. Try again later.")
 
 
 def _done(future: "asyncio.Future[None]") -> None:
@@ -387,4 +350,4 @@ def _done(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-_AGAIN: Final = "Try again; if it stays so, see whether Krebit has a disturbance."
+_AGAIN: Final = "Try again. If it keeps failing, check Krebit's status page."

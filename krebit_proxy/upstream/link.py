@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from socket import socket
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 from krebit_proxy.sockets import unacknowledged
+
+if TYPE_CHECKING:
+    from krebit_proxy.upstream.connect import Link
 
 _RECORD: Final = 16 << 10  # RFC 8446, 5.1: "The record layer fragments information blocks into ... 2^14 bytes or less"
 _READ: Final = 256 << 10
@@ -38,88 +41,54 @@ class Owner(Protocol):
         """Nothing more arrives. `error` is None after an orderly end: FIN, over TLS close_notify."""
 
 
-class Link(Protocol):
-    """What an exchange needs of a connection."""
+class Octets(NamedTuple):
+    """How a socket sends octets, puts as many as asked for into a buffer, and says how many more it has at hand."""
 
-    owner: Owner
-    uses: int  # requests carried so far
-    idle_since: float
-    closed: bool
+    send: Callable[[bytes | memoryview], int]
+    take: Callable[[int, bytearray | memoryview], int]
+    pending: Callable[[], int]
 
-    @property
-    def buffered(self) -> int:
-        """Octets still to be sent."""
-
-    def untaken(self) -> int:
-        """Octets that the upstream has not taken: those still to be sent, and those that the kernel holds."""
-
-    def write(self, data: bytes, /) -> None:
-        """Sends, or keeps what cannot be sent yet. A failure shows as the end of what can be read."""
-
-    def pause(self) -> None:
-        """Stops reading, so that the upstream feels that the caller is slow."""
-
-    def resume(self) -> None:
-        """Reads again."""
-
-    def settle(self) -> bool:
-        """Takes in what arrived but was not seen yet. False: the link cannot be used any more."""
-
-    def close(self) -> None:
-        """Ends it in an orderly way."""
-
-    def abort(self) -> None:
-        """Ends it at once, so that the other side sees that something was cut."""
-
-
-Take = Callable[[int, bytearray | memoryview], int]
-
-
-def octets_of(sock: socket) -> tuple[Callable[[bytes | memoryview], int], Take, Callable[[], int]]:
-    """How `sock` takes octets, gives as many as asked for into a buffer, and says how many more it has at hand."""
-    # What `SSLSocket` puts around these methods of its C object costs as much as many a step of a request. Where a
-    # Python has them not, what it has for everybody will do.
-    inner = getattr(sock, "_sslobj", None)
-    if all(hasattr(inner, name) for name in ("write", "read", "pending")):
-        return inner.write, inner.read, inner.pending  # type: ignore[union-attr]
-    return sock.send, lambda size, buffer: sock.recv_into(buffer, size), getattr(sock, "pending", lambda: 0)
+    @classmethod
+    def of(cls, sock: socket) -> Self:
+        # What `SSLSocket` puts around these methods of its C object costs as much as many a step of a request. Pythons
+        # without these have the public methods.
+        inner = getattr(sock, "_sslobj", None)
+        if all(hasattr(inner, name) for name in ("write", "read", "pending")):
+            return cls(inner.write, inner.read, inner.pending)  # type: ignore[union-attr]
+        return cls(sock.send, lambda size, buffer: sock.recv_into(buffer, size), getattr(sock, "pending", lambda: 0))
 
 
 class SocketLink:
     """A link on a connected socket; TLS must be set up already."""
 
-    __slots__ = ("_fd", "_loop", "_out", "_pending", "_poll", "_read_wants_write", "_reading", "_send", "_socket",
-                 "_take", "_tls", "_write_failed", "_write_wants_read", "_writing", "buffered", "closed", "idle_since",
-                 "owner", "uses")  # fmt: skip
+    __slots__ = ("_loop", "_octets", "_out", "_poll", "_read_wants_write", "_reading", "_socket", "_write_failed",
+                 "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner", "uses")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, owner: Owner) -> None:
         self.owner = owner
-        self.uses = 0
+        self.uses = self.buffered = 0
         self.idle_since = 0.0
-        self.buffered = 0
         self.closed = False
         self._loop = loop
         self._socket = sock
-        self._fd = sock.fileno()
-        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self._send, self._take, self._pending = octets_of(sock)
+        self._octets = Octets.of(sock)
         self._out: deque[memoryview | bytes] = deque()
         self._reading = self._writing = False
         self._read_wants_write = self._write_wants_read = self._write_failed = False
         self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
+        self._poll.register(sock, select.POLLIN)
         self.resume()
 
     @property
     def tls(self) -> ssl.SSLSocket | None:
         """The TLS socket, for its session."""
-        return self._tls
+        return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
 
     # Writing
 
     def untaken(self) -> int:
         """Octets that the upstream has not taken: those still to be sent, and those that the kernel holds."""
-        return self.buffered + unacknowledged(self._fd)
+        return self.buffered + unacknowledged(self._socket.fileno())
 
     def write(self, data: bytes, /) -> None:
         """Sends, or keeps what cannot be sent yet. A failure shows as the end of what can be read."""
@@ -140,7 +109,7 @@ class SocketLink:
     def _try(self, data: memoryview | bytes) -> int:
         """Sends what goes now. After a want, OpenSSL must be given the same octets again: the caller keeps them."""
         try:
-            return self._send(data)
+            return self._octets.send(data)
         except ssl.SSLWantReadError:
             self._write_wants_read = True
         except _WAIT:
@@ -185,12 +154,12 @@ class SocketLink:
     def _watch_writable(self) -> None:
         if not self._writing:
             self._writing = True
-            self._loop.add_writer(self._fd, self._writable)
+            self._loop.add_writer(self._socket, self._writable)
 
     def _unwatch_writable(self) -> None:
         if self._writing:
             self._writing = False
-            self._loop.remove_writer(self._fd)
+            self._loop.remove_writer(self._socket)
 
     def _writable(self) -> None:
         if self._read_wants_write:
@@ -205,13 +174,13 @@ class SocketLink:
         """Stops reading, so that the upstream feels that the caller is slow."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._socket)
 
     def resume(self) -> None:
         """Reads again."""
         if not self._reading and not self.closed:
             self._reading = True
-            self._loop.add_reader(self._fd, self._read)
+            self._loop.add_reader(self._socket, self._read)
 
     def settle(self) -> bool:
         """Takes in what arrived but was not seen yet. False: the link cannot be used any more."""
@@ -234,12 +203,12 @@ class SocketLink:
 
     def _receive(self) -> tuple[int, bool, Exception | None]:
         """Fills the buffer with what is there: size, whether that was all there will be, and why."""
-        take = self._take
+        take = self._octets.take
         size = 0
         try:
             size = got = take(_READ, _buffer)
             # A TLS socket gives one record at a time; one that is full, or not taken whole, has more behind it.
-            while got and size <= _READ - _RECORD and (got == _RECORD or self._pending()):
+            while got and size <= _READ - _RECORD and (got == _RECORD or self._octets.pending()):
                 got = take(_READ - size, _view[size:])
                 size += got
         except ssl.SSLWantWriteError:
@@ -259,10 +228,10 @@ class SocketLink:
         """Ends it in an orderly way."""
         if self.closed:
             return
-        if self._tls is not None and not self._out and not self._write_failed:
+        if self.tls is not None and not self._out and not self._write_failed:
             # Sends close_notify, and does not wait for the other side's (RFC 8446, 6.1).
             with suppress(OSError, ValueError):
-                self._tls.unwrap()
+                self.tls.unwrap()
         self._release()
 
     def abort(self) -> None:

@@ -9,9 +9,8 @@ from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.errors import Refused
 from krebit_proxy.tasks import spawn
-from krebit_proxy.upstream.connect import Connector
+from krebit_proxy.upstream.connect import Connector, Link
 from krebit_proxy.upstream.exchange import Exchange
-from krebit_proxy.upstream.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +30,8 @@ class Upstream:
         self.origin = settings.upstream_origin
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)
-        upstream = settings.upstream
-        self._connect_timeout = upstream.connect_timeout
-        self._response_timeout = upstream.response_timeout
-        self._idle_timeout = upstream.idle_timeout
-        self._keepalive = upstream.keepalive
-        shortest = min(self._connect_timeout, self._response_timeout, self._idle_timeout, self._keepalive)
+        self._times = times = settings.upstream
+        shortest = min(times.connect_timeout, times.response_timeout, times.idle_timeout, times.keepalive)
         self._interval = min(shortest / 10, _SLOWEST_LOOK)
         self._idle: list[Link] = []  # the most recently used last
         self._exchanges: set[Exchange] = set()
@@ -48,20 +43,13 @@ class Upstream:
         self.loop: asyncio.AbstractEventLoop  # known with the first exchange
         self.time: Callable[[], float]
 
-    async def open(
-        self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
-    ) -> Exchange:
-        """The same as `open_nowait`, once there is a connection. Raises Refused: upstream_unreachable."""
-        exchange = self.open_nowait(head, method=method, content=content, upgrade=upgrade, retry=retry)
-        await exchange.connected()
-        return exchange
-
-    def open_nowait(
+    def open(
         self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
     ) -> Exchange:
         """Sends a request's head on an idle connection, or on the first that becomes free or is made.
 
-        A failure to connect is what `Exchange.response` raises. Before there is a connection, no content may be sent.
+        Before there is a connection, no content may be sent: await the exchange for one. Without that, a failure to
+        connect is what `Exchange.response` raises.
 
         Args:
             head: request line and fields, with the blank line, ready to be sent.
@@ -107,7 +95,7 @@ class Upstream:
             link = await self.connect()
         except Refused as refused:
             if self._waiting:
-                self._waiting.popitem(last=False)[0].fail(refused)
+                self._waiting.popitem(last=False)[0].abort(refused)
         else:
             self._offer(link)
 
@@ -126,7 +114,7 @@ class Upstream:
         """The idle link that was used last: it is the least likely to be stale."""
         while self._idle:
             link = self._idle.pop()
-            if self.time() - link.idle_since > self._keepalive:
+            if self.time() - link.idle_since > self._times.keepalive:
                 link.close()
             elif link.settle():
                 return link
@@ -136,11 +124,11 @@ class Upstream:
         """Ends what is over its time. One timer for all: a timer for each request would cost more than the rest."""
         now = self.time()
         for exchange in list(self._exchanges):
-            exchange.check(now, self._response_timeout, self._idle_timeout)
+            exchange.check(now, self._times.response_timeout, self._times.idle_timeout)
         for exchange, since in list(self._waiting.items()):
-            if now - since > self._connect_timeout:
-                exchange.fail(self._connector.too_slow())
-        expired = [link for link in self._idle if now - link.idle_since > self._keepalive]
+            if now - since > self._times.connect_timeout:
+                exchange.abort(self._connector.too_slow())
+        expired = [link for link in self._idle if now - link.idle_since > self._times.keepalive]
         del self._idle[: len(expired)]  # the longest idle come first
         for link in expired:
             link.close()

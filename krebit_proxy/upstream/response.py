@@ -72,6 +72,11 @@ class Response:
         return self._seen > 0
 
     @property
+    def reusable(self) -> bool:
+        """Whether another response may follow on the connection."""
+        return self.done and not self.surplus and self.head is not None and self.head.persistent
+
+    @property
     def open_ended(self) -> bool:
         """Whether the content ends where the connection ends."""
         head = self.head

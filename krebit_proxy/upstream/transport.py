@@ -4,16 +4,13 @@ Slower, and blind in one point: asyncio does not tell a TLS connection that was 
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from krebit_proxy.upstream.link import LOW_WATER, Owner
 
-if TYPE_CHECKING:
-    from krebit_proxy.upstream.link import Link
-
 
 class TransportLink(asyncio.Protocol):
-    """The same promises as `SocketLink`, kept by a transport."""
+    """The same promises as `SocketLink`, kept by a transport: its methods do what theirs do."""
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -24,62 +21,50 @@ class TransportLink(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The transport is there."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=LOW_WATER, low=LOW_WATER)
 
     def data_received(self, data: bytes) -> None:
-        """Octets arrived."""
-        self.owner.received(cast("Link", self), data)
+        self.owner.received(self, data)
 
     def resume_writing(self) -> None:
-        """The buffer has fallen below the mark."""
-        self.owner.flushed(cast("Link", self))
+        self.owner.flushed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection ended."""
         if not self.closed:
             self.closed = True
-            self.owner.ended(cast("Link", self), exc)
+            self.owner.ended(self, exc)
 
     @property
     def buffered(self) -> int:
-        """Octets still to be sent."""
         return 0 if self._transport is None or self.closed else self._transport.get_write_buffer_size()
 
     def untaken(self) -> int:
-        """Octets that the upstream has not taken, as far as the transport knows."""
         return self.buffered
 
     def write(self, data: bytes) -> None:
-        """Sends, or keeps what cannot be sent yet."""
         if self._transport is not None and not self.closed:
             self._transport.write(data)
 
     def pause(self) -> None:
-        """Stops reading."""
         if self._transport is not None and not self._paused and not self.closed:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Reads again."""
         if self._transport is not None and self._paused and not self.closed:
             self._paused = False
             self._transport.resume_reading()
 
     def settle(self) -> bool:
-        """Whether the link can still be used, as far as the loop knows."""
         return not self.closed and self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
-        """Ends it in an orderly way."""
         self.closed = True
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Ends it at once."""
         self.closed = True
         if self._transport is not None:
             self._transport.abort()

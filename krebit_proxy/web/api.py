@@ -2,7 +2,7 @@
 
 import asyncio
 from time import monotonic
-from typing import Final, cast
+from typing import Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.fields import NO_NAMES, request_head, response_fields
@@ -104,32 +104,34 @@ class Api:
 
     def begin(self, call: Call) -> bool:
         """Sends a call that has to wait for nothing but its response. False: `forward` it. Raises Refused."""
-        if call.length != 0 or call.upgrade is not None:
+        request = call.request
+        if request.head.length != 0 or request.upgrade is not None:
             return False
-        target = upstream_target(call.target)
+        target = upstream_target(request.target)
         bearer = self._credentials.current()
         if bearer is None:
             return False
         head = self._request_head(call, target, bearer)
-        exchange = self._upstream.open_nowait(head, method=call.method.decode("ascii"))
+        exchange = self._upstream.open(head, method=call.request.method.decode("ascii"))
         call.attempt = SentRequest(exchange, bearer)
         exchange.notify(call.connection.relay)
         return True
 
     def complete(self, call: Call) -> bool:
         """Relays a response that has come whole, and is small, in one write. False: `forward` has to see to it."""
-        attempt = cast("SentRequest", call.attempt)
+        attempt = call.attempt
+        assert attempt is not None  # noqa: S101 -- `begin` made it
         exchange = attempt.exchange
         response = exchange.whole(_AT_ONCE)
         if response is None or response.status in _REFUSALS:
             return False
         chunked = response.has_content and response.length is None
-        if chunked and call.http10:
+        if chunked and call.request.head.http10:
             return False
         if attempt.bearer is not self._accepted:
             self._accept(attempt.bearer)
         if response.status < 300:
-            self._breaker.reset(call.target)
+            self._breaker.reset(call.request.target)
         content = exchange.read_nowait() or b""
         if chunked:
             content = _chunk(content) + _LAST_CHUNK if content else _LAST_CHUNK
@@ -145,7 +147,7 @@ class Api:
         Raises Refused for an answer of our own. After the head of the response was sent, every error means that the
         transfer is broken.
         """
-        target = upstream_target(call.target)
+        target = upstream_target(call.request.target)
         kept = Kept(self._max_kept, self._budget)
         try:
             attempt = await self._first(call, target, kept)
@@ -159,7 +161,7 @@ class Api:
 
     async def _first(self, call: Call, target: bytes, kept: Kept) -> SentRequest:
         if call.attempt is not None:
-            return await cast("SentRequest", call.attempt).answered()
+            return await call.attempt.answered()
         bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
         if bearer is None:
             bearer = await self._credentials.bearer()
@@ -187,7 +189,7 @@ class Api:
                 self._accept(refused.bearer)
             self._metrics.replayed("relayed")
             return refused
-        fresh = await self._better_bearer(refused, repeated=call.replayed)
+        fresh = await self._better_bearer(refused, repeated=call.outcome.replayed)
         if fresh is None:
             self._breaker.trip(target, monotonic())
             self._metrics.replayed("relayed")
@@ -201,8 +203,8 @@ class Api:
                 hint="Send the request again.",
                 retry_after=1,
             )
-        settled = fresh.generation == refused.bearer.generation and not call.replayed
-        call.replayed = True
+        settled = fresh.generation == refused.bearer.generation and not call.outcome.replayed
+        call.outcome.replayed = True
         sent = await self._send(call, target, fresh, kept)
         if sent.response.status != 401:
             self._accept(fresh)
@@ -237,26 +239,27 @@ class Api:
     # Sending
 
     def _request_head(self, call: Call, target: bytes, bearer: Bearer, *, expect: bool = False) -> bytes:
+        request = call.request
         return request_head(
-            call.method,
+            request.method,
             target,
-            call.head.lines_for(call.method),
+            request.head.lines_for(request.method),
             authority=self._authority,
             authorization=bearer.field,
-            content=call.length,
+            content=request.head.length,
             expect=expect,
-            upgrade=call.upgrade,
+            upgrade=request.upgrade,
         )
 
     async def _send(self, call: Call, target: bytes, bearer: Bearer, kept: Kept) -> SentRequest:
         """Sends the request and waits for the head of the response. Raises Refused."""
-        expect = call.expects and not call.content.size
+        expect = call.content.expected and not call.content.size
         exchange = await self._upstream.open(
             self._request_head(call, target, bearer, expect=expect),
-            method=call.method.decode("ascii"),
+            method=call.request.method.decode("ascii"),
             content=call.length,
-            upgrade=call.upgrade is not None,
-            retry=not call.replayed,
+            upgrade=call.request.upgrade is not None,
+            retry=not call.outcome.replayed,
         )
         attempt = SentRequest(exchange, bearer)
         try:
@@ -309,10 +312,10 @@ class Api:
     async def _relay_content(self, call: Call, attempt: SentRequest) -> None:
         exchange, response = attempt.exchange, attempt.response
         chunked = response.has_content and response.length is None
-        if chunked and call.http10:
+        if chunked and call.request.head.http10:
             # RFC 9112, 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
             # request indicates HTTP/1.1". So only the end of the connection can show the end of the content.
-            chunked, call.persistent, call.silent = False, False, True
+            chunked, call.persistent, call.outcome.silent = False, False, True
         pending = self._response_head(call, response, chunked=chunked)
         status = response.status
         more = response.has_content
@@ -342,7 +345,7 @@ class Api:
             response.fields,
             length=response.length if response.status != 204 else None,
             upstream_origin=self._origin,
-            caller_origin=call.own_origin() if b"location" in response.names else b"",
+            caller_origin=call.request.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
             shown=caller is not None and caller.shows,
@@ -359,15 +362,15 @@ class Api:
     async def _tunnel(self, call: Call, attempt: SentRequest) -> None:
         """Carries raw bytes both ways after a 101, until either side ends it."""
         exchange, response = attempt.exchange, attempt.response
-        call.persistent, call.silent = False, True
+        call.persistent, call.outcome.silent = False, True
         names, fields = response.names, response.fields
-        protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.upgrade or b""
+        protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.request.upgrade or b""
         lines = response_fields(
             names, fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
         )
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)
-        call.content = call.connection.tunnel()
+        call.connection.tunnel(call)
         attempt.upload = spawn(_upload(call, exchange, Kept(0, self._budget), 0), name="tunnel")
         while piece := await exchange.read():
             call.write(piece)

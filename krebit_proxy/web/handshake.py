@@ -9,65 +9,49 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from krebit_proxy.core.access import Rules
+from krebit_proxy.core.connection import HANDSHAKE, step
 from krebit_proxy.tasks import spawn
 from krebit_proxy.web.accept import Take
+
+if TYPE_CHECKING:
+    from krebit_proxy.web.server import Server
 
 _log: Final = structlog.get_logger()
 
 
-class Door(Protocol):
-    """What counts connections and makes their protocols: the server."""
-
-    rules: Rules
-    draining: bool
-
-    def __call__(self) -> asyncio.BaseProtocol:
-        """A protocol for one connection."""
-
-    def opened(self, connection: "Handshake", /) -> bool:
-        """A caller connected. False: there is no room for it."""
-
-    def closed(self, connection: "Handshake", /) -> None:
-        """It is gone, or goes on as a connection of its own."""
-
-
-def handshaking(door: Door, context: Callable[[], ssl.SSLContext], patience: float) -> Take:
+def handshaking(server: "Server", context: Callable[[], ssl.SSLContext], patience: float) -> Take:
     """Begins a handshake on each socket, with what `context` gives by then; `patience`: seconds that it may take."""
 
     def take(caller: socket.socket) -> None:
         """Begins the handshake of one caller."""
-        Handshake(caller, door).begin(context(), patience)
+        Handshake(caller, server).begin(context(), patience)
 
     return take
 
 
 class Handshake(asyncio.Protocol):
-    """A connection until it is encrypted. To the server it is one whose first head takes its time."""
+    """A connection until it is encrypted: the first phase of one that speaks TLS."""
 
-    is_idle = False
-    is_slow = True
-
-    def __init__(self, sock: socket.socket, door: Door) -> None:
+    def __init__(self, sock: socket.socket, server: "Server") -> None:
         self._sock = sock
-        self._door = door
+        self._server = server
         self._over = False
         try:
             remote, local = sock.getpeername()[0], sock.getsockname()[0]
         except OSError:  # it left at once
             remote = local = "::"
-        self.peer = door.rules.peer(remote, local, scheme=b"https")
-        self.idle_since = asyncio.get_running_loop().time()
-        self.closing = False
+        self.peer = server.rules.peer(remote, local, scheme=b"https")
+        self.phase = HANDSHAKE
+        self.since = server.time()
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, tls: ssl.SSLContext, patience: float) -> None:
         """Encrypts the connection within `patience` seconds, if there is room for it."""
-        if self._door.opened(self):
+        if self._server.seats.take(self):
             self.task = spawn(self._encrypt(tls, patience), name="TLS handshake")
         else:
             self._end("all connections are busy")
@@ -79,7 +63,7 @@ class Handshake(asyncio.Protocol):
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
             )
         except OSError as error:
-            reason = "it made room" if self.closing else f"no TLS: {type(error).__name__}"
+            reason = "it made room" if self.phase.over else f"no TLS: {type(error).__name__}"
         else:
             reason = "no TLS: it was broken off"
         if not self._over:
@@ -88,24 +72,24 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is encrypted, and goes on with a protocol of the server."""
         self._over = True
-        self._door.closed(self)
-        if self._door.draining:
+        self._server.seats.leave(self)
+        if self._server.draining:
             transport.close()
             return
-        protocol = self._door()
+        protocol = self._server()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
     def _end(self, reason: str) -> None:
         self._over = True
-        self._door.closed(self)
+        self._server.seats.leave(self)
         _log.info("connection.refused", reason=reason, peer=self.peer.address)
 
     # What the server asks of a connection
 
     def make_room(self) -> None:
         """Ends it for the sake of another caller."""
-        self.closing = True
+        self.phase = step(self.phase, "end")
         with suppress(OSError):  # it is gone already
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -41,10 +41,11 @@ class Observer:
 
     def __call__(self, call: Call) -> None:
         """Counts a call that the upstream has answered."""
-        if call.page or call.code or call.caller is None or call.caller.preflight or not 100 < call.status < 400:
+        request, outcome, caller = call.request, call.outcome, call.caller
+        if request.page or outcome.code or caller is None or caller.preflight or not 100 < outcome.status < 400:
             return
-        path = origin_form(call.target)[0].partition(b"?")[0]
-        self._observations.add(call.method.decode("ascii"), path, call.caller.name)
+        path = origin_form(request.target)[0].partition(b"?")[0]
+        self._observations.add(request.method.decode("ascii"), path, caller.name)
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(_PAUSE, self._write_later)
 

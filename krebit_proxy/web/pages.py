@@ -4,7 +4,7 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -15,11 +15,10 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.origin import own_origin, serves
 from krebit_proxy.core.times import moment
 from krebit_proxy.errors import ProxyError, Refused
+from krebit_proxy.web.bridge import VISIT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 _PROTECTION: Final = {
     "Cache-Control": "no-store",
@@ -92,11 +91,12 @@ def origin_seen(request: web.BaseRequest, settings: Settings) -> str | None:
     A unix socket shows nothing: only an own redirect URI tells what may be in front of it.
     """
     own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
-    authority = request.headers.get("Host", "")
+    visit = request[VISIT]
+    authority = visit.authority
     known = _AUTHORITY.fullmatch(authority)
     if _socket_path(request) or (own and (serves(own, authority) or not known)):
         return own
-    return f"{request.scheme}://{authority if known else 'localhost:8321'}"
+    return f"{visit.peer.scheme.decode()}://{authority if known else 'localhost:8321'}"
 
 
 def example_call(request: web.BaseRequest, settings: Settings) -> str:

@@ -1,14 +1,12 @@
 """The one place where an error becomes a response: problem details (RFC 9457), or the same as a page for browsers."""
 
 import json
-import re
 from typing import Final
 
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused
 from krebit_proxy.web.pages import BARE, error_page
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_MEDIA_TYPE: Final = re.compile(r"(text/html|application/xhtml\+xml)|(application/(?:[a-z.+-]*\+)?json)", re.IGNORECASE)
 
 
 def problem(
@@ -20,7 +18,7 @@ def problem(
         error: what happened.
         request_id: by which the log knows the request.
         setup_url: where a person sets up or renews the authorization; shown when that helps.
-        html: whether a page is wanted, as by `prefers_html`.
+        html: whether a page is wanted.
     """
     setup_url = setup_url if error.code in SETUP_CODES else None
     fields, content = (error_page if html else _details)(error, request_id, setup_url)
@@ -36,12 +34,6 @@ def problem(
         # of the target resource's currently supported methods."
         fields["Allow"] = ", ".join(error.allow) if isinstance(error, Refused) and error.allow else METHODS
     return error.status, fields, content
-
-
-def prefers_html(accept: bytes | None) -> bool:
-    """Whether an `Accept` field names a page before it names JSON, as browsers do."""
-    match = _MEDIA_TYPE.search((accept or b"").decode("latin-1"))
-    return match is not None and match[1] is not None
 
 
 def _details(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -41,7 +40,8 @@ from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
-from krebit_proxy.web.pages import Page, allow, example_call, origin_seen, page, see_other
+from krebit_proxy.web.bridge import VISIT, Page
+from krebit_proxy.web.pages import allow, example_call, origin_seen, page, see_other
 
 LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
 _KEY_HINT: Final = (
@@ -111,7 +111,7 @@ class Setup:
             return see_other(f"/setup/paste?{urlencode(key)}" if key else "/setup/paste")
         # The cookie must be set where the browser comes back to: 127.0.0.1 and localhost do not share one. `moved` ends
         # this after one step: behind a front proxy that changes Host the two may never look alike.
-        if not serves(self._own, request.headers.get("Host", "")) and "moved" not in request.query:
+        if not serves(self._own, request[VISIT].authority) and "moved" not in request.query:
             return see_other(f"{self._own}/setup?{urlencode(key | {'moved': '1'})}")
         attempt, cookies = self._begin(request, until)
         return see_other(self._authorization_url(attempt), cookies)
@@ -326,16 +326,12 @@ def _check_navigation(request: web.BaseRequest) -> None:
 
 def _peer(request: web.BaseRequest) -> str:
     """Whom the log names: the address, as far as there is one."""
-    return request.remote or "unix socket"
+    return request[VISIT].peer.address or "unix socket"
 
 
 def _is_local(request: web.BaseRequest) -> bool:
     """Whether the caller sits on this computer. One that comes through a front proxy may sit anywhere."""
     if any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")):
         return False
-    try:
-        address = ip_address(request.remote or "")
-    except ValueError:
-        return False  # a unix socket: what is behind it cannot be told
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+    peer = request[VISIT].peer
+    return peer.loopback and not peer.unix  # what is behind a unix socket cannot be told

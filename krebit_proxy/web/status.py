@@ -21,8 +21,9 @@ from krebit_proxy.core.times import iso
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import CODES, SETUP_CODES
 from krebit_proxy.metrics import CONTENT_TYPE, Metrics
+from krebit_proxy.web.bridge import VISIT, Page
 from krebit_proxy.web.notify import Delivery
-from krebit_proxy.web.pages import BARE, Page, allow, example_call, origin_seen, page
+from krebit_proxy.web.pages import BARE, allow, example_call, origin_seen, page
 
 _NAMES: Final = frozenset({"detail", "hint", "lock_holder", "scope", "store_error"})  # of a status: not for everybody
 
@@ -58,7 +59,7 @@ class StatusPages:
     async def _status(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
-        if wants_json(request):
+        if request[VISIT].prefers == "JSON":
             return web.json_response(self._document(status, request), headers=BARE)
         access, now = self._settings.access, time.time()
         return page(
@@ -108,12 +109,6 @@ class StatusPages:
         allow(request, "GET", "HEAD")
         text = self._metrics.render(self._credentials.status())
         return web.Response(body=text, headers=BARE | {"Content-Type": CONTENT_TYPE})
-
-
-def wants_json(request: web.BaseRequest) -> bool:
-    """Whether the caller asked for JSON and not for a page."""
-    accept = request.headers.get("Accept", "")
-    return "application/json" in accept and "text/html" not in accept
 
 
 def _facts(status: GrantStatus) -> dict[str, object]:

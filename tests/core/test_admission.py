@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krebit_proxy.core.access import Caller, Peer, Rules
-from krebit_proxy.core.admission import Call, admit, allowed_by
+from krebit_proxy.core.admission import Request, admit, allowed_by
 from krebit_proxy.core.fields import checked
+from krebit_proxy.core.head import Head
 from krebit_proxy.errors import Refused
 
 DEFAULT = Rules.compiled()
@@ -25,9 +26,11 @@ def call(
     peer: Peer = LOCAL,
     method: bytes = b"GET",
     target: bytes = b"/api/x",
-    **options: Any,
+    http10: bool = False,
+    page: bool = False,
 ) -> Caller:
-    return admit(Call(peer, method, target, checked(fields), fields, **options), rules)
+    head = Head(fields, checked(fields), http10, length=0, expects=False, withheld=frozenset(), lines=b"")
+    return admit(Request(peer, method, target, head, page=page), rules)
 
 
 def refusal(*fields: tuple[bytes, bytes], **options: Any) -> Refused:
@@ -464,3 +467,27 @@ def test_no_origin_but_ours_and_the_allowed_passes(method: bytes, asked: str, si
         return
     fields = [HOST, (b"Origin", value)] + ([(b"Sec-Fetch-Site", site)] if site else [])
     assert refusal(*fields, method=method, rules=ALLOWED).code == "cross_site"
+
+
+@pytest.mark.parametrize(
+    ("accept", "prefers"),
+    [
+        (b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "page"),
+        (b"application/xhtml+xml", "page"),
+        (b"application/json, text/html", "JSON"),
+        (b"application/problem+json,text/html", "JSON"),
+        (b"*/*", "none"),
+        (b"\xff", "none"),
+        (b"", "none"),
+    ],
+)
+def test_a_request_prefers_what_it_names_first(accept: bytes, prefers: str) -> None:
+    fields = ((b"Accept", accept),)
+    head = Head(fields, checked(fields), http10=True, length=0, expects=False, withheld=frozenset(), lines=b"")
+
+    assert Request(LOCAL, b"GET", b"/", head).prefers == prefers
+
+
+@pytest.mark.parametrize("host", [b"localhost:65536", b"proxy.test:99999"])
+def test_a_port_beyond_the_last_is_no_valid_host(host: bytes) -> None:
+    assert refusal((b"Host", host), rules=Rules.compiled(allowed_hosts=["proxy.test"])).code == "bad_request"

@@ -16,13 +16,17 @@ from aiohttp import ClientSession, DummyCookieJar, web
 
 from krebit_proxy import log
 from krebit_proxy.config import Settings
+from krebit_proxy.core.access import Rules
+from krebit_proxy.core.admission import Request
+from krebit_proxy.core.head import Head
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.stores import open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
-from krebit_proxy.web.problems import prefers_html, problem
+from krebit_proxy.web.bridge import VISIT, Visit
+from krebit_proxy.web.problems import problem
 from krebit_proxy.web.setup import Setup
 from krebit_proxy.web.status import StatusPages
 
@@ -65,13 +69,16 @@ class Site:
         self._output = output
 
     async def serve(self, request: web.BaseRequest) -> web.Response:
+        head = Head.examined(request.raw_headers, http10=False, withheld=frozenset())
+        peer = Rules().peer(request.remote, "127.0.0.1") if request.remote else Rules().unix_peer(None)
+        asked = Request(peer, request.method.encode(), request.path_qs.encode(), head)
+        request[VISIT] = Visit(peer, asked.authority().decode(), asked.prefers)
         try:
             if request.path not in self.pages:
                 raise Refused("not_forwarded", "No such page.")
             return await self.pages[request.path](request)
         except ProxyError as error:
-            html = prefers_html(request.headers.get("Accept", "").encode())
-            status, fields, content = problem(error, "request-1", setup_url=None, html=html)
+            status, fields, content = problem(error, "request-1", setup_url=None, html=asked.prefers == "page")
             return web.Response(status=status, headers=fields, body=content)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:

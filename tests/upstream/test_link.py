@@ -4,7 +4,7 @@ import socket
 import ssl
 from typing import Any, cast
 
-from krebit_proxy.upstream.link import octets_of
+from krebit_proxy.upstream.link import Octets
 
 
 def test_tls_is_spoken_by_the_methods_of_the_c_object() -> None:
@@ -13,7 +13,7 @@ def test_tls_is_spoken_by_the_methods_of_the_c_object() -> None:
     with ours, theirs:
         context = ssl.create_default_context()
         tls = cast("Any", context.wrap_socket(ours, server_hostname="localhost", do_handshake_on_connect=False))
-        assert octets_of(tls) == (tls._sslobj.write, tls._sslobj.read, tls._sslobj.pending)
+        assert Octets.of(tls) == (tls._sslobj.write, tls._sslobj.read, tls._sslobj.pending)
         tls.close()
 
 
@@ -33,7 +33,7 @@ def test_without_them_the_public_methods_do() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for sock, more in (Other(ours), 3), (ours, 0):
-            send, take, pending = octets_of(cast("Any", sock))
+            send, take, pending = Octets.of(cast("Any", sock))
             buffer = bytearray(b"------")
             assert (send(b"abc"), theirs.recv(9), theirs.send(b"defg")) == (3, b"abc", 4)
             assert (take(3, memoryview(buffer)[1:]), bytes(buffer), pending()) == (3, b"-def--", more)

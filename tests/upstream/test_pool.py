@@ -270,7 +270,7 @@ async def test_who_waits_takes_the_first_connection_that_becomes_free(serve: Ser
         await first.response()
         assert await content_of(first) == b"mine"
         relay.deaf = True
-        second = pool.open_nowait(GET, method="GET")  # the connection that is made for it will never be ready
+        second = pool.open(GET, method="GET")  # the connection that is made for it will never be ready
         first.release()
         assert (await second.response()).status == 200
         second.release()
@@ -297,7 +297,7 @@ async def test_octets_behind_a_response_are_not_for_who_waits(serve: Serve, upst
     first = await pool.open(GET, method="GET")
     await first.response()
     assert await content_of(first) == b"mine"
-    second = pool.open_nowait(GET, method="GET")
+    second = pool.open(GET, method="GET")
     sock = server.peers[0].writer.get_extra_info("socket")
     os.write(sock.fileno(), b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
     first.release()
@@ -309,7 +309,7 @@ async def test_octets_behind_a_response_are_not_for_who_waits(serve: Serve, upst
 async def test_a_burst_does_not_shake_hands_all_at_once_and_all_are_told_in_time(serve: Serve) -> None:
     server = await serve(Peer.gone)
     pool = Upstream(settings_for(f"https://localhost:{server.port}", connect_timeout=1))
-    exchanges = [pool.open_nowait(GET, method="GET") for _ in range(300)]
+    exchanges = [pool.open(GET, method="GET") for _ in range(300)]
     answers = asyncio.gather(*(exchange.response() for exchange in exchanges), return_exceptions=True)
     codes = {getattr(answer, "code", answer) for answer in await asyncio.wait_for(answers, DEADLINE)}
     assert codes == {"upstream_unreachable"}

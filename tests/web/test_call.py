@@ -60,4 +60,12 @@ async def test_content_is_late_only_while_somebody_waits_for_it() -> None:
 
 async def test_no_content_is_complete() -> None:
     assert not await NO_CONTENT.ready()
-    await NO_CONTENT.discard()
+    assert NO_CONTENT.take_all() == b""
+
+
+async def test_all_content_that_is_there_can_be_taken_at_once() -> None:
+    content = Content(None, 60)
+    content.feed(b"ab")
+    content.feed(b"c")
+
+    assert (content.take_all(), content.size, content.received) == (b"abc", 0, 3)

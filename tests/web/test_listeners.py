@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -21,8 +21,9 @@ from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.web.admission import access_rules, peer_of
-from krebit_proxy.web.handshake import Handshake, handshaking
+from krebit_proxy.web.handshake import handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
+from krebit_proxy.web.seats import Seats
 from krebit_proxy.web.tls import server_certificate
 from tests.fakes.certificates import Authority
 from tests.fakes.waiting import DEADLINE, eventually
@@ -55,22 +56,18 @@ class Greeters:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.seats = Seats(1000, 1)
+        self.time = asyncio.get_running_loop().time
 
     def __call__(self) -> Greeter:
         return Greeter(self.rules)
-
-    def opened(self, connection: Handshake) -> bool:
-        return True
-
-    def closed(self, connection: Handshake) -> None:
-        pass
 
 
 @asynccontextmanager
 async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterator[Listeners]:
     listeners = open_listeners(settings)
     greeters, certificate = Greeters(rules or Rules()), server_certificate(settings)
-    encrypted = handshaking(greeters, certificate.context, patience=30) if certificate else None
+    encrypted = handshaking(cast("Any", greeters), certificate.context, patience=30) if certificate else None
     following = asyncio.ensure_future(certificate.follow(lambda: None, pause=0.01)) if certificate else None
     try:
         servers = await listeners.serve(greeters, encrypted)

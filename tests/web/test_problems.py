@@ -3,7 +3,7 @@ import json
 import pytest
 
 from krebit_proxy.errors import CODES, Refused
-from krebit_proxy.web.problems import prefers_html, problem
+from krebit_proxy.web.problems import problem
 
 SETUP = "http://localhost:8321/setup"
 
@@ -53,19 +53,3 @@ def test_a_browser_gets_a_page_that_shows_text_as_text() -> None:
     assert fields["X-Krebit-Proxy-Error"] == "setup_required"
     assert b"<script>" not in content
     assert SETUP.encode() in content
-
-
-@pytest.mark.parametrize(
-    ("accept", "html"),
-    [
-        (b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
-        (b"application/xhtml+xml", True),
-        (b"application/json, text/html", False),
-        (b"application/problem+json,text/html", False),
-        (b"*/*", False),
-        (b"\xff", False),
-        (None, False),
-    ],
-)
-def test_a_page_is_for_those_who_name_it_first(accept: bytes | None, html: bool) -> None:
-    assert prefers_html(accept) is html

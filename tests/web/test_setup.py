@@ -171,7 +171,7 @@ async def test_an_ipv4_address_in_the_clothes_of_ipv6_is_this_computer_too(
         (event,) = site.events("setup.started")
 
     assert answer.status == 303
-    assert event["peer"] == "::ffff:127.0.0.1"
+    assert event["peer"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ async def test_no_page_shows_a_token_or_the_client_secret(site: Site) -> None:
         ("", False),
         ("application/json", True),
         ("application/json, text/plain, */*", True),
-        ("application/json, text/html", False),
+        ("application/json, text/html", True),
+        ("text/html, application/json", False),
     ],
 )
 async def test_who_asks_for_json_gets_json_and_everybody_else_a_page(site: Site, accept: str, is_json: bool) -> None:
