@@ -159,7 +159,7 @@ async def test_a_large_head_and_an_endless_content_are_read_so_far() -> None:
         answer = await send(f"http://127.0.0.1:{port}")
 
     assert answer.content.startswith(b"hello")
-    assert answer.broken == "it is longer than 1 MiB"
+    assert answer.broken == "it is longer than 256 KiB"
 
 
 # What comes of none

@@ -20,12 +20,12 @@ from html import unescape
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-LONGEST_CONTENT: Final = 1024 * 1024  # bytes after decoding; what a compressed answer may grow to
+LONGEST_CONTENT: Final = 256 * 1024  # bytes after decoding; what a compressed answer may grow to
 _LONGEST_FAULTY: Final = 64 * 1024  # octets of compressed content with a fault in them that are looked at
 _MOST_STARTS: Final = 64  # opening braces at which a document is looked for, in text that is no document as a whole
 
 _PAGE: Final = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
-_TITLE: Final = re.compile(r"<title\b[^>]*>([^<]*)", re.IGNORECASE)
+_TITLE: Final = re.compile(r"<title\b[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 # A member of a JSON object, complete with its quotes, wherever it stands; or of a Python or PHP one.
 _MEMBER: Final = re.compile(
     r'"([A-Za-z_-]+)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9.]+)' + r"|'([A-Za-z_-]+)'\s*:\s*(?:'([^'\\]*)'|(-?[0-9.]+))"

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-LONGEST_ANSWER: Final = 1024 * 1024  # octets, head and all; a longer one is read so far
+LONGEST_ANSWER: Final = 256 * 1024  # octets, head and all; a longer one is read so far, for the tokens may be there
 
 # RFC 9112 2.2: "a recipient MAY recognize a single LF as a line terminator".
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
@@ -62,7 +62,7 @@ class AnswerReader:
         if self._is_complete():
             return ""
         if self.done:
-            return "it is longer than 1 MiB"
+            return "it is longer than 256 KiB"
         # RFC 9112 6.3: without a length the content ends where the connection ends.
         if self._length is None and not self._is_chunked:
             return ended

@@ -88,7 +88,7 @@ def test_an_answer_without_end_is_read_so_far() -> None:
     answer = read(HEAD + b"Content-Length: 99999999\r\n\r\n" + b"x" * LONGEST_ANSWER)
 
     assert len(answer.content) == LONGEST_ANSWER
-    assert answer.broken == "it is longer than 1 MiB"
+    assert answer.broken == "it is longer than 256 KiB"
     assert is_done(b"x" * LONGEST_ANSWER)
 
 
