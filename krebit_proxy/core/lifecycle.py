@@ -483,7 +483,7 @@ def _believe(state: State, grant: Grant, now: Moment) -> State:
         state,
         grant=grant,
         fresh=Freshness.of(grant.tokens, now) if grant.tokens else None,
-        trust=state.trust.of_next(now.boot, charge=_was_early(state, grant, now)),
+        trust=state.trust.of_next(now.boot, charge=_early_renewals(state, grant, now)),
         refusal=None,
         soft_verdict=None,
         failures=0,
@@ -492,11 +492,12 @@ def _believe(state: State, grant: Grant, now: Moment) -> State:
     )
 
 
-def _was_early(state: State, grant: Grant, now: Moment) -> bool:
-    """Whether another process renewed the token long before its time, as only a 401 makes it do: one budget for all."""
+def _early_renewals(state: State, grant: Grant, now: Moment) -> int:
+    """How often others have renewed the token long before its time, as only a 401 makes them do: one budget for all."""
     if state.fresh is None or grant is state.run.pending:
-        return False
-    return due_in(state, now) > state.fresh.window(state.policy.ahead) / 2
+        return 0
+    early = due_in(state, now) > state.fresh.window(state.policy.ahead) / 2
+    return grant.generation - state.generation if early else 0
 
 
 def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:

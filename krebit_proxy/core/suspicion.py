@@ -111,7 +111,6 @@ class Trust:
         """After a probe was sent."""
         return replace(self, probe_at=now + PROBE_EVERY)
 
-    def of_next(self, now: float, *, charge: bool) -> "Trust":
-        """For another token. `charge`: somebody else has renewed it because of a 401."""
-        budget = self.budget.changed(-1, now) if charge else self.budget
-        return Trust(lagging=self.lagging, number=self.number, budget=budget)
+    def of_next(self, now: float, *, charge: int) -> "Trust":
+        """For another token. `charge`: how often others have renewed it because of 401s."""
+        return Trust(lagging=self.lagging, number=self.number, budget=self.budget.changed(-charge, now))

@@ -63,15 +63,15 @@ def test_an_api_that_learned_of_one_token_late_may_learn_of_the_next_one_late() 
     trust = Trust().refused(Unauthorized(1), 0, NOW).proven(0)
 
     assert trust.lagging
-    assert trust.of_next(NOW, charge=False).lagging
+    assert trust.of_next(NOW, charge=0).lagging
 
 
 def test_another_token_is_trusted_and_the_budget_is_the_same() -> None:
     spent = Trust(budget=Budget(1, NOW)).refused(Unauthorized(1), OLD, NOW)
 
-    assert not spent.of_next(NOW, charge=False).suspected
-    assert spent.of_next(NOW, charge=False).budget.left(NOW) == 1
-    assert spent.of_next(NOW, charge=True).budget.is_spent(NOW)
+    assert not spent.of_next(NOW, charge=0).suspected
+    assert spent.of_next(NOW, charge=0).budget.left(NOW) == 1
+    assert spent.of_next(NOW, charge=1).budget.is_spent(NOW)
 
 
 def test_three_renewals_may_follow_at_once_and_one_more_each_minute() -> None:

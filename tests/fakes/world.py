@@ -183,6 +183,7 @@ class World:
     advance: Step = step
     api: Api = field(default_factory=Api)
     early: int = 0  # renewals that 401s have caused
+    unaware: int = 0  # processes that did not know of such a renewal, for they had not read the store yet
     began_at: float = 1000.0
     now: float = 1000.0
     grant: Grant | None = None
@@ -483,12 +484,14 @@ class World:
     def _process(self, process: Process, token: int) -> None:
         if self.server.live == token and self.now >= self.server.ends:
             self.excused.append("nobody renewed the refresh token before its end")
-        if process.charging:
+        process.arrived = self.server.process(token, self.now)
+        if process.charging and isinstance(process.arrived, Issued):
             process.charging = False
             self.early += 1
-            allowed = BURST * (1 + self.lives - len(self.processes)) + (self.now - self.began_at) / REFILL + 1
+            memories = 1 + self.lives - len(self.processes) + self.unaware
+            allowed = BURST * memories + (self.now - self.began_at) / REFILL + 1
+            self.unaware += sum(not other.state.known for other in self.processes.values())
             self.require(self.early <= allowed, f"{process.name} renews for one 401 too many")
-        process.arrived = self.server.process(token, self.now)
         if isinstance(process.arrived, Refusal) and process.arrived.kind is RefusalKind.OTHER:
             self._doubt(token)  # it may be presented again
 
@@ -547,7 +550,8 @@ class World:
         if any(isinstance(order, Authorized) for order in process.state.orders):
             self.excused.append("a crash before a new authorization was stored")
         pending = process.state.run.pending
-        if pending and pending.tokens and self.grant and pending.generation > self.grant.generation:
+        kept = self.grant is not None and pending is not None and self.grant.tokens == pending.tokens
+        if pending and pending.tokens and not kept and process.state.phase is not Phase.INTENDING:
             self.excused.append("a crash between the answer and the write")
             if process.state.tokens:
                 self.doubtful.update(self.spent)
