@@ -315,9 +315,7 @@ class Connection(asyncio.Protocol):
         """Throws away what is left of a request that was answered early, so that the next one can be read."""
         rest = self._rest
         rest.take_all()
-        if rest.error is not None:
-            self._linger()
-        elif rest.complete:
+        if rest.complete:
             self._rest = NO_CONTENT
             self._enter("next")
             self._batches.do(ANSWER, Connection._proceed, self)
