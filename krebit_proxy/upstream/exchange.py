@@ -48,7 +48,7 @@ class Exchange:
         self._finished = content == 0
         self._head = head  # not sent yet: goes with the first content in one write
         # What was sent, as long as all of it may be sent once more.
-        self._held: bytearray | None = bytearray() if retry and method in IDEMPOTENT else None
+        self._held: bytes | bytearray | None = b"" if retry and method in IDEMPOTENT else None
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # the head has been returned
@@ -63,7 +63,7 @@ class Exchange:
         if not link.uses:
             self._held = None  # a new connection is not stale
         elif self._held is not None:
-            self._held += self._head
+            self._held = self._head
         link.owner = self
         link.uses += 1
         self._since = self._pool.time()
@@ -122,11 +122,13 @@ class Exchange:
     def _write(self, data: bytes) -> None:
         self._since = self._pool.time()
         if self._held is not None:
+            if isinstance(self._held, bytes):
+                self._held = bytearray(self._held)
             self._held += data
+            if self._link is not None and len(self._held) > HELD:
+                self._held = None
         if self._link is None:
             return
-        if self._held is not None and len(self._held) > HELD:
-            self._held = None
         if self._head:
             data, self._head = self._head + data, b""
         self._link.write(data)
@@ -239,7 +241,8 @@ class Exchange:
             self.abort()
             return
         if response.reusable and self._finished and not (link.buffered or link.closed):
-            link.resume()
+            if response.buffered:
+                link.resume()
             self._link = None
             self._pool.put_back(self, link)
         else:

@@ -241,8 +241,8 @@ class Call:
         """Who sent it; as far as the connection tells, when it was refused."""
         return (self.caller or self.request.peer.caller).name
 
-    def log(self, seconds: float) -> None:
-        """Writes what the log says of it: no query, no field. `seconds`: how long it took."""
+    def log(self, seconds: float, caller: str) -> None:
+        """Writes what the log says of it: no query, no field. `seconds`: how long it took. `caller`: who sent it."""
         request, outcome = self.request, self.outcome
         path = request.target.partition(b"?")[0]
         if not path.startswith(b"/"):
@@ -259,7 +259,7 @@ class Call:
             status=outcome.status,
             sent=outcome.sent,
             received=self.content.received,
-            caller=self.caller_name,
+            caller=caller,
             seconds=int(seconds * 10_000) / 10_000,
             more=more,
         )

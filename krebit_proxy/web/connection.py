@@ -8,8 +8,8 @@ How a request travels, in the order in which it happens:
    - It is a plain call of the API with a token at hand: `Api.begin` has sent it, and the connection is SENT. There is
      no task; `relay` is called once there is news of the response.
    - It is answered at once: by `_fail` when it is refused, by the server when it is an OPTIONS about the proxy.
-   - It is for one of our pages and has content: READING. `_proceed` goes on when more of it has come.
-   - Everything else is WORKING: a task of its own runs `Server.answer`, which leads to `Api.forward` or to a page.
+   - It is for one of our pages and has content: READING. `_proceed` goes on when more of it has come; then as below.
+   - For everything else a task of its own runs `Server.answer`: WORKING for `Api.forward`, PAGE for one of our pages.
 3. `_relay` has `Api.complete` write a response that has come whole. If it has not, the call becomes WORKING, too.
 4. `_answered` has the call logged and counted, and decides what comes next: the next request (IDLE), throwing away
    what is left of this one's content (SKIPPING, REFUSED), or the end (LINGERING, CLOSING).
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from krebit_proxy.web.server import Server
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
-_FULL: Final = Refused("overloaded", "All connections are busy.", hint="Try again soon, or raise limits.connections.")
-_FULL.retry_after = 1
+_FULL: Final = Refused("overloaded", "All connections are busy.", hint="Raise limits.connections.", retry_after=1)
 _LATE_HEAD: Final = Refused("request_timeout", "The headers of the request did not arrive in time.")
 _LATE_ANSWER: Final = Refused("upstream_timeout", "The request was not answered in time.")
 _log = structlog.get_logger()
@@ -315,9 +314,7 @@ class Connection(asyncio.Protocol):
         """Throws away what is left of a request that was answered early, so that the next one can be read."""
         rest = self._rest
         rest.take_all()
-        if rest.error is not None:
-            self._linger()
-        elif rest.complete:
+        if rest.complete:
             self._rest = NO_CONTENT
             self._enter("next")
             self._batches.do(ANSWER, Connection._proceed, self)

@@ -162,15 +162,15 @@ class Server:
 
     def done(self, call: Call) -> None:
         """A call is over: one event and one count, whatever became of it."""
-        outcome = call.outcome
+        outcome, caller = call.outcome, call.caller_name
         seconds = self.time() - outcome.started
         outcome.status = outcome.status or _CALLER_LEFT
         if self._logged:
-            call.log(seconds)
+            call.log(seconds, caller)
         if self._observe is not None:
             self._observe(call)
         self._metrics.request(
-            caller=call.caller_name,
+            caller=caller,
             method=call.request.method.decode("ascii"),
             status=outcome.status,
             seconds=seconds,

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from krebit_proxy.config import Settings
+from krebit_proxy.core import connection as phases
 from krebit_proxy.core.access import Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.metrics import Metrics
@@ -40,6 +41,8 @@ class Stage:
         if call.request.target == b"/api/fault-complete":
             call.connection.relay()
             return True
+        if call.request.target == b"/api/lost":
+            return True
         if call.request.target == b"/api/leave":
             call.attempt = cast("Any", self)
             call.connection.cut(silent=True)
@@ -65,6 +68,14 @@ class Stage:
                 call.outcome.silent = True
                 call.write(HEAD + b"Connection: close\r\n\r\n1234", status=200)
                 raise ZeroDivisionError
+            if call.request.target == b"/api/late":
+                call.write(HEAD + call.connection_field() + b"Content-Length: 2\r\n\r\n", status=200)
+                await self.go.wait()
+                call.write(b"ok")
+                return
+            if call.request.target == b"/api/big":
+                call.write(HEAD + b"Content-Length: 300000\r\n\r\n" + bytes(300_000), status=200)
+                return
             if call.request.target == b"/api/flood":
                 call.write(HEAD + b"Content-Length: 1000000000\r\n\r\n", status=200)
                 while True:
@@ -284,6 +295,43 @@ async def test_http_1_0_is_closed_unless_it_asks(stage: Stage) -> None:
     assert (await client.rest()).got == b""
 
 
+async def test_answers_that_were_not_taken_for_a_while_come_all_and_in_order(stage: Stage) -> None:
+    client = await stage.client(receive_buffer=4096)
+    await client.send(client.request("GET", "/api/big") * 60 + client.request("GET", "/api/x"))
+    await eventually(lambda: stage.calls and stage.connection.phase is phases.UNREAD)
+
+    for _ in range(60):
+        assert len((await client.response()).content) == 300_000
+    assert (await client.response()).content == b"ok"
+
+
+async def test_a_malformed_form_is_refused(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("POST", "/page", b"Transfer-Encoding: chunked") + b"5\r\nhello\r\nZ\r\n")
+
+    assert (await client.response()).code == "bad_request"
+
+
+@pytest.mark.parametrize(("path", "phase"), [("/api/lost", phases.SENT), ("/api/wait", phases.WORKING)])
+async def test_a_call_that_nobody_answers_is_answered_by_the_deadline_of_its_phase(
+    stage: Stage, path: str, phase: phases.Phase
+) -> None:
+    stage.server.deadlines[phase] = 0.2
+    client = await stage.client()
+    await client.send(client.request("GET", path))
+
+    assert (await client.response()).code == "upstream_timeout"
+    await client.still_open()
+
+
+async def test_a_caller_that_never_closes_is_dropped_after_its_last_answer(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(b"garbage\r\n\r\n")
+    assert (await client.response()).code == "bad_request"
+
+    await eventually(lambda: not stage.server.seats.all())
+
+
 # The server over all connections
 
 
@@ -324,6 +372,18 @@ async def test_a_shutdown_lets_calls_end_and_closes_idle_connections(stage: Stag
     assert (await busy.response()).closes
     await stopping
     assert stage.server.seats.all() == []
+
+
+async def test_a_shutdown_ends_a_connection_whose_answer_had_promised_to_keep_it(stage: Stage) -> None:
+    client = await stage.client()
+    await client.send(client.request("GET", "/api/late"))
+    assert not (await client.head()).closes
+    stopping = asyncio.ensure_future(stage.server.shutdown(5))
+    await asyncio.sleep(0)
+    stage.go.set()
+
+    assert (await client.rest()).got == b"ok"
+    await stopping
 
 
 async def test_a_shutdown_cuts_what_takes_too_long(stage: Stage) -> None:
