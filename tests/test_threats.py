@@ -55,8 +55,8 @@ THREATS: Final = {
         [
             "web/test_listeners.py::test_beyond_loopback_the_two_lines_to_add_are_told",
             "web/test_listeners.py::test_a_passed_socket_beyond_loopback_needs_leave_too",
-            "web/test_listeners.py::test_a_client_certificate_is_asked_for_by_its_authority",
-            "web/test_listeners.py::test_no_session_outlives_the_authority_that_let_it_in",
+            "web/test_tls.py::test_a_client_certificate_is_asked_for_by_its_authority",
+            "web/test_tls.py::test_no_session_outlives_the_authority_that_let_it_in",
         ],
     ),
     6: (
@@ -183,7 +183,7 @@ THREATS: Final = {
             "core/test_admission.py::test_a_request_beyond_them_is_refused",
             "core/test_admission.py::test_no_field_changes_the_method_while_methods_are_limited",
             "web/test_door.py::test_read_only_refuses_what_writes",
-            "web/test_door.py::test_what_callers_do_is_observed_and_nothing_is_refused_meanwhile",
+            "web/test_observer.py::test_what_callers_do_is_observed_and_nothing_is_refused_meanwhile",
             "web/test_door.py::test_a_caller_keeps_its_rate",
         ],
     ),

@@ -1,26 +1,19 @@
+"""`krebit-proxy demo`."""
+
 import asyncio
 import re
 import shlex
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from aiohttp import ClientSession
 
-from krebit_proxy.sandbox import Options, Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
-from tests.fakes.command import Command, Finished, run, running, write_settings
+from tests.fakes.command import interrupted, run, running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-
-
-async def interrupted(command: Command) -> Finished:
-    """Its end after Ctrl-C."""
-    command.process.send_signal(signal.SIGINT)
-    return await command.finished()
 
 
 async def curl(line: str) -> str:
@@ -81,43 +74,3 @@ async def test_a_kept_state_needs_no_second_setup(tmp_path: Path) -> None:
         await again.until("the grant is still there")
         assert "Astrid" in await curl(calls_in(await again.until("Ctrl-C"))[0])
         assert (await interrupted(again)).status == 0
-
-
-async def test_the_sandbox_alone_can_be_told_how_to_behave(tmp_path: Path) -> None:
-    options = ("--port", "0", "--rotation", "grace", "--token-endpoint", "error")
-    async with running("sandbox", *options, folder=tmp_path, merged=True) as sandbox:
-        (url,) = set(re.findall(r"http://127\.0\.0\.1:\d+", await sandbox.until("Ctrl-C stops it")))
-        async with ClientSession() as http, http.get(f"{url}/sandbox/state") as response:
-            state = await response.json()
-        assert (await interrupted(sandbox)).status == 0
-
-    assert (state["rotation"], state["faults"]["token_endpoint"]) == ("grace", "error")
-
-
-async def test_the_sandbox_prints_the_settings_with_which_a_proxy_finds_it(tmp_path: Path) -> None:
-    async with running("sandbox", "--port", "0", folder=tmp_path, merged=True) as sandbox:
-        printed = await sandbox.until("Ctrl-C stops it")
-        settings = yaml.safe_load("\n".join(re.findall(r"^    .*$", printed, re.MULTILINE)))
-        write_settings(tmp_path, **settings, listen="localhost:0")
-        finished = await run("check", folder=tmp_path)
-
-    assert f"connection: {settings['upstream']['url'].removeprefix('http://')} answers" in finished.out
-
-
-async def test_the_sandbox_refuses_to_be_seen_by_others(tmp_path: Path) -> None:
-    sandbox = await run("sandbox", "--host", "0.0.0.0", folder=tmp_path)
-
-    assert sandbox.status == 2
-    assert "this machine only" in sandbox.err
-    assert "127.0.0.1" in sandbox.err
-
-
-async def test_a_taken_port_is_said_in_two_lines(tmp_path: Path) -> None:
-    first = Sandbox(Options())
-    await first.start()
-    second = await run("sandbox", "--port", first.url.rpartition(":")[2], folder=tmp_path)
-    await first.stop()
-
-    assert second.status == 1
-    assert len(second.err.splitlines()) == 2
-    assert "--port 0" in second.err

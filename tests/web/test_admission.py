@@ -1,5 +1,6 @@
 """The settings as rules: keys are read from their file, and everything else is compiled."""
 
+import asyncio
 import socket
 from hashlib import sha256
 from pathlib import Path
@@ -9,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.access import Rules
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import KeyFile, access_rules, read_keys
+from krebit_proxy.web.admission import KeyFile, access_rules, peer_of, read_keys
 
 
 def settings(**access: Any) -> Settings:
@@ -145,3 +146,13 @@ def test_a_mode_that_was_mended_is_noticed(tmp_path: Path) -> None:
     assert [file.renewed(rules) for _ in range(2)] == [rules, rules]
     path.chmod(0o600)
     assert [file.renewed(rules) for _ in range(2)] == [rules, rules_with("b")]
+
+
+def test_a_caller_that_is_already_gone_is_nobody() -> None:
+    class Gone(asyncio.BaseTransport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return sock if name == "socket" else default
+
+    with socket.socket() as sock:
+        peer: Peer = peer_of(Gone(), Rules())
+    assert not peer.loopback
