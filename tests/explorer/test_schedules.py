@@ -35,6 +35,8 @@ from krebit_proxy.core.lifecycle import step
 from krebit_proxy.core.token_response import Refusal, Unclear
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = int(os.environ.get("KREBIT_TEST_SCHEDULES", "3000"))
 DEPTH = int(os.environ.get("KREBIT_TEST_DEPTH", "24"))  # two processes need about nine events each for a refresh
 FAULTS = int(os.environ.get("KREBIT_TEST_FAULTS", "1"))

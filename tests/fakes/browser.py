@@ -38,6 +38,7 @@ _ARGUMENTS: Final = (
 # For whole modules: `pytestmark = needs_chromium`. In CI a browser that is missing is a failure.
 needs_chromium: Final = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="no Chromium is installed"),
 ]
 

@@ -59,6 +59,7 @@ _SEEDS = [
 ]
 
 
+@pytest.mark.slow
 async def test_mutations_of_the_corpus(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:

@@ -5,6 +5,8 @@ import random
 import re
 from collections.abc import Callable
 
+import pytest
+
 from tests.fakes.client import Ended, Response
 from tests.fakes.messages import Malformed, content_length, parse_response_head
 from tests.fakes.proxy import StartProxy
@@ -41,6 +43,7 @@ def means_something(sent: bytes) -> bool:
             return bool(blank)
 
 
+@pytest.mark.slow
 async def test_mutated_responses(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:

@@ -20,6 +20,8 @@ from tests.fakes.database import Database
 from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[AuthorizationServer]:

@@ -35,6 +35,8 @@ import java.net.*;
 import java.net.http.*;
 import java.nio.file.Path;
 
+pytestmark = pytest.mark.slow
+
 public class Tool {
     public static void main(String[] given) throws Exception {
         var request = HttpRequest.newBuilder(URI.create(given[0]));
