@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import krebit_proxy
+
 ROOT: Final = Path(__file__).parents[1]
-PACKAGE: Final = ROOT / "krebit_proxy"
+PACKAGE: Final = Path(krebit_proxy.__file__).parent
 TESTS: Final = ROOT / "tests"
 MODULES: Final = sorted(PACKAGE.rglob("*.py"))
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import krebit_proxy
 from krebit_proxy.errors import CODES, SETUP_CODES, ProxyError, Refused, SettingsError, StoreError
 
-SOURCES = sorted((Path(__file__).parents[1] / "krebit_proxy").rglob("*.py"))
+SOURCES = sorted(Path(krebit_proxy.__file__).parent.rglob("*.py"))
 
 
 def test_each_code_has_a_status_of_http_and_a_title() -> None:

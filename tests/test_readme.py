@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import krebit_proxy
 from krebit_proxy.cli import COMMANDS, main
 from krebit_proxy.config.names import fields
 from krebit_proxy.errors import CODES
@@ -37,7 +38,7 @@ def test_the_commands_that_it_names_exist() -> None:
 
 
 def test_the_commands_that_the_program_advises_exist() -> None:
-    sources = [path for path in (ROOT / "krebit_proxy").rglob("*") if path.suffix in {".py", ".html"}]
+    sources = [path for path in Path(krebit_proxy.__file__).parent.rglob("*") if path.suffix in {".py", ".html"}]
     advised = {
         name for path in sources for name in re.findall(r"(?:`|: |or )krebit-proxy ([a-z]+)\b", path.read_text())
     }
