@@ -19,11 +19,14 @@ MODULES: Final = sorted(PACKAGE.rglob("*.py"))
 ELSEWHERE: Final = {
     # A part that cannot be seen but through the whole.
     "cli/checks.py": "cli/test_check.py",
+    "cli/private.py": "cli/test_key.py",
+    "cli/status.py": "cli/test_setup.py",
     "cli/stored_grant.py": "cli/test_setup.py",
     "cli/walkthrough.py": "cli/test_demo.py",
     "config/conflicts.py": "config/test_model.py",
     "config/schema.py": "config/test_example.py",
     "core/events.py": "core/test_lifecycle.py",
+    "core/retry_after.py": "core/test_grant.py",
     "core/token_response.py": "core/test_grant.py",
     "sandbox/pages.py": "sandbox/test_server.py",
     "sandbox/visitor.py": "sandbox/test_authorization_server.py",

@@ -20,6 +20,8 @@ from tests.fakes.proxy import RunningProxy, running_proxy
 from tests.fakes.upstream import Call, Upstream, raw, response, unauthorized
 from tests.fakes.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MARK = "leaky"  # every secret begins with it, and nothing else does
 HOST = b"Host: localhost:8321"
 JSON = b"Content-Type: application/json"

@@ -20,6 +20,8 @@ from krebit_proxy.stores import open_store
 from tests.fakes.certificates import Authority
 from tests.fakes.command import Finished, run, write_settings
 
+pytestmark = pytest.mark.slow
+
 TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 
