@@ -1,6 +1,7 @@
-"""The README says what is so."""
+"""README, CONTRIBUTING and SECURITY say what is so."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,30 @@ def test_the_codes_that_it_names_exist() -> None:
     assert named - CODES.keys() == set()
 
 
-def test_the_files_that_it_links_exist() -> None:
-    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+@pytest.mark.parametrize("name", ["README.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md"])
+def test_the_files_that_a_document_links_or_names_exist(name: str) -> None:
+    document = ROOT / name
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    named = re.findall(r"`((?:krebit_proxy|tests|deploy)/[\w/.]+)`", document.read_text())
 
-    assert [path for path in linked if not (ROOT / path).exists()] == []
+    assert linked
+    assert [path for path in linked if not (document.parent / path).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists() and "NAME" not in path] == []
+
+
+def test_its_floors_are_those_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    checked = [set(re.findall(r"krebit_proxy\.(\w+)", floor)) for floor in contracts[0]["layers"]]
+    rows = re.findall(r"^\| (`.*?`) \|", README[README.index("| floor |") :], re.MULTILINE)
+
+    assert [set(re.findall(r"`(\w+)(?:/|\.py)`", row)) for row in rows] == checked
+
+
+def test_the_changes_of_a_version_are_told() -> None:
+    sections = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert sections[0] == "Unreleased"
+    assert krebit_proxy.__version__ in sections or len(sections) == 1, "what is new in this version?"
 
 
 def test_its_two_commands_are_one_line_each() -> None:

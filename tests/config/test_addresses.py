@@ -1,8 +1,12 @@
 """Addresses in settings, taken apart."""
 
+import re
+from pathlib import Path
+
 import pytest
 from pydantic_core import PydanticCustomError
 
+import krebit_proxy
 from krebit_proxy.config.addresses import check_url, is_host, split_listen, split_unix, taken_path
 
 
@@ -63,6 +67,14 @@ def test_a_url_that_cannot_work_is_refused_in_words(url: str, problem: str) -> N
 
     assert problem in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_each_page_of_ours_has_its_path_to_itself() -> None:
+    sources = (Path(krebit_proxy.__file__).parent / "web").glob("*.py")
+    served = {path for source in sources for path in re.findall(r'"(/[a-z/]*)": self\._', source.read_text())}
+
+    assert {"/", "/setup", "/metrics"} <= served
+    assert [path for path in served if not taken_path(path)] == []
 
 
 @pytest.mark.parametrize(("path", "taken"), [("/setup", True), ("/%73etup", True), ("/api/x", True), ("/cb", False)])
