@@ -119,11 +119,13 @@ def test_modules_stay_small_enough_to_be_read() -> None:
 
 
 def undocumented(tree: ast.AST, longest: int) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Public functions and methods without a docstring that have more lines."""
+    """Public functions, and public methods of public classes, that have more lines and no docstring."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name.startswith("_"):
+            continue
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.body[0].lineno + 1
-            if not node.name.startswith("_") and lines > longest and ast.get_docstring(node) is None:
+            if lines > longest and ast.get_docstring(node) is None:
                 yield node
         else:
             yield from undocumented(node, longest)
