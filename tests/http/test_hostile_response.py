@@ -44,7 +44,7 @@ def means_something(sent: bytes) -> bool:
 
 
 @pytest.mark.slow
-async def test_mutated_responses(
+async def test_a_mutated_response_is_relayed_refused_or_visibly_broken_off(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:
     upstream.default = echo

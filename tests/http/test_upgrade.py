@@ -11,7 +11,7 @@ from tests.fakes.waiting import DEADLINE
 from tests.http.responses import assert_ours, relayed
 
 
-async def test_an_upgrade_nobody_asked_for(client: Client, upstream: Upstream) -> None:
+async def test_an_upgrade_that_nobody_asked_for_is_refused(client: Client, upstream: Upstream) -> None:
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: evil\r\n\r\n"
     got = await relayed(client, upstream, switch)
 
@@ -99,7 +99,7 @@ async def test_the_offer_of_h2c_is_left_aside(client: Client, upstream: Upstream
     assert bytes(upstream.calls[1].content) == b"hello"
 
 
-async def test_the_offer_with_the_next_request_in_one_packet(client: Client, upstream: Upstream) -> None:
+async def test_the_next_request_in_the_packet_of_the_offer_is_answered_too(client: Client, upstream: Upstream) -> None:
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
     await client.send(client.request("GET", "/api/x", *offer) + client.request("GET", "/api/y"))
     first, second = await client.response(), await client.response()
