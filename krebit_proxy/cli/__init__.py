@@ -54,18 +54,18 @@ COMMANDS: Final = {
 class _Commands(click.Group):
     """Lists the commands without loading them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click calls it
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, in the order in which a person meets them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command called `cmd_name`, loaded only now; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"krebit_proxy.cli.{cmd_name}"), cmd_name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes all commands into the help, in that order, without loading them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
-    except Exception as error:  # noqa: BLE001  the last stop before the person
+    except Exception as error:  # the last stop before the person
         if invocation.debug:
             traceback.print_exc()
         return _report(error)
@@ -109,8 +109,8 @@ def _have_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  for the length of the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # for the length of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 def _report(error: Exception) -> int:

@@ -17,9 +17,9 @@ def check(invocation: Invocation) -> int:
     that a new database gets its tables, and no token is spent. Exit status 0 if all is well, 1 if something is not, 2
     if the settings are wrong.
     """
-    from krebit_proxy.cli.checks import findings  # noqa: PLC0415
-    from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
-    from krebit_proxy.web.tls import server_certificate  # noqa: PLC0415
+    from krebit_proxy.cli.checks import findings
+    from krebit_proxy.web.admission import access_rules
+    from krebit_proxy.web.tls import server_certificate
 
     settings = invocation.settings()
     access_rules(settings), server_certificate(settings)  # what is in the files that they name

@@ -110,7 +110,7 @@ async def _show(folder: Path, lifetime: float, *, keep: bool) -> int:
 
 
 async def _announce_grant(origin: str) -> None:
-    while not await _ready(origin):  # noqa: ASYNC110 - told by HTTP, as any other program would be
+    while not await _ready(origin):  # told by HTTP, as any other program would be
         await asyncio.sleep(_BETWEEN)
     tell("Setup is done: the proxy has its grant. Now type the curl line.")
 

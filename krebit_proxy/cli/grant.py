@@ -42,7 +42,7 @@ def export(invocation: Invocation, address: str) -> None:
 
     It is sealed to ADDRESS. It is forgotten since two who hold one grant would spend it twice.
     """
-    from krebit_proxy.cli.envelope import seal  # noqa: PLC0415
+    from krebit_proxy.cli.envelope import seal
 
     def pack(found: "Grant") -> str:
         """The grant, sealed. Raises ProxyError if it is of no use, and ValueError for a bad address."""
@@ -68,7 +68,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
     It asks for what `krebit-proxy grant export` prints there, or takes the refresh token of another program. Such a
     token is tried at once, and what comes back is stored. From then on the other program must not use it.
     """
-    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
+    from krebit_proxy.core.secret import Secret
 
     settings = invocation.settings()
     asyncio.run(_require_room(settings))
@@ -82,7 +82,7 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
 
 
 def _receive(settings: "Settings") -> int:
-    from krebit_proxy.cli.envelope import Receiver  # noqa: PLC0415
+    from krebit_proxy.cli.envelope import Receiver
 
     receiver = Receiver()
     terminal.note(f"On the other computer run:  krebit-proxy grant export {receiver.address}")
@@ -107,11 +107,11 @@ def _receive(settings: "Settings") -> int:
 
 async def _try(settings: "Settings", refresh_token: "Secret") -> int:
     """Stores it beside an access token that has expired, and has it refreshed under all the rules of a refresh."""
-    from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
-    from krebit_proxy.core.grant import Tokens  # noqa: PLC0415
-    from krebit_proxy.core.secret import Secret  # noqa: PLC0415
-    from krebit_proxy.errors import Refused  # noqa: PLC0415
-    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials
+    from krebit_proxy.core.grant import Tokens
+    from krebit_proxy.core.secret import Secret
+    from krebit_proxy.errors import Refused
+    from krebit_proxy.token_endpoint import TokenEndpoint
 
     now = time.time()
     await _put_in(settings, Tokens(Secret("none-yet"), refresh_token, now - 1, now))
@@ -133,7 +133,7 @@ async def _try(settings: "Settings", refresh_token: "Secret") -> int:
 
 
 async def _require_room(settings: "Settings") -> None:
-    from krebit_proxy.cli.stored_grant import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import stored
 
     _check_room(await stored(settings))
 
@@ -145,7 +145,7 @@ def _check_room(found: "Grant | None") -> None:
 
 async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
     """Stores the tokens as a new generation."""
-    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+    from krebit_proxy.core.grant import Grant
 
     async with _locked(settings) as store:
         found = await store.read()
@@ -157,7 +157,7 @@ async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
 
 async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str:
     """Packs the grant, then forgets it. Under the lock nobody is spending its refresh token."""
-    from krebit_proxy.core.grant import Grant  # noqa: PLC0415
+    from krebit_proxy.core.grant import Grant
 
     async with _locked(settings) as store:
         found = await store.read()
@@ -173,8 +173,8 @@ async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str
 
 @asynccontextmanager
 async def _locked(settings: "Settings") -> "AsyncIterator[Store]":
-    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
-    from krebit_proxy.stores import open_store  # noqa: PLC0415
+    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT
+    from krebit_proxy.stores import open_store
 
     store = open_store(settings)
     try:

@@ -15,6 +15,6 @@ def health(invocation: Invocation) -> int:
     says nothing about the grant: a proxy that waits for its setup is healthy, and restarting it would not help. For
     readiness use: krebit-proxy wait --for 0
     """
-    from krebit_proxy.cli.running_proxy import ask  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import ask
 
     return 0 if ask(invocation.settings(), "/healthz").status == 200 else 1

@@ -11,7 +11,7 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 from krebit_proxy.cli.private import create
 from krebit_proxy.errors import ProxyError, SettingsError
 
-_SECRET_NAME: Final = "client-secret"  # noqa: S105  the name of a file
+_SECRET_NAME: Final = "client-secret"
 _DEFAULT_LISTEN: Final = "localhost:8321"
 
 
@@ -61,7 +61,7 @@ def init(
 
 
 def _check(flags: dict[str, str]) -> None:
-    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of
 
     if problems := problems_of(flags):
         raise SettingsError(problems, hint="krebit-proxy init --help shows what can be used")
@@ -69,7 +69,7 @@ def _check(flags: dict[str, str]) -> None:
 
 def _port(listen: str) -> int:
     """Where a browser comes back to; the usual port where it can not."""
-    from krebit_proxy.config.addresses import split_listen  # noqa: PLC0415
+    from krebit_proxy.config.addresses import split_listen
 
     tcp = split_listen(listen)
     return tcp[1] if tcp and tcp[1] else 8321
@@ -77,7 +77,7 @@ def _port(listen: str) -> int:
 
 def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:
     """What the person answers; asked again while it cannot work."""
-    from krebit_proxy.config.load import problems_of  # noqa: PLC0415
+    from krebit_proxy.config.load import problems_of
 
     while True:
         answer = str(_ask(question, default=default, hidden=hidden)).strip()
@@ -98,7 +98,7 @@ def _ask(question: str, *, default: str | None, hidden: bool) -> str:
 
 def _write(path: Path, values: dict[str, str], secret_path: Path, secret: str | None) -> None:
     """Writes both files or none."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
     text = "# Settings of krebit-proxy. All others, with their defaults: config.example.yaml\n\n"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class Invocation:
 
         Those in the environment are taken out of it, so that no program that is started from here inherits a secret.
         """
-        from krebit_proxy.config import find, is_setting, load  # noqa: PLC0415  --help needs no settings
+        from krebit_proxy.config import find, is_setting, load  # help needs no settings
 
         environ = dict(os.environ)
         for name in filter(is_setting, environ):

@@ -36,7 +36,7 @@ def new(file: Path | None) -> None:
     Give a copy of FILE to each machine that shares the grant, and keep one in a safe place: without it nobody can read
     the grant again. Losing it costs no more than a new authorization.
     """
-    from krebit_proxy.stores.encryption import new_key  # noqa: PLC0415
+    from krebit_proxy.stores.encryption import new_key
 
     made = new_key()
     if file is None:
@@ -60,8 +60,8 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
     file of each machine (`krebit-proxy key new >> FILE`, once, then copy that line), then move it to the top in each
     file, and run `krebit-proxy key rotate --only-seal` on one of them.
     """
-    from krebit_proxy.errors import SettingsError  # noqa: PLC0415
-    from krebit_proxy.stores.encryption import new_key, read_keys  # noqa: PLC0415
+    from krebit_proxy.errors import SettingsError
+    from krebit_proxy.stores.encryption import new_key, read_keys
 
     settings = invocation.settings()
     file = settings.encryption_key_file
@@ -81,8 +81,8 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
 
 async def _seal_again(settings: "Settings") -> bool:
     """Writes the grant as it is, which seals it with the first key. Whether there is one."""
-    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT  # noqa: PLC0415
-    from krebit_proxy.stores import open_store  # noqa: PLC0415
+    from krebit_proxy.core.lifecycle import LOCK_TIMEOUT
+    from krebit_proxy.stores import open_store
 
     store = open_store(settings)
     try:

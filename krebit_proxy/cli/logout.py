@@ -17,8 +17,8 @@ def logout(invocation: Invocation) -> None:
     Revokes the tokens where oauth.revoke_url is set, and deletes them from the store in any case. Until the next setup
     the proxy answers API requests with 503. To take the permission back at Krebit too, remove the app's access there.
     """
-    from krebit_proxy.cli.stored_grant import credentials, stored  # noqa: PLC0415
-    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials, stored
+    from krebit_proxy.token_endpoint import TokenEndpoint
 
     settings = invocation.settings()
 

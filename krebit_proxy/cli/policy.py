@@ -26,7 +26,7 @@ def suggest(file: Path) -> int:
 
     Look them over, and paste them into the settings. They name a caller only where not all callers do the same.
     """
-    from krebit_proxy.web.observer import read_observations  # noqa: PLC0415
+    from krebit_proxy.web.observer import read_observations
 
     lines = read_observations(file).suggested()
     if not lines:
@@ -48,10 +48,10 @@ def test(invocation: Invocation, method: str, path: str, caller: str | None) -> 
 
     For example: krebit-proxy policy test GET /api/invoices/17
     """
-    from krebit_proxy.core.admission import allowed_by, check_method  # noqa: PLC0415
-    from krebit_proxy.core.target import upstream_target  # noqa: PLC0415
-    from krebit_proxy.errors import Refused  # noqa: PLC0415
-    from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
+    from krebit_proxy.core.admission import allowed_by, check_method
+    from krebit_proxy.core.target import upstream_target
+    from krebit_proxy.errors import Refused
+    from krebit_proxy.web.admission import access_rules
 
     rules = access_rules(invocation.settings())
     verb = method.upper().encode("ascii", "replace")

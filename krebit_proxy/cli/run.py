@@ -37,7 +37,7 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     """
     # structlog loads it, where it is installed: 4 MB and a tenth of a second, for what is never printed here.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which means that there is none
-    from krebit_proxy import log  # noqa: PLC0415
+    from krebit_proxy import log
 
     _leave_no_core()
     settings = invocation.settings()
@@ -50,12 +50,12 @@ def run(invocation: Invocation, observe: Path | None) -> None:
 def _leave_no_core() -> None:
     """Turns core dumps off, where the system has them: they would hold the tokens."""
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource  # not on Windows
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - loads slowly
+        import ctypes  # loads slowly
 
         # The limit does not keep a core from a program that the system pipes it to; this does. It also closes memory
         # and environment to other processes of the same user.
@@ -64,10 +64,10 @@ def _leave_no_core() -> None:
 
 def _have_descriptors_for(connections: int) -> None:
     """Sees that the system lets this process open all that it may need. Without one, not even the grant is stored."""
-    import structlog  # noqa: PLC0415
+    import structlog
 
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource  # not on Windows
     except ImportError:
         return
     wanted = 3 * connections + _OTHER_FILES  # a caller's and the upstream's for each, and those that are closing
@@ -83,7 +83,7 @@ def _have_descriptors_for(connections: int) -> None:
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
     """The faster event loop, where there is one."""
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
@@ -91,9 +91,9 @@ def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 
 
 async def _serve(settings: "Settings", observe: Path | None) -> None:
-    import structlog  # noqa: PLC0415
+    import structlog
 
-    from krebit_proxy.program import Proxy  # noqa: PLC0415
+    from krebit_proxy.program import Proxy
 
     logger = structlog.get_logger()
     proxy = Proxy(settings, observe=observe)

@@ -26,7 +26,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
 
     Asks the running proxy. Without one it shows what is stored. No token is ever shown.
     """
-    from krebit_proxy.cli.running_proxy import NotRunningError, ask  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import NotRunningError, ask
 
     settings = invocation.settings()
     try:
@@ -42,7 +42,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
     """What the store alone can tell, by the names that the proxy uses."""
-    from krebit_proxy.cli.stored_grant import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import stored
 
     grant = await stored(settings)
     tokens = grant.tokens if grant else None

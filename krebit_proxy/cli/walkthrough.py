@@ -135,7 +135,7 @@ class Walkthrough:
         self._sandbox.order(Order(token_lifetime=3600))
         soon = datetime.now(UTC) + timedelta(minutes=1)
         async with asyncio.timeout(_PATIENCE):
-            while await self._expiry() < soon:  # noqa: ASYNC110 - asked by HTTP, as any other program would
+            while await self._expiry() < soon:  # asked by HTTP, as any other program would
                 await asyncio.sleep(0.02)
 
     async def _expiry(self) -> datetime:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from krebit_proxy.config.model import Rule, Settings
 from krebit_proxy.core.secret import Secret
 
-SECRET: Final = "client_secret"  # noqa: S105 - the name of the setting
+SECRET: Final = "client_secret"
 SECRET_FILE: Final = f"{SECRET}_file"
 
 

@@ -27,7 +27,7 @@ class Faults:
     token_lifetime: float = 3600.0  # of the access tokens issued from now on
     latency: float = 0.0  # before every answer
     unauthorized: int = 0  # so many API requests are answered 401 whatever their token is
-    token_endpoint: TokenEndpointFault = "ok"  # noqa: S105 - how it behaves, no password
+    token_endpoint: TokenEndpointFault = "ok"
     times: int | None = None  # so many token requests meet that fault; None: until it is set to "ok"
 
     def take_unauthorized(self) -> bool:

@@ -33,7 +33,7 @@ class Options:
     organization: str = "sandbox"
     app_name: str = "My legacy tool"
     client_id: str = "sandbox-client"
-    client_secret: str = "sandbox-secret"  # noqa: S105 - see above
+    client_secret: str = "sandbox-secret"
     redirect_uri: str = "http://localhost:8321/setup/callback"
     token_lifetime: float = 3600.0  # seconds
     rotation: Rotation = "strict"

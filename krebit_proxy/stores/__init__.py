@@ -88,7 +88,7 @@ def open_store(settings: StoreSettings) -> Store:
     )
     if shared:
         return _database(settings, sealing)
-    from krebit_proxy.stores.file import FileStore  # noqa: PLC0415  only the store in use is loaded
+    from krebit_proxy.stores.file import FileStore
 
     name = f"{settings.organization}-{sha256(settings.client_id.encode()).hexdigest()[:8]}"
     return FileStore(Path(settings.store.removeprefix("file:")).expanduser().absolute(), name, sealing)
@@ -101,7 +101,7 @@ def _database(settings: StoreSettings, sealing: Sealing) -> Store:
             hint="Make one with `krebit-proxy key new FILE`, and set encryption_key_file to it.",
         )
     try:
-        from krebit_proxy.stores.postgres import PostgresStore  # noqa: PLC0415  only where it is used
+        from krebit_proxy.stores.postgres import PostgresStore
     except ImportError:
         raise StoreError(
             "The setting `store` names a PostgreSQL database, and its driver is not installed.",

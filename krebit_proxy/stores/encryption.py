@@ -81,7 +81,7 @@ class Sealing:
         return grant
 
     def _opened(self, content: bytes, place: str) -> bytes:
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415  loaded when first used
+        from cryptography.fernet import InvalidToken
 
         try:
             if self.sealed:
@@ -99,7 +99,7 @@ class Sealing:
 
     def _fernet(self) -> "MultiFernet":
         """All keys: the first encrypts, each may decrypt."""
-        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+        from cryptography.fernet import Fernet, MultiFernet
 
         fernets = []
         for number, key in enumerate(self._read_keys(), start=1):
@@ -138,6 +138,6 @@ def read_keys(path: Path) -> list[str]:
 
 def new_key() -> str:
     """A key for the sealing of grants."""
-    from cryptography.fernet import Fernet  # noqa: PLC0415
+    from cryptography.fernet import Fernet
 
     return Fernet.generate_key().decode()

@@ -141,7 +141,7 @@ class FileStore:
             except BaseException:
                 os.close(file)
                 raise
-            with open(file, "rb") as stream:  # noqa: PTH123  a descriptor, so that what was checked is what is read
+            with open(file, "rb") as stream:  # a descriptor, so that what was checked is what is read
                 return stream.read()
 
     def _write(self, expected: int, grant: Grant) -> None:
@@ -162,11 +162,11 @@ class FileStore:
         temporary.unlink(missing_ok=True)  # of a process that was killed here; we have the lock
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
         try:
-            with open(descriptor, "wb") as stream:  # noqa: PTH123
+            with open(descriptor, "wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(descriptor)
-            os.replace(temporary, path)  # noqa: PTH105
+            os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -205,7 +205,7 @@ class FileStore:
         if create:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            found = os.stat(self._folder)  # noqa: PTH116
+            found = os.stat(self._folder)
         except FileNotFoundError:
             return False
         if not stat.S_ISDIR(found.st_mode):
@@ -240,7 +240,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 def _is_same_file(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))  # noqa: PTH116
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
         return False
 

@@ -289,7 +289,7 @@ class Connection(RequestHandler):
         except asyncio.CancelledError:
             call.code = "caller_left"
             raise
-        except Exception as error:  # noqa: BLE001 -- a fault of ours ends one call, and shows nothing of its inside
+        except Exception as error:  # a fault of ours ends one call, and shows nothing of its inside
             _log.exception("request.failed", request_id=call.id, error=type(error).__name__)
             self._break_off(call, "fault")
         finally:

@@ -220,13 +220,13 @@ def _place(address: str) -> _Place:
 
 
 def _uid(name: str) -> int:
-    import pwd  # noqa: PLC0415 - not on Windows
+    import pwd  # not on Windows
 
     return pwd.getpwnam(name).pw_uid if name and not name.isdecimal() else int(name or -1)
 
 
 def _gid(name: str) -> int:
-    import grp  # noqa: PLC0415 - not on Windows
+    import grp  # not on Windows
 
     return grp.getgrnam(name).gr_gid if name and not name.isdecimal() else int(name or -1)
 
@@ -274,7 +274,7 @@ def _bind(sock: socket.socket, place: _Place) -> None:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keeps another start from finding the same stale socket. Raises SettingsError where anybody could replace ours."""
-    import fcntl  # noqa: PLC0415 - not on Windows
+    import fcntl  # not on Windows
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -95,7 +95,7 @@ class Notifier:
             try:
                 async with asyncio.timeout(self._timeout):
                     reason = await send(message)
-            except Exception as error:  # noqa: BLE001  whatever it is, the next message must still be told
+            except Exception as error:  # whatever it is, the next message must still be told
                 reason = type(error).__name__  # its text may hold the webhook's address, which may be a secret
             if not reason:
                 _log.info("notify.sent", way=way, message=message.event, code=message.code)

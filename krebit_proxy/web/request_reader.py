@@ -187,7 +187,7 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """The head is complete."""
         http = self._http
-        assert http is not None  # noqa: S101 -- it is calling
+        assert http is not None  # it is calling
         self.reading_head = False
         if self._call is not None:  # the head is our own: see _read_content
             return

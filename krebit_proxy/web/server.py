@@ -147,7 +147,7 @@ class Server(web.Server):
         try:
             self._admit(call)
             return not call.page and call.method != b"OPTIONS" and self._api.begin(call)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, `answer` raises it where it is dealt with
+        except Exception as error:  # whatever it is, `answer` raises it where it is dealt with
             call.denial = error
             return False
 
@@ -165,7 +165,7 @@ class Server(web.Server):
         """Relays the response to a call that `begin` has sent. False: `answer` it."""
         try:
             return self._api.complete(call)
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:
             call.denial = error
             return False
 

@@ -102,7 +102,7 @@ def run_all(first: int, last: int, losable: bool, advance: Step = step) -> None:
     for seed in range(first, last):
         try:
             run(seed, losable=losable, advance=advance)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the seed is what one needs
+        except Exception as error:  # whatever it is, the seed is what one needs
             message = f"{error}\nrepeat it with run({seed}, losable={losable})"
             raise BrokenRuleError(message) from None
 
