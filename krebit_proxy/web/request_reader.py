@@ -248,7 +248,7 @@ class RequestReader:
 
     def on_body(self, piece: bytes) -> None:
         """Content, without its framing."""
-        assert self.receiving is not None  # noqa: S101 -- it follows its head
+        assert self.receiving is not None  # it follows its head
         self.receiving.content.feed(piece)
 
     def on_message_complete(self) -> None:
