@@ -19,24 +19,21 @@ MODULES: Final = sorted(PACKAGE.rglob("*.py"))
 ELSEWHERE: Final = {
     # A part that cannot be seen but through the whole.
     "cli/checks.py": "cli/test_check.py",
-    "cli/private.py": "cli/test_key.py",
-    "cli/status.py": "cli/test_setup.py",
+    "cli/fault_options.py": "cli/test_sandbox.py",
     "cli/stored_grant.py": "cli/test_setup.py",
     "cli/walkthrough.py": "cli/test_demo.py",
     "config/conflicts.py": "config/test_model.py",
     "config/schema.py": "config/test_example.py",
     "core/events.py": "core/test_lifecycle.py",
-    "core/retry_after.py": "core/test_grant.py",
-    "core/token_response.py": "core/test_grant.py",
     "sandbox/pages.py": "sandbox/test_server.py",
+    "sandbox/token_answers.py": "sandbox/test_faults.py",
     "sandbox/visitor.py": "sandbox/test_authorization_server.py",
     "stores/session.py": "stores/test_postgres.py",
     "stores/stores.py": "stores/test_contract.py",
     "upstream/transport.py": "upstream/test_connect.py",
+    "web/flow.py": "http/test_limits.py",
     "web/handshake.py": "web/test_exhaustion.py",
-    "web/own.py": "web/test_connection.py",
     "web/server.py": "web/test_connection.py",
-    "web/stall.py": "http/test_limits.py",
     # A command whose whole behaviour is what it prints.
     "cli/health.py": "cli/transcripts/no_proxy.txt",
     "cli/init.py": "cli/transcripts/init.txt",
@@ -48,6 +45,7 @@ ELSEWHERE: Final = {
 SUITES: Final = {
     "benchmarks/": "how quick the proxy is beside others; run by hand",
     "explorer/": "the state machine of the grant in every schedule that fits, and in random ones",
+    "grant/": "the grant as a black box: a scripted API and token endpoint, the real proxy between, plain sockets",
     "http/": "forwarding as a black box: raw sockets on both sides of the real proxy, valid and hostile HTTP",
     "cli/test_transcripts.py": "what commands print, byte for byte",
     "config/test_example.py": "config.example.yaml",
@@ -58,6 +56,8 @@ SUITES: Final = {
     "stores/test_outages.py": "proxies whose database breaks",
     "web/test_door.py": "who gets in, over real sockets: admission, keys, rates and TLS together",
     "web/test_exhaustion.py": "callers that use up connections, memory and time",
+    "web/test_endings.py": "what goes wrong anywhere while an answer is made",
+    "web/test_named_paths.py": "the paths that texts name",
     "web/test_tools.py": "curl, wget, requests, node and others against the default settings",
     "test_architecture.py": "this file",
     "test_deploy.py": "what is in deploy/",
@@ -66,10 +66,11 @@ SUITES: Final = {
     "test_secrets_never_leak.py": "no secret in any answer, log, page or metric",
     "test_secrets_of_a_process.py": "no secret in anything that others see of a process",
     "test_threats.py": "the table of threats, each with its tests",
+    "test_user_agent.py": "what every request of our own says about itself",
 }
 
 # Classes that share their name with another one. This list only shrinks.
-HOMONYMS: Final = {"Api", "Call", "Connection", "Upstream"}
+HOMONYMS: Final = {"Upstream"}
 
 
 def test_a_module_imports_only_from_floors_below_its_own() -> None:
