@@ -9,7 +9,7 @@ import pytest
 
 from krebit_proxy import log
 from krebit_proxy.config import Settings
-from krebit_proxy.errors import SettingsError
+from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.program import Proxy, _try_out
 from tests.fakes.proxy import settings_of
 from tests.fakes.waiting import eventually
@@ -46,7 +46,7 @@ async def test_a_start_that_fails_late_leaves_nothing_open(tmp_path: Path) -> No
         first, second = (sock.getsockname()[1] for sock in (free, taken))
         free.close()
         proxy = Proxy(settings(tmp_path, io.StringIO(), listen=(f"127.0.0.1:{first}", f"127.0.0.1:{second}")))
-        with pytest.raises(OSError, match=str(second)):
+        with pytest.raises(ProxyError, match=str(second)):
             await proxy.start()
 
         assert not connects(f"http://127.0.0.1:{first}")

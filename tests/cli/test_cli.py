@@ -25,7 +25,7 @@ def failing(error: BaseException) -> click.Command:
         (
             OSError(errno.ENOSPC, "No space left on device", "grant"),
             1,
-            ["krebit-proxy: grant: No space left on device", "what to do: make room on the disk"],
+            ["krebit-proxy: grant: No space left on device", "what to do: free some disk space"],
         ),
         (click.ClickException("no"), 1, ["krebit-proxy: no"]),
         (KeyboardInterrupt(), 1, ["krebit-proxy: stopped"]),
@@ -53,7 +53,7 @@ def test_a_mistake_of_ours_shows_its_traceback_to_those_who_ask_only(
 
     assert cli.main(["status"]) == 1
     plain = capsys.readouterr().err
-    assert "RuntimeError, a mistake in krebit-proxy itself" in plain
+    assert "internal error: RuntimeError" in plain
     assert "marker-secret" not in plain
     assert "Traceback" not in plain
     assert cli.main(["--debug", "status"]) == 1

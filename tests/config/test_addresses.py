@@ -7,21 +7,7 @@ import pytest
 from pydantic_core import PydanticCustomError
 
 import krebit_proxy
-from krebit_proxy.config.addresses import check_url, is_host, split_listen, split_unix, taken_path
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost", "a.example", "a.example.", "192.0.2.1", "2001:db8::1", "xn--bcher-kva.example"]
-)
-def test_names_and_ip_addresses_are_hosts(host: str) -> None:
-    assert is_host(host)
-
-
-@pytest.mark.parametrize(
-    "host", ["", "-a.example", "a..example", "a_b.example", "*.example", "[::1]", f"{'a' * 64}.example"]
-)
-def test_what_no_resolver_knows_is_no_host(host: str) -> None:
-    assert not is_host(host)
+from krebit_proxy.config.addresses import check_url, split_listen, split_unix, taken_path
 
 
 @pytest.mark.parametrize(
@@ -52,13 +38,13 @@ def test_other_options_of_a_unix_socket_are_refused(address: str) -> None:
     ("url", "problem"),
     [
         ("ftp://a.example", "must start with https://"),
-        ("https://", "has no host name"),
-        ("https://me:secret@a.example", "must not hold a user name or password"),
-        ("http://a.example", "uses plain http beyond this computer"),
-        ("https://a.example/#x", "must not have a fragment"),
+        ("https://", "has no valid host name"),
+        ("https://me:secret@a.example", "must not contain a user name or password"),
+        ("http://a.example", "uses plain http to another computer"),
+        ("https://a.example/#x", "must not contain a fragment"),
         ("https://a.example/x", "must end after the host name and port"),
-        ("https://a.example:port", "its host or port cannot be read"),
-        ("https://a.example/ x", "another character that must be percent-encoded"),
+        ("https://a.example:port", "its host or port is invalid"),
+        ("https://a.example/ x", "percent-encode its spaces"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_in_words(url: str, problem: str) -> None:

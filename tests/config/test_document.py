@@ -39,11 +39,11 @@ def test_a_key_is_named_as_a_person_writes_it() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\na: 2\n", ":2: a: is given twice; first at "),
-        ("a: !secret x\n", ":1: a: has a YAML tag (!...), which settings do not have"),
-        ("a: &x [1]\nb: *x\n", ":2: not YAML: a * begins an alias; put the value in quotes"),
+        ("a: 1\na: 2\n", ":2: a: is set twice; the first is at "),
+        ("a: !secret x\n", ":1: a: has a YAML tag (!...); put the value in quotes"),
+        ("a: &x [1]\nb: *x\n", ":2: invalid YAML: * starts an alias; put the value in quotes"),
         ("a:\n\t- 1\n", "; indent with spaces, not with tabs"),
-        ("- a\n", ": must hold settings, each as `name: value`"),
+        ("- a\n", ": must contain settings in the form `name: value`"),
     ],
     ids=["twice", "tag", "alias", "tab", "list"],
 )
