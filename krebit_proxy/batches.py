@@ -42,7 +42,7 @@ class Batches:
             for function, argument in work:
                 try:
                     function(argument)
-                except Exception as error:  # noqa: BLE001 -- a fault in one must not take the others along
+                except Exception as error:  # a fault in one must not take the others along
                     asyncio.get_running_loop().call_exception_handler(
                         {"message": f"{function.__qualname__} failed", "exception": error}
                     )

@@ -304,7 +304,7 @@ class Credentials:
             event = Failed(Denial(error.code, error.detail, error.hint), busy=isinstance(error, StoreBusyError))
         except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
-        except Exception as error:  # noqa: BLE001  whatever it is, the machine must go on
+        except Exception as error:  # whatever it is, the machine must go on
             _log.error("grant.mistake", effect=type(effect).__name__, error=type(error).__name__)
             event = _mistaken(effect)
         self._happened(event)

@@ -73,13 +73,13 @@ class Metrics:
 
     def render(self, status: GrantStatus) -> bytes:
         """Everything in Prometheus' text format, as `CONTENT_TYPE`."""
-        from prometheus_client import generate_latest  # noqa: PLC0415 -- loaded when first used
+        from prometheus_client import generate_latest  # loaded when first used
 
         return generate_latest(_Snapshot(self, status))
 
     def families(self, status: GrantStatus) -> "Iterator[Metric]":
         """The metrics one by one."""
-        from prometheus_client.core import (  # noqa: PLC0415 -- loaded when first used
+        from prometheus_client.core import (  # loaded when first used
             CounterMetricFamily,
             GaugeMetricFamily,
             HistogramMetricFamily,

@@ -121,7 +121,7 @@ async def _connected(
         transport = await _tunnelled(url, urlsplit(proxy))
     if url.scheme != "https":
         return transport
-    assert tls is not None  # noqa: S101 -- see `post`
+    assert tls is not None  # see `post`
     try:
         encrypted = await asyncio.get_running_loop().start_tls(transport, exchange, tls, server_hostname=url.hostname)
     except ssl.SSLCertVerificationError:

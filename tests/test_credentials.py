@@ -472,7 +472,7 @@ async def test_a_stop_ends_the_wait_for_the_lock_however_far_it_is(
     credentials = Credentials(settings, store_for(tmp_path), TokenEndpoint(settings))
     await credentials.start()
     waiting = asyncio.ensure_future(token_after_401(credentials))
-    while credentials._state.phase is not Phase.LOCKING:  # noqa: ASYNC110  the very turn of the loop matters
+    while credentials._state.phase is not Phase.LOCKING:  # the very turn of the loop matters
         await asyncio.sleep(0)
     for _ in range(turns):
         await asyncio.sleep(0)

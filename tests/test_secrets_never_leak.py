@@ -20,6 +20,8 @@ from tests.fakes.proxy import RunningProxy, running_proxy
 from tests.fakes.upstream import Call, Upstream, raw, response, unauthorized
 from tests.fakes.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MARK = "leaky"  # every secret begins with it, and nothing else does
 HOST = b"Host: localhost:8321"
 JSON = b"Content-Type: application/json"
@@ -109,7 +111,7 @@ async def scene(
         assert MARK not in text, text[max(0, text.index(MARK) - 200) :][:400]
 
 
-async def test_good_requests(scene: Scene) -> None:
+async def test_nothing_leaks_from_good_requests(scene: Scene) -> None:
     fields = (b"Authorization: Bearer leaky", b"Cookie: a=leaky", b"X-Api-Key: leaky", b"X: leaky")
     for method in ("GET", "POST", "DELETE"):
         got = await scene.ask(method, "/api/x?q=leaky", *fields, content=b"leaky" if method == "POST" else b"")
@@ -117,7 +119,7 @@ async def test_good_requests(scene: Scene) -> None:
     assert {call.token for call in scene.upstream.calls} == {b"leaky-access-1"}
 
 
-async def test_replay(scene: Scene) -> None:
+async def test_nothing_leaks_from_a_replay(scene: Scene) -> None:
     scene.upstream.script = [unauthorized]
     assert (await scene.ask("POST", "/api/x?q=leaky", content=b"leaky")).status == 200
     assert scene.upstream.calls[-1].token == b"leaky-access-2"
@@ -147,7 +149,7 @@ async def test_replay(scene: Scene) -> None:
     ],
     ids=range(18),
 )
-async def test_bad_requests(scene: Scene, data: bytes) -> None:
+async def test_nothing_leaks_from_bad_requests(scene: Scene, data: bytes) -> None:
     got = await scene.send(data)
     assert got is None or 400 <= got.status < 600
 
@@ -169,14 +171,14 @@ async def silent(call: Call) -> None:
     ],
     ids=["closes", "resets", "garbage", "field", "length", "status", "silent"],
 )
-async def test_upstream_failures(scene: Scene, step: Callable[[Call], Awaitable[None]]) -> None:
+async def test_nothing_leaks_when_the_upstream_fails(scene: Scene, step: Callable[[Call], Awaitable[None]]) -> None:
     scene.upstream.default = step
     got = await scene.ask("GET", "/api/x?q=leaky", b"X: leaky")
 
     assert got.status in {502, 504}
 
 
-async def test_upstream_that_is_not_there(scene: Scene) -> None:
+async def test_nothing_leaks_when_the_upstream_is_not_there(scene: Scene) -> None:
     await scene.upstream.shut()
 
     assert (await scene.ask("GET", "/api/x?q=leaky", b"X: leaky")).status == 502
@@ -207,7 +209,7 @@ TOKEN_FAILURES = {
 
 @pytest.mark.parametrize("scene", ["json"], indirect=True)
 @pytest.mark.parametrize("failure", TOKEN_FAILURES.values(), ids=TOKEN_FAILURES)
-async def test_refresh_failures(scene: Scene, failure: bytes) -> None:
+async def test_nothing_leaks_when_a_refresh_fails(scene: Scene, failure: bytes) -> None:
     scene.upstream.script = [unauthorized]
     scene.upstream.tokens.failures = [failure] * 3
     scene.upstream.tokens.ends = True
@@ -230,7 +232,7 @@ async def authorized_by_browser(scene: Scene) -> tuple[str, bytes]:
     return state, b"Cookie: " + b"; ".join(cookies)
 
 
-async def test_setup(scene: Scene) -> None:
+async def test_nothing_leaks_from_setup(scene: Scene) -> None:
     state, cookie = await authorized_by_browser(scene)
     got = await scene.ask("GET", f"/setup/callback?code=leaky-authcode1&state={state}", cookie)
 
@@ -241,7 +243,7 @@ async def test_setup(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("failure", TOKEN_FAILURES.values(), ids=TOKEN_FAILURES)
-async def test_setup_failures(scene: Scene, failure: bytes) -> None:
+async def test_nothing_leaks_when_setup_fails(scene: Scene, failure: bytes) -> None:
     state, cookie = await authorized_by_browser(scene)
     scene.upstream.tokens.failures = [failure.replace(REFRESH, CODE)] * 3
     scene.upstream.tokens.ends = True
@@ -260,7 +262,7 @@ async def test_setup_failures(scene: Scene, failure: bytes) -> None:
         "code=leaky-authcode1&state=leaky-state&iss=leaky&%ff",
     ],
 )
-async def test_setup_answers_that_nobody_asked_for(scene: Scene, query: str) -> None:
+async def test_nothing_leaks_from_answers_that_nobody_asked_for(scene: Scene, query: str) -> None:
     _, cookie = await authorized_by_browser(scene)
     for accept in (b"Accept: text/html", b"Accept: application/json"):
         got = await scene.ask("GET", f"/setup/callback?{query}", cookie, accept)
@@ -271,7 +273,7 @@ async def test_setup_answers_that_nobody_asked_for(scene: Scene, query: str) -> 
         )
 
 
-async def test_a_caller_that_leaves_during_a_refresh(scene: Scene) -> None:
+async def test_nothing_leaks_when_a_caller_leaves_during_a_refresh(scene: Scene) -> None:
     scene.upstream.script = [unauthorized]
     scene.upstream.tokens.open.clear()
     client: Client = await scene.proxy.connect()

@@ -130,6 +130,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             yield Scene(upstream, inputs, folder, port, command)
 
 
+@pytest.mark.slow
 async def test_nothing_that_anybody_sees_holds_a_secret(scene: Scene) -> None:
     await call_well_and_badly(scene)
     await lose_the_grant_and_get_another(scene)

@@ -55,18 +55,18 @@ COMMANDS: Final = {
 class _Commands(click.Group):
     """Lists the commands without loading them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click calls it
+    def list_commands(self, ctx: click.Context) -> list[str]:  # click calls it
         """In the order of `COMMANDS`."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports the module of the command. None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"krebit_proxy.cli.{cmd_name}"), cmd_name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Uses the summaries in `COMMANDS`, so that no module is imported."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
-    except Exception as error:  # noqa: BLE001  no error gets past here
+    except Exception as error:  # no error gets past here
         if invocation.debug:
             traceback.print_exc()
         return _report(error)
@@ -115,8 +115,8 @@ def _have_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  for the length of the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # for the length of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 def _report(error: Exception) -> int:

@@ -21,9 +21,9 @@ def check(invocation: Invocation) -> int:
 
     Exit status: 0 all is well, 1 a check failed, 2 invalid settings.
     """
-    from krebit_proxy.cli.checks import findings  # noqa: PLC0415
-    from krebit_proxy.web.admission import access_rules  # noqa: PLC0415
-    from krebit_proxy.web.tls import server_certificate  # noqa: PLC0415
+    from krebit_proxy.cli.checks import findings
+    from krebit_proxy.web.admission import access_rules
+    from krebit_proxy.web.tls import server_certificate
 
     settings = invocation.settings()
     access_rules(settings), server_certificate(settings)  # what is in the files that they name

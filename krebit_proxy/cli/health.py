@@ -16,6 +16,6 @@ def health(invocation: Invocation) -> int:
     The grant does not count: a proxy that waits for setup is healthy, and a restart would not help. To check that the
     proxy is ready, use: krebit-proxy wait --for 0
     """
-    from krebit_proxy.cli.running_proxy import ask  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import ask
 
     return 0 if ask(invocation.settings(), "/healthz").status == 200 else 1

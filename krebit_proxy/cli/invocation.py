@@ -27,7 +27,7 @@ class Invocation:
 
         Removes our variables from the environment, so that no program started from here inherits a secret.
         """
-        from krebit_proxy.config import find, is_setting, load  # noqa: PLC0415  --help needs no settings
+        from krebit_proxy.config import find, is_setting, load  # help needs no settings
 
         environ = dict(os.environ)
         for name in filter(is_setting, environ):

@@ -17,8 +17,8 @@ def logout(invocation: Invocation) -> None:
     Deletes the tokens from the store. If oauth.revoke_url is set, revokes them first. Until the next setup, the proxy
     answers API requests with 503. To withdraw the permission at Krebit as well, remove the app's access there.
     """
-    from krebit_proxy.cli.stored_grant import credentials, stored  # noqa: PLC0415
-    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials, stored
+    from krebit_proxy.token_endpoint import TokenEndpoint
 
     settings = invocation.settings()
 

@@ -44,7 +44,7 @@ def test(invocation: Invocation) -> int:
 
 async def _all_accept(settings: "Settings", output: IO[bytes]) -> bool:
     """Tries one way after the other. `output`: for what the command prints."""
-    from krebit_proxy.web.notify import send_trial, ways  # noqa: PLC0415
+    from krebit_proxy.web.notify import send_trial, ways
 
     accepted = True
     for way in ways(settings, output=output):

@@ -38,7 +38,7 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     """
     # structlog imports rich if it is installed. That costs 4 MB and 0.1 s, and we never use it.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None: not installed
-    from krebit_proxy import log  # noqa: PLC0415
+    from krebit_proxy import log
 
     _leave_no_core()
     settings = invocation.settings()
@@ -51,12 +51,12 @@ def run(invocation: Invocation, observe: Path | None) -> None:
 def _leave_no_core() -> None:
     """Turns core dumps off: they would contain the tokens."""
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource  # not on Windows
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - loads slowly
+        import ctypes  # loads slowly
 
         # The limit does not apply when the system pipes cores to a program. This setting does. It also hides memory
         # and environment from other processes of the same user.
@@ -65,10 +65,10 @@ def _leave_no_core() -> None:
 
 def _have_descriptors_for(connections: int) -> None:
     """Raises the limit of open files to what this process may need. Without a free one it cannot store the grant."""
-    import structlog  # noqa: PLC0415
+    import structlog
 
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource  # not on Windows
     except ImportError:
         return
     wanted = 3 * connections + _OTHER_FILES  # for each: the caller's, the upstream's, and one that is closing
@@ -84,7 +84,7 @@ def _have_descriptors_for(connections: int) -> None:
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
     """uvloop's, if it is installed."""
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
@@ -92,9 +92,9 @@ def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 
 
 async def _serve(settings: "Settings", observe: Path | None) -> None:
-    import structlog  # noqa: PLC0415
+    import structlog
 
-    from krebit_proxy.program import Proxy  # noqa: PLC0415
+    from krebit_proxy.program import Proxy
 
     logger = structlog.get_logger()
     proxy = Proxy(settings, observe=observe)

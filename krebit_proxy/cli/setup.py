@@ -42,8 +42,8 @@ def setup(invocation: Invocation, *, no_browser: bool) -> None:
 
 
 def _by_link(settings: "Settings") -> None:
-    from krebit_proxy.cli.running_proxy import NotRunningError, ask, browser_origin  # noqa: PLC0415
-    from krebit_proxy.core.setup_key import mint_key  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import NotRunningError, ask, browser_origin
+    from krebit_proxy.core.setup_key import mint_key
 
     try:
         run: str = ask(settings, "/healthz").document["run"]
@@ -65,14 +65,14 @@ def _open(link: str) -> bool:
     """Opens the browser, without a shell in between. Never one that would take over this terminal."""
     if sys.platform not in {"win32", "darwin"} and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
         return False
-    import webbrowser  # noqa: PLC0415
+    import webbrowser
 
     return webbrowser.open(link)
 
 
 def _by_pasting(settings: "Settings") -> None:
-    from krebit_proxy.core.authorization import authorization_url, begin, explain  # noqa: PLC0415
-    from krebit_proxy.core.token_response import Refusal  # noqa: PLC0415
+    from krebit_proxy.core.authorization import authorization_url, begin, explain
+    from krebit_proxy.core.token_response import Refusal
 
     asyncio.run(_probe_store(settings))
     attempt = begin(secrets.token_bytes, now=time.time(), pkce=settings.oauth.pkce)
@@ -95,7 +95,7 @@ def _by_pasting(settings: "Settings") -> None:
 
 async def _probe_store(settings: "Settings") -> None:
     """Fails now, if at all: a code that was exchanged into a store that cannot keep it is lost."""
-    from krebit_proxy.cli.stored_grant import store_of  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import store_of
 
     store = store_of(settings)
     try:
@@ -106,7 +106,7 @@ async def _probe_store(settings: "Settings") -> None:
 
 def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
     """The answer to the attempt; what is none is explained, and asked for again."""
-    from krebit_proxy.core.authorization import pasted_query, read_response, verdict  # noqa: PLC0415
+    from krebit_proxy.core.authorization import pasted_query, read_response, verdict
 
     while True:
         address = click.prompt("Address", prompt_suffix=": ")
@@ -117,10 +117,10 @@ def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
 
 
 async def _exchange(settings: "Settings", code: "Secret", verifier: "Secret | None") -> None:
-    from krebit_proxy.cli.stored_grant import credentials  # noqa: PLC0415
-    from krebit_proxy.core.authorization import cautions, explain  # noqa: PLC0415
-    from krebit_proxy.core.token_response import Issued  # noqa: PLC0415
-    from krebit_proxy.token_endpoint import TokenEndpoint  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import credentials
+    from krebit_proxy.core.authorization import cautions, explain
+    from krebit_proxy.core.token_response import Issued
+    from krebit_proxy.token_endpoint import TokenEndpoint
 
     token_endpoint = TokenEndpoint(settings)
     outcome = await token_endpoint.exchange(code, verifier)

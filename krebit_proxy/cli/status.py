@@ -30,7 +30,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
 
     Asks the running proxy. If none is running, reads the store. Never shows a token.
     """
-    from krebit_proxy.cli.running_proxy import NotRunningError, ask  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import NotRunningError, ask
 
     settings = invocation.settings()
     try:
@@ -55,7 +55,7 @@ def read_status(document: dict[str, Any]) -> GrantStatus:
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
     """What the store alone can tell, by the names that the proxy uses."""
-    from krebit_proxy.cli.stored_grant import stored  # noqa: PLC0415
+    from krebit_proxy.cli.stored_grant import stored
 
     grant = await stored(settings)
     tokens = grant.tokens if grant else None

@@ -25,7 +25,7 @@ def wait(invocation: Invocation, seconds: float) -> int:
 
     krebit-proxy wait --for 60 && nightly-export
     """
-    from krebit_proxy.cli.running_proxy import ask  # noqa: PLC0415
+    from krebit_proxy.cli.running_proxy import ask
 
     settings = invocation.settings()
     end = time.monotonic() + seconds

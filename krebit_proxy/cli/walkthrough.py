@@ -140,7 +140,7 @@ class Walkthrough:
 
     async def _suspect(self) -> str:
         """One path refuses a good token while no renewal is to be had. What others do clears the token."""
-        refused = f"{self._origin}/api/credit-reports/559900-1001"
+        refused = f"{self._origin}/api/credit-reports/550000-1001"
         self._sandbox.order(_ONE_PATH_REFUSED)
         try:
             async with self._session.get(refused) as response:

@@ -1,8 +1,8 @@
 """The phases of a caller's connection: what leads from one to the next, how long each may last, and who makes room.
 
-A connection is always in exactly one `Phase`. Whatever happens to it is an `Event`, and `step` says which phase comes
-next, by one table. A pair that is not in the table is a fault of the program: `step` raises `IllegalStep`, and nothing
-has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at last CLOSING:
+A connection is always in exactly one `ConnectionPhase`. Whatever happens to it is an `Event`, and `step` says which
+phase comes next, by one table. A pair that is not in the table is a fault of the program: `step` raises `IllegalStep`,
+and nothing has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at last CLOSING:
 
     FRESH, IDLE, HEAD   wait for a request: none came yet, none since the last answer, or a part of a head
     SENT, WORKING       a request is being answered: sent upstream and nothing else to do, or in a task of its own
@@ -50,7 +50,7 @@ Ending = Literal["close", "linger", "408", "504", "reset", "drop"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Phase:
+class ConnectionPhase:
     """One phase.
 
     Attributes:
@@ -78,22 +78,22 @@ class Phase:
         return self.name
 
 
-HANDSHAKE: Final = Phase("HANDSHAKE", lambda t: t.header, "close", turn=3)
-FRESH: Final = Phase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
-IDLE: Final = Phase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
-HEAD: Final = Phase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
+HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3)
+FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
+IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
+HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
 # The parts of an exchange have deadlines of their own, with a better answer each. These are for what has none.
-SENT: Final = Phase("SENT", lambda t: 60 + t.connect + t.response, "504")
-WORKING: Final = Phase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY)
-READING: Final = Phase("READING", lambda t: t.body, "408", turn=4)
-PAGE: Final = Phase("PAGE", lambda t: 60 + t.connect + t.response, "reset", turn=5)
-BLOCKED: Final = Phase("BLOCKED", lambda t: t.idle, "reset", progress=ANY, turn=4, spared=_SPARED)
-UNREAD: Final = Phase("UNREAD", lambda t: t.idle, "reset", progress=ANY, turn=4)
-SKIPPING: Final = Phase("SKIPPING", lambda t: t.body, "linger", turn=4)
-REFUSED: Final = Phase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
-TUNNEL: Final = Phase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
-LINGERING: Final = Phase("LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, over=True)
-CLOSING: Final = Phase("CLOSING", lambda t: t.idle, "drop", progress=ANY, over=True)
+SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")
+WORKING: Final = ConnectionPhase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY)
+READING: Final = ConnectionPhase("READING", lambda t: t.body, "408", turn=4)
+PAGE: Final = ConnectionPhase("PAGE", lambda t: 60 + t.connect + t.response, "reset", turn=5)
+BLOCKED: Final = ConnectionPhase("BLOCKED", lambda t: t.idle, "reset", progress=ANY, turn=4, spared=_SPARED)
+UNREAD: Final = ConnectionPhase("UNREAD", lambda t: t.idle, "reset", progress=ANY, turn=4)
+SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", turn=4)
+REFUSED: Final = ConnectionPhase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
+TUNNEL: Final = ConnectionPhase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
+LINGERING: Final = ConnectionPhase("LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, over=True)
+CLOSING: Final = ConnectionPhase("CLOSING", lambda t: t.idle, "drop", progress=ANY, over=True)
 
 
 # What happens to a connection:
@@ -116,12 +116,18 @@ class IllegalStep(Exception):
     """An event that cannot happen in this phase."""
 
 
-_END: Final[dict[Event, Phase]] = {"end": CLOSING}
-_LAST: Final[dict[Event, Phase]] = {**_END, "linger": LINGERING}
-_ANSWERED: Final[dict[Event, Phase]] = {**_LAST, "next": IDLE, "skip": SKIPPING, "refuse": REFUSED}
-_BEGUN: Final[dict[Event, Phase]] = {"read": READING, "send": SENT, "work": WORKING, "page": PAGE, "block": UNREAD}
+_END: Final[dict[Event, ConnectionPhase]] = {"end": CLOSING}
+_LAST: Final[dict[Event, ConnectionPhase]] = {**_END, "linger": LINGERING}
+_ANSWERED: Final[dict[Event, ConnectionPhase]] = {**_LAST, "next": IDLE, "skip": SKIPPING, "refuse": REFUSED}
+_BEGUN: Final[dict[Event, ConnectionPhase]] = {
+    "read": READING,
+    "send": SENT,
+    "work": WORKING,
+    "page": PAGE,
+    "block": UNREAD,
+}
 
-TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
+TABLE: Final[Mapping[ConnectionPhase, Mapping[Event, ConnectionPhase]]] = {
     HANDSHAKE: _END,
     FRESH: {**_ANSWERED, **_BEGUN, "begin": HEAD},
     IDLE: {**_ANSWERED, **_BEGUN, "begin": HEAD},
@@ -140,7 +146,7 @@ TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
 }
 
 
-def step(phase: Phase, event: Event) -> Phase:
+def step(phase: ConnectionPhase, event: Event) -> ConnectionPhase:
     """The phase that comes after `event`. Raises IllegalStep."""
     try:
         return TABLE[phase][event]

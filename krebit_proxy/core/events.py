@@ -329,5 +329,5 @@ class State:
 
 def given(value: T | None) -> T:
     """What the phase guarantees to be there, and mypy cannot know."""
-    assert value is not None  # noqa: S101
+    assert value is not None
     return value

@@ -275,7 +275,7 @@ def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
 
 
 def _revoked(state: State, event: Revoked, _: Moment) -> Step:
-    assert state.run.order is not None  # noqa: S101 -- a revocation belongs to a logout
+    assert state.run.order is not None  # a revocation belongs to a logout
     state, effects = _write(_pend(state, None, state.run.order.at))
     return state, (_report("grant.revoked", accepted=event.accepted), *effects)
 

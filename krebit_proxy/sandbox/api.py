@@ -103,7 +103,7 @@ class SandboxApi:
         return web.json_response(invoice, status=201, headers={"Location": f"/api/invoices/{invoice['id']}"})
 
     async def credit_report(self, request: web.Request) -> web.Response:
-        """A report by organization number, 559900-1001 to 559900-1057."""
+        """A report by organization number, 550000-1001 to 550000-1057."""
         by_number = {customer["organization_number"]: customer for customer in self._customers.values()}
         return web.json_response(records.credit_report(_found(by_number, request.match_info["organization_number"])))
 

@@ -17,12 +17,12 @@ ME: Final[Record] = {"id": "usr_1", "name": "Astrid Lindqvist", "email": "astrid
 
 
 def customers() -> list[Record]:
-    """All customers, by id. The organization numbers belong to nobody: their check digits are wrong on purpose."""
+    """All customers, by id. The organization numbers belong to nobody: the third digit of a company's is at least 2."""
     return [
         {
             "id": f"cus_{number:03}",
             "name": f"{_NAMES[number % len(_NAMES)]} {_TRADES[number % len(_TRADES)]} AB",
-            "organization_number": f"559900-{1000 + number}",
+            "organization_number": f"550000-{1000 + number}",
             "city": _CITIES[number % len(_CITIES)],
             "email": f"faktura{number}@example.com",
         }

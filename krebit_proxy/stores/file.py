@@ -42,6 +42,7 @@ class FileStore:
         return await self._answer(self._file.read)
 
     async def lock(self, timeout: float) -> None:
+        """Tries again and again: a thread that waits for a lock on a file cannot be stopped."""
         if self._owner is not None:
             return
         owner = object()

@@ -73,6 +73,7 @@ class PostgresStore:
         return await asyncio.to_thread(self._sealing.open, content.encode(), self._place, generation=generation)
 
     async def lock(self, timeout: float) -> None:
+        """Holds the lock on a connection of its own, for as long as that one lives."""
         if self._lock is not None:
             return
         async with self._usable() as session:

@@ -115,7 +115,7 @@ class Response:
 
     def _parse(self, data: Octets) -> None:
         http = self._http
-        assert http is not None  # noqa: S101
+        assert http is not None
         if self.head is None:
             # The parser knows RTSP and ICE, too, and lets empty lines pass.
             if not self._seen and data[0] != _H:

@@ -93,7 +93,7 @@ class Accepting:
     def _give(self, caller: socket.socket) -> None:
         try:
             self._take(caller)
-        except Exception as error:  # noqa: BLE001 -- whatever one caller leads to, the next one must get in
+        except Exception as error:  # whatever one caller leads to, the next one must get in
             _log.exception("connection.failed", error=type(error).__name__)
             caller.close()
 

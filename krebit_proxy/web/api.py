@@ -120,7 +120,7 @@ class Api:
     def complete(self, call: Call) -> bool:
         """Relays a response that has come whole, and is small, in one write. False: `forward` has to see to it."""
         attempt = call.attempt
-        assert attempt is not None  # noqa: S101 -- `begin` made it
+        assert attempt is not None  # `begin` made it
         exchange = attempt.exchange
         response = exchange.whole(_AT_ONCE)
         if response is None or response.status in _REFUSALS:

@@ -108,7 +108,7 @@ class _Wire(asyncio.Transport):
 async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
     """Gives a request to `Bridge.answer`, and waits until that is through with it."""
     wire = request.transport
-    assert isinstance(wire, _Wire)  # noqa: S101 -- there are no other transports
+    assert isinstance(wire, _Wire)  # there are no other transports
     wire.request.set_result(request)
     never: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
     return await never  # `connection_lost` cancels it

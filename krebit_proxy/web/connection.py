@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
             self._reader.fail(_FULL)
             self._batches.do(ANSWER, Connection._proceed, self)
 
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 -- either way it is gone
+    def connection_lost(self, _exc: BaseException | None) -> None:
         """The caller left, or we closed: whatever was being done for it ends here."""
         self._server.seats.leave(self)
         self.transport = None
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
                 self._read_form()
             elif phase in {phases.SKIPPING, phases.REFUSED}:
                 self._skip()
-        except Exception as error:  # noqa: BLE001 -- `_fail` is for all of them
+        except Exception as error:  # `_fail` is for all of them
             self._fail(self._call, error)
 
     def _begin(self) -> None:
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
     def _read_form(self) -> None:
         """Waits for the content of a request for a page: a page gets all of it, or is not asked at all."""
         call = self._call
-        assert call is not None  # noqa: S101 -- the phase says so
+        assert call is not None  # the phase says so
         if call.content.error is not None:
             self._fail(call, call.content.error)
         elif call.content.received > LONGEST_FORM:
@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
                 self._answered(call)
             else:
                 self._lead(call, "work")
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:  # as above
             self._fail(call, error)
 
     async def _answer(self, call: Call) -> None:
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
             await self._server.answer(call)
             if self._call is call:
                 self._answered(call)
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:  # as above
             if self._call is call:
                 self._fail(call, error)
 
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
                     self._server.refuse(call, error)
                     self._answered(call, "refuse")
                     return
-        except Exception as fault:  # noqa: BLE001 -- what fails while a failure is answered must end the connection, too
+        except Exception as fault:  # what fails while a failure is answered must end the connection, too
             error = fault
         self._break_off(call, error)
 

@@ -36,6 +36,27 @@ class Listeners:
     urls: list[str] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
+    def add(self, address: str, scheme: str) -> None:
+        """Listens on one more address. Raises ProxyError if the system refuses."""
+        tcp = split_listen(address)
+        try:
+            if tcp is not None:
+                sockets = _tcp_sockets(*tcp)
+                self.sockets += sockets
+                host = f"[{tcp[0]}]" if ":" in tcp[0] else tcp[0]
+                self.urls.append(f"{scheme}://{host}:{sockets[0].getsockname()[1]}")
+            elif address.startswith("fd:"):
+                sock = _inherited(address)
+                self.sockets.append(sock)
+                self.urls.append(_url_of(sock, scheme))
+            else:
+                sock, remove = _unix_socket(address)
+                self.sockets.append(sock)
+                self.urls.append(_url_of(sock, scheme))
+                self._undo.append(remove)
+        except OSError as error:
+            raise _refused(address, error) from error
+
     def origin(self, name: str = "localhost") -> str | None:
         """Where a browser gets to the first TCP address, by `name` if that is all addresses; None without any."""
         url = next((url for url in self.urls if url.startswith("http")), None)
@@ -73,34 +94,13 @@ def open_listeners(settings: Settings) -> Listeners:
     listeners = Listeners()
     try:
         for address in settings.listen:
-            _open(address, scheme, listeners)
+            listeners.add(address, scheme)
         for sock in listeners.sockets:
             _check_exposure(sock, settings)
     except BaseException:
         listeners.close()
         raise
     return listeners
-
-
-def _open(address: str, scheme: str, listeners: Listeners) -> None:
-    tcp = split_listen(address)
-    try:
-        if tcp is not None:
-            sockets = _tcp_sockets(*tcp)
-            listeners.sockets += sockets
-            host = f"[{tcp[0]}]" if ":" in tcp[0] else tcp[0]
-            listeners.urls.append(f"{scheme}://{host}:{sockets[0].getsockname()[1]}")
-        elif address.startswith("fd:"):
-            sock = _inherited(address)
-            listeners.sockets.append(sock)
-            listeners.urls.append(_url_of(sock, scheme))
-        else:
-            sock, remove = _unix_socket(address)
-            listeners.sockets.append(sock)
-            listeners.urls.append(_url_of(sock, scheme))
-            listeners._undo.append(remove)  # noqa: SLF001 - this is its constructor in parts
-    except OSError as error:
-        raise _refused(address, error) from error
 
 
 def _is_unix(sock: socket.socket) -> bool:
@@ -223,13 +223,13 @@ def _place(address: str) -> _Place:
 
 
 def _uid(name: str) -> int:
-    import pwd  # noqa: PLC0415 - not on Windows
+    import pwd  # not on Windows
 
     return pwd.getpwnam(name).pw_uid if name and not name.isdecimal() else int(name or -1)
 
 
 def _gid(name: str) -> int:
-    import grp  # noqa: PLC0415 - not on Windows
+    import grp  # not on Windows
 
     return grp.getgrnam(name).gr_gid if name and not name.isdecimal() else int(name or -1)
 
@@ -277,7 +277,7 @@ def _bind(sock: socket.socket, place: _Place) -> None:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keeps another start from finding the same stale socket. Raises SettingsError where anybody could replace ours."""
-    import fcntl  # noqa: PLC0415 - not on Windows
+    import fcntl  # not on Windows
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -118,7 +118,7 @@ def _socket_path(request: web.BaseRequest) -> str:
 @cache
 def _templates() -> "Environment":
     """Jinja2, loaded when a page is first asked for: a proxy may run for months without showing one."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
         loader=PackageLoader("krebit_proxy.web"),

@@ -211,6 +211,7 @@ class RequestReader:
         self._unfinished.fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        """Makes a call of the head. Its content, if any, is still to come."""
         self.reading_head = False
         if self.receiving is not None:  # the head is our own: see _after_offer
             return
@@ -248,10 +249,11 @@ class RequestReader:
 
     def on_body(self, piece: bytes) -> None:
         """Content, without its framing."""
-        assert self.receiving is not None  # noqa: S101 -- it follows its head
+        assert self.receiving is not None  # it follows its head
         self.receiving.content.feed(piece)
 
     def on_message_complete(self) -> None:
+        """The content has ended, and with a request that is the last one, so has reading."""
         http, call = self._http, self.receiving
         if call is not None and call.content is not NO_CONTENT and http.should_upgrade():
             return  # its content is not read yet: see _after_offer

@@ -73,7 +73,7 @@ class Seats:
         for connection in self.all():
             try:
                 connection.check(now)
-            except Exception as error:  # noqa: BLE001 -- the deadlines of the others must hold
+            except Exception as error:  # the deadlines of the others must hold
                 connection.cut(silent=True)
                 _log.error("connection.failed", error=type(error).__name__, exc_info=error)
         self._leaving &= self._taken.keys()

@@ -1,4 +1,3 @@
-# ruff: noqa: T201 -- it prints a table
 """Compares krebit-proxy with nginx, HAProxy, Caddy and the usual aiohttp proxy, on this machine.
 
     python tests/benchmarks/run.py

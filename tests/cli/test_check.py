@@ -24,6 +24,8 @@ from tests.fakes.shown import ProxyShows, shown_proxy
 from tests.fakes.statuses import grant_status
 from tests.fakes.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 

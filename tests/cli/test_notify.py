@@ -1,7 +1,8 @@
 """`krebit-proxy notify test`: what a person sees of each way, and what arrives."""
 
-import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 
 from tests.fakes.chat import Chat
@@ -86,4 +87,4 @@ async def test_a_program_that_leaves_a_child_behind_is_not_waited_for(tmp_path: 
     finished = await run("notify", "test", folder=tmp_path)
 
     assert finished.out.endswith("accepted, exit status 0: started\n")
-    await asyncio.create_subprocess_exec("kill", (tmp_path / "child").read_text().strip())
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGTERM)

@@ -11,14 +11,14 @@ from krebit_proxy.core.connection import (
     FRESH,
     HANDSHAKE,
     TABLE,
+    ConnectionPhase,
     Event,
     IllegalStep,
-    Phase,
     Timeouts,
     step,
 )
 
-PHASES = {name: phase for name, phase in vars(connection).items() if isinstance(phase, Phase)}
+PHASES = {name: phase for name, phase in vars(connection).items() if isinstance(phase, ConnectionPhase)}
 EVENTS = get_args(Event)
 TIMEOUTS = Timeouts(header=30, body=60, keepalive=75, idle=300, connect=10, response=60)
 
@@ -71,16 +71,16 @@ def test_what_is_no_event_at_all_is_illegal_too() -> None:
 
 def test_a_phase_without_a_deadline_cannot_be_written() -> None:
     with pytest.raises(TypeError, match="deadline"):
-        Phase("ENDLESS", ending="close")  # type: ignore[call-arg]
+        ConnectionPhase("ENDLESS", ending="close")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("phase", TABLE)
-def test_every_phase_is_over_after_some_minutes_without_progress(phase: Phase) -> None:
+def test_every_phase_is_over_after_some_minutes_without_progress(phase: ConnectionPhase) -> None:
     assert 0 < phase.deadline(TIMEOUTS) <= 60 + TIMEOUTS.connect + TIMEOUTS.response + TIMEOUTS.idle
 
 
 @pytest.mark.parametrize("phase", TABLE)
-def test_every_phase_can_end_and_what_is_over_stays_over(phase: Phase) -> None:
+def test_every_phase_can_end_and_what_is_over_stays_over(phase: ConnectionPhase) -> None:
     assert step(phase, "end") is CLOSING
     if phase.over:
         assert not phase.ready

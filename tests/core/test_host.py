@@ -37,6 +37,7 @@ def test_what_can_be_a_host(text: str) -> None:
         "a-",
         "a b",
         "*",
+        "*.example",
         "a:80",
         "[::1]",
         "å.example",

@@ -39,6 +39,8 @@ from krebit_proxy.core.suspicion import Budget
 from krebit_proxy.core.token_response import Refusal, RefusalKind, Rotated, Unclear
 from tests.fakes.world import BrokenRuleError, Server, Step, World
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = int(os.environ.get("KREBIT_TEST_SCHEDULES", "3000"))
 DEPTH = int(os.environ.get("KREBIT_TEST_DEPTH", "24"))  # two processes need about nine events each for a refresh
 CALLS_DEPTH = int(os.environ.get("KREBIT_TEST_CALLS_DEPTH", "14"))
@@ -109,7 +111,7 @@ def run_all(first: int, last: int, losable: bool, advance: Step = step) -> None:
     for seed in range(first, last):
         try:
             run(seed, losable=losable, advance=advance)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the seed is what one needs
+        except Exception as error:  # whatever it is, the seed is what one needs
             message = f"{error}\nrepeat it with run({seed}, losable={losable})"
             raise BrokenRuleError(message) from None
 

@@ -38,6 +38,7 @@ _ARGUMENTS: Final = (
 # For whole modules: `pytestmark = needs_chromium`. In CI a browser that is missing is a failure.
 needs_chromium: Final = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="no Chromium is installed"),
 ]
 
@@ -69,7 +70,7 @@ class Tab:
     async def until(self, condition: str) -> None:
         """Waits until the expression is true, over navigations."""
         async with asyncio.timeout(DEADLINE):
-            while not await self._holds(condition):  # noqa: ASYNC110 -- the page has no event to offer
+            while not await self._holds(condition):  # the page has no event to offer
                 await asyncio.sleep(0.02)
 
     async def _holds(self, condition: str) -> bool:

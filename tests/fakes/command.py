@@ -103,3 +103,9 @@ async def run(*arguments: str, folder: Path, variables: Mapping[str, str] = NOTH
     """Runs a command in `folder` to its end, with nothing on its input."""
     async with running(*arguments, folder=folder, variables=variables) as command:
         return await command.finished()
+
+
+async def interrupted(command: Command) -> Finished:
+    """Its end after Ctrl-C."""
+    command.process.send_signal(signal.SIGINT)
+    return await command.finished()

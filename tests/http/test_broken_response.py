@@ -1,4 +1,4 @@
-"""Cases 67 to 75, and 79: what breaks off, does not come, or is not HTTP."""
+"""What breaks off, does not come, or is not HTTP."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.http.responses import CHUNKS, assert_ours, relayed
 
 @pytest.mark.parametrize("leave", [Client.close, Client.reset])
 @pytest.mark.parametrize("answered", [False, True])
-async def test_case_067_a_caller_that_leaves_ends_the_exchange(
+async def test_a_caller_that_leaves_ends_the_exchange(
     proxy: RunningProxy, client: Client, upstream: Upstream, leave: object, answered: bool
 ) -> None:
     async def hold(call: Call) -> None:
@@ -42,12 +42,12 @@ async def test_case_067_a_caller_that_leaves_ends_the_exchange(
 @pytest.mark.parametrize(
     "pieces",
     [
-        pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"part"), id="case_068_length"),
-        pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"p" * 500_000), id="case_068_large"),
-        pytest.param((CHUNKS[0], b"4\r\npart\r\n"), id="case_069_between_chunks"),
-        pytest.param((CHUNKS[0], b"8\r\npart"), id="case_069_inside_a_chunk"),
-        pytest.param((CHUNKS[0], b"4\r\npart\r\n0\r\n"), id="case_069_before_the_last_line"),
-        pytest.param((CHUNKS[0], b"4\r\npart\r\nZZ\r\n"), id="case_069_malformed_chunk"),
+        pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"part"), id="counted"),
+        pytest.param((b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"p" * 500_000), id="counted_and_large"),
+        pytest.param((CHUNKS[0], b"4\r\npart\r\n"), id="between_chunks"),
+        pytest.param((CHUNKS[0], b"8\r\npart"), id="inside_a_chunk"),
+        pytest.param((CHUNKS[0], b"4\r\npart\r\n0\r\n"), id="before_the_last_line"),
+        pytest.param((CHUNKS[0], b"4\r\npart\r\nZZ\r\n"), id="malformed_chunk"),
     ],
 )
 async def test_content_that_breaks_off_breaks_off_for_the_caller(
@@ -76,9 +76,7 @@ async def test_content_that_breaks_off_breaks_off_for_the_caller(
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_case_070_a_reset_is_no_end_of_close_delimited_content(
-    client: Client, upstream: Upstream, version: str
-) -> None:
+async def test_a_reset_is_no_end_of_close_delimited_content(client: Client, upstream: Upstream, version: str) -> None:
     arrived = asyncio.Event()
 
     async def step(call: Call) -> None:
@@ -95,7 +93,7 @@ async def test_case_070_a_reset_is_no_end_of_close_delimited_content(
         await client.content(head)
 
 
-async def test_case_070_tls_that_ends_unannounced_is_no_end(client: Client, upstream: Upstream) -> None:
+async def test_tls_that_ends_unannounced_is_no_end(client: Client, upstream: Upstream) -> None:
     """RFC 9112 9.8: without close_notify, close-delimited content "could be subject to truncation"."""
     if upstream.url.startswith("http:"):
         pytest.skip("this run has no TLS to the upstream")
@@ -129,7 +127,7 @@ EXTRA = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     ],
 )
 @pytest.mark.parametrize("together", [True, False], ids=["together", "later"])
-async def test_case_071_bytes_after_a_response_end_the_connection(
+async def test_bytes_after_a_response_end_the_connection(
     client: Client, upstream: Upstream, first: bytes, together: bool
 ) -> None:
     async def step(call: Call) -> None:
@@ -153,7 +151,7 @@ async def test_case_071_bytes_after_a_response_end_the_connection(
 
 
 @pytest.mark.parametrize("step", [raw(close=True), raw(reset=True)], ids=["closes", "resets"])
-async def test_case_072_no_answer(client: Client, upstream: Upstream, step: Step) -> None:
+async def test_an_upstream_that_ends_without_an_answer_is_a_502(client: Client, upstream: Upstream, step: Step) -> None:
     upstream.default = step
     got = await client.ask("GET", "/api/x?query=marker", b"X: marker")
 
@@ -161,7 +159,7 @@ async def test_case_072_no_answer(client: Client, upstream: Upstream, step: Step
     await client.still_open()
 
 
-async def test_case_072_nobody_listens(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_an_upstream_where_nobody_listens_is_unreachable(start_proxy: StartProxy, upstream: Upstream) -> None:
     proxy = await start_proxy()
     await upstream.shut()
     client = await proxy.connect()
@@ -170,7 +168,7 @@ async def test_case_072_nobody_listens(start_proxy: StartProxy, upstream: Upstre
     await client.still_open()
 
 
-async def test_case_072_no_such_name(start_proxy: StartProxy) -> None:
+async def test_an_upstream_with_an_unknown_name_is_unreachable(start_proxy: StartProxy) -> None:
     client = await (await start_proxy(to="https://krebit.invalid")).connect()
 
     assert_ours(await client.ask("GET", "/api/x?query=marker"), 502, "upstream_unreachable")
@@ -179,7 +177,7 @@ async def test_case_072_no_such_name(start_proxy: StartProxy) -> None:
 @pytest.mark.parametrize(
     ("names", "expired"), [(("other.example",), False), (("127.0.0.1",), True)], ids=["other_name", "expired"]
 )
-async def test_case_072_certificate_that_does_not_hold(
+async def test_a_certificate_that_does_not_hold_gets_no_request(
     start_proxy: StartProxy, authority: Authority, names: tuple[str], expired: bool
 ) -> None:
     async with Upstream(authority.server(*names, expired=expired)) as upstream:
@@ -189,14 +187,14 @@ async def test_case_072_certificate_that_does_not_hold(
         assert not upstream.calls
 
 
-async def test_case_072_certificate_of_an_unknown_authority(start_proxy: StartProxy, tmp_path: Path) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_not_trusted(start_proxy: StartProxy, tmp_path: Path) -> None:
     async with Upstream(Authority(tmp_path).server("127.0.0.1")) as upstream:
         client = await (await start_proxy(to=upstream)).connect()
 
         assert_ours(await client.ask("GET", "/api/x"), 502, "upstream_unreachable")
 
 
-async def test_case_073_a_silent_upstream_is_a_timeout(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_a_silent_upstream_is_a_timeout(start_proxy: StartProxy, upstream: Upstream) -> None:
     async def silent(call: Call) -> None:
         await call.gone()
 
@@ -208,7 +206,7 @@ async def test_case_073_a_silent_upstream_is_a_timeout(start_proxy: StartProxy, 
     await client.still_open()
 
 
-async def test_case_073_silence_in_the_content_breaks_it_off(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_silence_in_the_content_breaks_it_off(start_proxy: StartProxy, upstream: Upstream) -> None:
     async def silent(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\npart")
         await call.gone()
@@ -222,7 +220,7 @@ async def test_case_073_silence_in_the_content_breaks_it_off(start_proxy: StartP
         await client.content(head)
 
 
-async def test_case_073_a_caller_that_takes_nothing_is_ended(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_a_caller_that_takes_nothing_is_ended(start_proxy: StartProxy, upstream: Upstream) -> None:
     async def much(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
         with contextlib.suppress(OSError):
@@ -292,7 +290,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("sent", BAD.values(), ids=BAD.keys())
-async def test_case_074_what_is_not_http_is_upstream_invalid(client: Client, upstream: Upstream, sent: bytes) -> None:
+async def test_what_is_not_http_is_upstream_invalid(client: Client, upstream: Upstream, sent: bytes) -> None:
     upstream.script = [raw(sent, close=True)]
     got = await client.ask("GET", "/api/x?query=marker")
 
@@ -302,7 +300,7 @@ async def test_case_074_what_is_not_http_is_upstream_invalid(client: Client, ups
     assert len(upstream.calls) == 2
 
 
-async def test_case_075_interim_responses_before_the_final(client: Client, upstream: Upstream) -> None:
+async def test_interim_responses_come_before_the_final_one(client: Client, upstream: Upstream) -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n"
     got = await relayed(client, upstream, hints, b"HTTP/1.1 102 Processing\r\n\r\n", response())
 
@@ -311,19 +309,19 @@ async def test_case_075_interim_responses_before_the_final(client: Client, upstr
     await client.still_open()
 
 
-async def test_case_075_interim_response_and_no_final(client: Client, upstream: Upstream) -> None:
+async def test_an_interim_response_alone_is_no_answer(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, b"HTTP/1.1 103 Early Hints\r\n\r\n", close=True)
 
     assert_ours(got, 502, "upstream_invalid", "upstream_unreachable")
 
 
-async def test_case_075_a_hundred_nobody_asked_for(client: Client, upstream: Upstream) -> None:
+async def test_a_100_that_nobody_asked_for_is_passed_over(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, b"HTTP/1.1 100 Continue\r\n\r\n", response())
 
     assert (got.status, got.content) == (200, b"ok")
 
 
-async def test_case_079_a_head_without_end_is_not_collected(client: Client, upstream: Upstream) -> None:
+async def test_a_response_head_without_end_is_not_collected(client: Client, upstream: Upstream) -> None:
     async def flood(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\n")
         for number in range(20_000):

@@ -1,4 +1,4 @@
-"""Cases 80 to 88: connections on both sides, from the first to the last."""
+"""Connections on both sides, from the first to the last."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.fakes.upstream import Call, Step, Upstream, answer, raw, response
 from tests.fakes.waiting import DEADLINE, eventually
 
 
-async def test_case_080_one_connection_each_for_a_hundred_requests(client: Client, upstream: Upstream) -> None:
+async def test_a_hundred_requests_share_one_connection_on_each_side(client: Client, upstream: Upstream) -> None:
     for number in range(100):
         assert (await client.ask("GET", f"/api/{number}")).content == b"ok"
 
@@ -28,7 +28,7 @@ CLOSE, RESET = raw(close=True), raw(reset=True)
 
 @pytest.mark.parametrize("lose", [CLOSE, RESET], ids=["closed", "reset"])
 @pytest.mark.parametrize("method", IDEMPOTENT)
-async def test_case_081_idempotent_request_on_a_stale_connection_is_sent_again(
+async def test_an_idempotent_request_on_a_stale_connection_is_sent_again(
     client: Client, upstream: Upstream, method: str, lose: Step
 ) -> None:
     """The upstream ends the idle connection at the moment in which the request arrives on it."""
@@ -43,7 +43,7 @@ async def test_case_081_idempotent_request_on_a_stale_connection_is_sent_again(
 
 @pytest.mark.parametrize("lose", [CLOSE, RESET], ids=["closed", "reset"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_case_081_other_request_on_a_stale_connection_is_sent_once(
+async def test_any_other_request_on_a_stale_connection_is_sent_once(
     client: Client, upstream: Upstream, method: str, lose: Step
 ) -> None:
     upstream.script = [answer(), lose]
@@ -57,7 +57,7 @@ async def test_case_081_other_request_on_a_stale_connection_is_sent_once(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_case_081_connection_that_was_closed_while_idle_is_not_used(
+async def test_a_connection_that_was_closed_while_idle_is_not_used(
     client: Client, upstream: Upstream, method: str
 ) -> None:
     upstream.script = [raw(response(), close=True)]
@@ -71,7 +71,7 @@ async def test_case_081_connection_that_was_closed_while_idle_is_not_used(
 
 @pytest.mark.parametrize("lose", [CLOSE, RESET], ids=["closed", "reset"])
 @pytest.mark.parametrize(("method", "most"), [*((method, 2) for method in IDEMPOTENT), ("POST", 1), ("PATCH", 1)])
-async def test_case_082_a_failing_request_is_not_repeated_for_ever(
+async def test_a_failing_request_is_not_repeated_for_ever(
     client: Client, upstream: Upstream, method: str, most: int, lose: Step
 ) -> None:
     upstream.default = lose
@@ -81,7 +81,7 @@ async def test_case_082_a_failing_request_is_not_repeated_for_ever(
     assert len(upstream.calls) <= most
 
 
-async def test_case_082_a_fresh_connection_that_fails_is_not_tried_again(client: Client, upstream: Upstream) -> None:
+async def test_a_fresh_connection_that_fails_is_not_tried_again(client: Client, upstream: Upstream) -> None:
     """design.md: no transport retry but an idempotent request on a connection that was already open."""
     upstream.default = CLOSE
     await client.ask("GET", "/api/x")
@@ -89,7 +89,7 @@ async def test_case_082_a_fresh_connection_that_fails_is_not_tried_again(client:
     assert len(upstream.calls) == 1
 
 
-async def test_case_082_a_response_that_began_is_not_tried_again(client: Client, upstream: Upstream) -> None:
+async def test_a_response_that_began_is_not_tried_again(client: Client, upstream: Upstream) -> None:
     upstream.script = [answer(), raw(b"HTTP/1.1 200", close=True)]
     await client.ask("GET", "/api/first")
     got = await client.ask("GET", "/api/second")
@@ -98,7 +98,7 @@ async def test_case_082_a_response_that_began_is_not_tried_again(client: Client,
     assert len(upstream.calls) == 2
 
 
-async def test_case_083_pipelined_requests_are_answered_in_order(client: Client, upstream: Upstream) -> None:
+async def test_pipelined_requests_are_answered_in_order(client: Client, upstream: Upstream) -> None:
     async def numbered(call: Call) -> None:
         await call.send(response(content=call.target))
 
@@ -109,7 +109,7 @@ async def test_case_083_pipelined_requests_are_answered_in_order(client: Client,
     assert contents == [b"/api/%d" % number for number in range(40)]
 
 
-async def test_case_083_pipelined_requests_of_mixed_outcome(client: Client, upstream: Upstream) -> None:
+async def test_pipelined_requests_of_mixed_outcome_are_answered_in_order(client: Client, upstream: Upstream) -> None:
     await client.send(
         client.request("GET", "/api/1")
         + client.request("GET", "/other")
@@ -123,7 +123,7 @@ async def test_case_083_pipelined_requests_of_mixed_outcome(client: Client, upst
 
 
 @pytest.mark.parametrize("line", [b"Connection: keep-alive", b"Connection: close", b"X: 1"])
-async def test_case_084_unknown_length_for_http_1_0_ends_with_the_connection(
+async def test_content_of_unknown_length_for_http_1_0_ends_with_the_connection(
     client: Client, upstream: Upstream, line: bytes
 ) -> None:
     upstream.script = [raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")]
@@ -134,7 +134,7 @@ async def test_case_084_unknown_length_for_http_1_0_ends_with_the_connection(
     assert b"transfer-encoding" not in got.names
 
 
-async def test_case_084_known_length_for_http_1_0_may_keep_the_connection(client: Client, upstream: Upstream) -> None:
+async def test_content_of_known_length_for_http_1_0_may_keep_the_connection(client: Client, upstream: Upstream) -> None:
     await client.send(client.request("GET", "/api/x", b"Connection: keep-alive", version="1.0"))
     got = await client.response()
 
@@ -145,7 +145,7 @@ async def test_case_084_known_length_for_http_1_0_may_keep_the_connection(client
         await client.closed()
 
 
-async def test_case_085_a_caller_that_half_closes_gets_its_answer_or_an_end(client: Client, upstream: Upstream) -> None:
+async def test_a_caller_that_half_closes_gets_its_answer_or_an_end(client: Client, upstream: Upstream) -> None:
     await client.send(client.request("GET", "/api/x"))
     client.half_close()
     ended = await client.rest()
@@ -158,7 +158,7 @@ async def connected(proxy: RunningProxy, number: int) -> list[Client]:
     return [await proxy.connect() for _ in range(number)]
 
 
-async def test_case_086_idle_connections_do_not_keep_others_out(start_proxy: StartProxy) -> None:
+async def test_idle_connections_do_not_keep_others_out(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(limits={"keepalive": 1})
     idle = []
     for _ in range(200):
@@ -170,7 +170,7 @@ async def test_case_086_idle_connections_do_not_keep_others_out(start_proxy: Sta
     await asyncio.gather(*(client.closed() for client in idle))
 
 
-async def test_case_086_connections_that_never_ask_are_ended(start_proxy: StartProxy) -> None:
+async def test_connections_that_never_ask_are_ended(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(limits={"header_timeout": 0.5})
     silent = await connected(proxy, 20)
 
@@ -180,11 +180,19 @@ async def test_case_086_connections_that_never_ask_are_ended(start_proxy: StartP
     assert len(proxy.events("connection.timed_out")) == 20
 
 
-async def test_case_086_at_the_limit_the_longest_idle_makes_room(start_proxy: StartProxy) -> None:
+async def the_clock_moves() -> None:
+    """Returns when the loop's clock, which may have steps of a millisecond, shows another time."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    await eventually(lambda: loop.time() > now, what="a step of the clock")
+
+
+async def test_at_the_limit_the_longest_idle_makes_room(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(limits={"connections": 5})
     idle = await connected(proxy, 5)
     for client in idle:
         await client.still_open()
+    await the_clock_moves()
     await idle[0].still_open()  # so that the second one is idle for longest
     client = await proxy.connect()
 
@@ -194,7 +202,9 @@ async def test_case_086_at_the_limit_the_longest_idle_makes_room(start_proxy: St
         await other.still_open()
 
 
-async def test_case_086_at_the_limit_and_all_busy_is_overloaded(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_at_the_limit_with_all_busy_one_more_is_told_overloaded(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
     go = asyncio.Event()
 
     async def busy(call: Call) -> None:
@@ -220,7 +230,7 @@ async def test_case_086_at_the_limit_and_all_busy_is_overloaded(start_proxy: Sta
     assert len(upstream.calls) == 3
 
 
-async def test_case_087_a_request_in_flight_is_finished(tmp_path: Path) -> None:
+async def test_a_stop_finishes_the_request_in_flight(tmp_path: Path) -> None:
     go = asyncio.Event()
 
     async def slow(call: Call) -> None:
@@ -250,7 +260,7 @@ async def test_case_087_a_request_in_flight_is_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_case_087_a_stream_over_the_limit_is_cut_visibly(tmp_path: Path, version: str) -> None:
+async def test_a_stop_cuts_a_stream_over_the_limit_visibly(tmp_path: Path, version: str) -> None:
     async def stream(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\n\r\npart")
         await call.gone()
@@ -270,9 +280,7 @@ async def test_case_087_a_stream_over_the_limit_is_cut_visibly(tmp_path: Path, v
     assert "Traceback" not in proxy.log_file.read_text()
 
 
-async def test_case_087_a_stopped_proxy_in_this_process_ends_idle_connections(
-    start_proxy: StartProxy, upstream: Upstream
-) -> None:
+async def test_a_stop_ends_idle_connections_on_both_sides(start_proxy: StartProxy, upstream: Upstream) -> None:
     proxy = await start_proxy(limits={"drain": 0.3})
     idle = await proxy.connect()
     await idle.ask("GET", "/api/x")
@@ -282,7 +290,9 @@ async def test_case_087_a_stopped_proxy_in_this_process_ends_idle_connections(
     await asyncio.wait_for(upstream.connections[0].ended.wait(), DEADLINE)
 
 
-async def test_case_088_an_expired_token_is_renewed_once(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_requests_that_meet_an_expired_token_wait_for_one_renewal(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
     upstream.tokens.open.clear()
     proxy = await start_proxy(grant={"expires_in": -10})
     clients = await connected(proxy, 2)

@@ -1,4 +1,4 @@
-"""Cases 49 to 54: a caller that waits for 100 (Continue) before it sends its content."""
+"""A caller that waits for 100 (Continue) before it sends its content."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def interim(client: Client) -> int:
 
 
 @pytest.mark.parametrize("value", [b"100-continue", b"100-Continue", b"100-CONTINUE"])
-async def test_case_049_an_accepted_expectation(client: Client, upstream: Upstream, value: bytes) -> None:
+async def test_an_accepted_expectation_lets_the_content_go(client: Client, upstream: Upstream, value: bytes) -> None:
     upstream.script = [continuing]
     await client.send(client.request("POST", "/api/x", b"Expect: " + value, b"Content-Length: 5"))
     assert await interim(client) == 100
@@ -44,7 +44,7 @@ async def test_case_049_an_accepted_expectation(client: Client, upstream: Upstre
 
 
 @pytest.mark.parametrize("status", [403, 413, 417])
-async def test_case_050_a_refused_expectation_sends_no_content(client: Client, upstream: Upstream, status: int) -> None:
+async def test_a_refused_expectation_sends_no_content(client: Client, upstream: Upstream, status: int) -> None:
     async def refuse(call: Call) -> None:
         await call.send(response(status, content=b"no", reason=b"No"))
         await call.gone()
@@ -59,7 +59,7 @@ async def test_case_050_a_refused_expectation_sends_no_content(client: Client, u
     assert upstream.calls[0].connection.received.endswith(b"\r\n\r\n")
 
 
-async def test_case_051_an_ignored_expectation_goes_on_by_itself(client: Client, upstream: Upstream) -> None:
+async def test_an_ignored_expectation_goes_on_by_itself(client: Client, upstream: Upstream) -> None:
     upstream.script = [ignoring]
     await client.send(client.request("POST", "/api/x", EXPECT, b"Content-Length: 5"))
     assert await interim(client) == 100
@@ -70,7 +70,7 @@ async def test_case_051_an_ignored_expectation_goes_on_by_itself(client: Client,
     await client.still_open()
 
 
-async def test_case_052_http_1_0_gets_no_interim_response(client: Client, upstream: Upstream) -> None:
+async def test_http_1_0_gets_no_interim_response(client: Client, upstream: Upstream) -> None:
     upstream.script = [continuing]
     await client.send(client.request("POST", "/api/x", EXPECT, content=b"hello", version="1.0"))
     got = await client.response()
@@ -79,7 +79,7 @@ async def test_case_052_http_1_0_gets_no_interim_response(client: Client, upstre
 
 
 @pytest.mark.parametrize("value", [b"other", b"100-continue, other", b"200-ok", b"100-continue\r\nExpect: other"])
-async def test_case_053_other_expectations_fail(client: Client, upstream: Upstream, value: bytes) -> None:
+async def test_any_other_expectation_is_a_417(client: Client, upstream: Upstream, value: bytes) -> None:
     await client.send(client.request("POST", "/api/x", b"Expect: " + value, b"Content-Length: 5"))
     got = await client.response()
 
@@ -88,7 +88,9 @@ async def test_case_053_other_expectations_fail(client: Client, upstream: Upstre
 
 
 @pytest.mark.parametrize("step", [continuing, ignoring])
-async def test_case_054_expectation_and_content_at_once(client: Client, upstream: Upstream, step: object) -> None:
+async def test_content_that_comes_with_its_expectation_arrives_once(
+    client: Client, upstream: Upstream, step: object
+) -> None:
     assert callable(step)
     upstream.script = [step]
     await client.send(client.request("POST", "/api/x", EXPECT, content=b"hello"))

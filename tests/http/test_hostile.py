@@ -13,14 +13,16 @@ from tests.http.mutation import mutated
 from tests.http.shooting_range import LIMITS, Attempt, Range, echo
 
 
-def test_names_are_unique() -> None:
+def test_each_entry_of_the_corpus_has_a_name_of_its_own() -> None:
     names = [hostile.name for hostile in CORPUS]
 
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("area", ["framing", "chunk", "path", "target", "line", "field", "host", "browser"])
-async def test_corpus(shooting_range: Range, area: str) -> None:
+async def test_each_hostile_request_is_refused_cut_off_or_forwarded_as_it_was_meant(
+    shooting_range: Range, area: str
+) -> None:
     """Every entry of an area, one after the other on one proxy; all that failed are told together."""
     wrong: list[str] = []
     for hostile in CORPUS:
@@ -59,7 +61,8 @@ _SEEDS = [
 ]
 
 
-async def test_mutations_of_the_corpus(
+@pytest.mark.slow
+async def test_no_mutated_request_is_read_in_two_ways(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:
     """Seeded: the same each time, unless KREBIT_TEST_SEED says otherwise. The seed names the failing input."""

@@ -5,6 +5,8 @@ import random
 import re
 from collections.abc import Callable
 
+import pytest
+
 from tests.fakes.client import Ended, Response
 from tests.fakes.messages import Malformed, content_length, parse_response_head
 from tests.fakes.proxy import StartProxy
@@ -41,7 +43,8 @@ def means_something(sent: bytes) -> bool:
             return bool(blank)
 
 
-async def test_mutated_responses(
+@pytest.mark.slow
+async def test_a_mutated_response_is_relayed_refused_or_visibly_broken_off(
     start_proxy: StartProxy, upstream: Upstream, effort: Callable[[int, int], int]
 ) -> None:
     upstream.default = echo

@@ -1,4 +1,4 @@
-"""Cases 89 to 100 and the ten rules: a request that met a 401 is sent once more, whole, or the caller is told."""
+"""A request that met a 401 is sent once more, whole, or the caller is told."""
 
 import asyncio
 
@@ -22,9 +22,7 @@ def whole(got: Response) -> tuple[int, str, bytes]:
     return got.status, got.code, got.content
 
 
-async def test_case_089_a_rejected_token_is_renewed_and_the_request_sent_again(
-    client: Client, upstream: Upstream
-) -> None:
+async def test_a_rejected_token_is_renewed_and_the_request_sent_again(client: Client, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     got = await client.ask("PUT", "/api/a%2Fb?", b"X-M: 1", b"User-Agent: t", b"X-M: 2", content=b"hello")
     first, second = upstream.calls
@@ -36,7 +34,7 @@ async def test_case_089_a_rejected_token_is_renewed_and_the_request_sent_again(
     assert len(upstream.tokens.requests) == 1
 
 
-async def test_case_090_a_second_401_is_relayed(client: Client, upstream: Upstream) -> None:
+async def test_a_second_401_is_relayed(client: Client, upstream: Upstream) -> None:
     second = answer(401, b"WWW-Authenticate: Bearer realm=second", b"X-S: 2", content=b"again", reason=b"Still No")
     upstream.script = [unauthorized, second]
     got = await client.ask("GET", "/api/x")
@@ -50,7 +48,7 @@ async def test_case_090_a_second_401_is_relayed(client: Client, upstream: Upstre
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1])
-async def test_case_091_content_is_replayed_up_to_the_bound(
+async def test_content_is_replayed_up_to_the_bound(
     start_proxy: StartProxy, upstream: Upstream, size: int, chunked: bool
 ) -> None:
     upstream.script = [unauthorized]
@@ -76,7 +74,7 @@ async def test_case_091_content_is_replayed_up_to_the_bound(
     assert len(upstream.tokens.requests) == 1
 
 
-async def test_case_092_chunked_content_is_replayed_whole(client: Client, upstream: Upstream) -> None:
+async def test_chunked_content_is_replayed_whole(client: Client, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     pieces = [b"%d" % number * 100 for number in range(10)]
     await client.send(client.request("POST", "/api/x", CHUNKED))
@@ -102,7 +100,7 @@ OAUTH_ERROR = b"Content-Type: application/json"
     ],
     ids=["invalid_grant", "invalid_client", "unavailable"],
 )
-async def test_case_093_a_refresh_that_fails_is_our_answer(
+async def test_a_refresh_that_fails_is_our_answer(
     client: Client, upstream: Upstream, failure: bytes, code: str
 ) -> None:
     upstream.script = [unauthorized]
@@ -117,7 +115,7 @@ async def test_case_093_a_refresh_that_fails_is_our_answer(
     await client.still_open()
 
 
-async def test_case_094_ten_parallel_401s_are_one_refresh(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_ten_parallel_401s_are_one_refresh(start_proxy: StartProxy, upstream: Upstream) -> None:
     together = asyncio.Barrier(10)
 
     async def reject(call: Call) -> None:
@@ -134,7 +132,7 @@ async def test_case_094_ten_parallel_401s_are_one_refresh(start_proxy: StartProx
     assert len(upstream.tokens.requests) == 1
 
 
-async def test_case_095_a_late_401_uses_the_token_that_is_there(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_a_late_401_uses_the_token_that_is_there(start_proxy: StartProxy, upstream: Upstream) -> None:
     go = asyncio.Event()
 
     async def late(call: Call) -> None:
@@ -155,9 +153,7 @@ async def test_case_095_a_late_401_uses_the_token_that_is_there(start_proxy: Sta
     assert [call.token for call in upstream.calls if call.target == b"/api/late"] == [b"token-1", b"token-2"]
 
 
-async def test_case_095_a_path_under_suspicion_still_gets_a_newer_token(
-    start_proxy: StartProxy, upstream: Upstream
-) -> None:
+async def test_a_path_under_suspicion_still_gets_a_newer_token(start_proxy: StartProxy, upstream: Upstream) -> None:
     go = asyncio.Event()
 
     async def late(call: Call) -> None:
@@ -179,7 +175,7 @@ async def test_case_095_a_path_under_suspicion_still_gets_a_newer_token(
     assert len(upstream.tokens.requests) == 2
 
 
-async def test_case_096_nothing_is_replayed_for_a_caller_that_left(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_nothing_is_replayed_for_a_caller_that_left(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     upstream.tokens.open.clear()
     proxy = await start_proxy()
@@ -203,10 +199,10 @@ async def early(call: Call) -> None:
 
 @pytest.mark.parametrize("size", [1000, LIMIT, 10 * LIMIT], ids=["small", "bound", "beyond"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_case_097_a_401_during_the_upload_is_replayed_whole(
+async def test_a_401_during_the_upload_is_replayed_whole(
     start_proxy: StartProxy, upstream: Upstream, size: int, chunked: bool
 ) -> None:
-    """Rule 4: what was kept and the rest that the caller still sends make the replay, of any size."""
+    """What was kept and the rest that the caller still sends make the replay, of any size."""
     upstream.script = [early]
     client = await (await start_proxy(replay={"max_body": LIMIT})).connect()
     content = bytes(number % 251 for number in range(size))
@@ -229,7 +225,9 @@ async def test_case_097_a_401_during_the_upload_is_replayed_whole(
     assert (await client.ask("GET", "/api/next")).content == b"ok"
 
 
-async def test_rule_04_content_beyond_the_bound_that_comes_at_once(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_content_beyond_the_bound_that_comes_at_once_is_never_cut(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
     """What is kept is held on to for a moment, since a 401 comes at once. Whoever comes first, nothing is cut."""
     upstream.script = [early]
     client = await (await start_proxy(replay={"max_body": LIMIT})).connect()
@@ -244,7 +242,7 @@ async def test_rule_04_content_beyond_the_bound_that_comes_at_once(start_proxy: 
 
 
 @pytest.mark.parametrize("status", [400, 403, 407, 500, 503])
-async def test_case_098_other_responses_are_relayed(client: Client, upstream: Upstream, status: int) -> None:
+async def test_other_responses_are_relayed(client: Client, upstream: Upstream, status: int) -> None:
     upstream.script = [answer(status, content=b"mine", reason=b"Mine")]
     got = await client.ask("GET", "/api/x")
 
@@ -254,7 +252,7 @@ async def test_case_098_other_responses_are_relayed(client: Client, upstream: Up
 
 
 @pytest.mark.parametrize("size", [1 << 20, 8 << 20])
-async def test_case_099_a_large_401_does_not_hold_up_the_replay(client: Client, upstream: Upstream, size: int) -> None:
+async def test_a_large_401_does_not_hold_up_the_replay(client: Client, upstream: Upstream, size: int) -> None:
     async def large(call: Call) -> None:
         await call.read()
         await call.send(response(401, content=b"x" * size, reason=b"No"))
@@ -266,7 +264,7 @@ async def test_case_099_a_large_401_does_not_hold_up_the_replay(client: Client, 
     assert len(upstream.connections) == 2
 
 
-async def test_case_099_a_401_without_end_does_not_hold_up_the_replay(client: Client, upstream: Upstream) -> None:
+async def test_a_401_without_end_does_not_hold_up_the_replay(client: Client, upstream: Upstream) -> None:
     async def endless(call: Call) -> None:
         await call.send(b"HTTP/1.1 401 No\r\nContent-Length: 10\r\n\r\npart")
         await call.gone()
@@ -280,7 +278,7 @@ async def test_case_099_a_401_without_end_does_not_hold_up_the_replay(client: Cl
 
 @pytest.mark.parametrize("lose", [raw(close=True), raw(reset=True)], ids=["closed", "reset"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_case_100_a_replay_that_loses_its_connection_is_the_last(
+async def test_a_replay_that_loses_its_connection_is_the_last(
     client: Client, upstream: Upstream, method: str, lose: Step
 ) -> None:
     upstream.script = [unauthorized, lose, lose, lose]
@@ -291,7 +289,7 @@ async def test_case_100_a_replay_that_loses_its_connection_is_the_last(
     await client.still_open()
 
 
-async def test_rule_01_an_early_refresh_delays_nobody(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_an_early_refresh_delays_nobody(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.tokens.open.clear()
     client = await (await start_proxy(grant={"expires_in": 100})).connect()
     got = await client.ask("GET", "/api/x")
@@ -306,7 +304,7 @@ async def test_rule_01_an_early_refresh_delays_nobody(start_proxy: StartProxy, u
 
 
 @pytest.mark.parametrize("framing", [CHUNKED, b"Content-Length: 5000000"], ids=["chunked", "length"])
-async def test_rule_01_a_large_upload_waits_for_a_token_that_lasts(
+async def test_a_large_upload_waits_for_a_token_that_lasts(
     start_proxy: StartProxy, upstream: Upstream, framing: bytes
 ) -> None:
     """More than can be kept, or of unknown length: first a token that is not about to expire."""
@@ -322,7 +320,7 @@ async def test_rule_01_a_large_upload_waits_for_a_token_that_lasts(
     client.close()
 
 
-async def test_rule_02_what_all_requests_keep_is_bounded(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_what_all_requests_keep_is_bounded(start_proxy: StartProxy, upstream: Upstream) -> None:
     go = asyncio.Event()
 
     async def reject(call: Call) -> None:
@@ -346,9 +344,7 @@ async def test_rule_02_what_all_requests_keep_is_bounded(start_proxy: StartProxy
     assert (await clients[0].ask("POST", "/api/x", content=b"c" * LIMIT)).status == 200
 
 
-async def test_rule_03_the_token_is_renewed_although_nothing_is_replayed(
-    start_proxy: StartProxy, upstream: Upstream
-) -> None:
+async def test_the_token_is_renewed_although_nothing_is_replayed(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     client = await (await start_proxy(replay={"max_body": 10})).connect()
     got = await client.ask("POST", "/api/x", content=b"c" * 11)
@@ -358,9 +354,7 @@ async def test_rule_03_the_token_is_renewed_although_nothing_is_replayed(
     assert [call.token for call in upstream.calls] == [b"token-1", b"token-2"]
 
 
-async def test_rule_05_an_expectation_is_held_back_until_the_token_is_good(
-    start_proxy: StartProxy, upstream: Upstream
-) -> None:
+async def test_an_expectation_is_held_back_until_the_token_is_good(start_proxy: StartProxy, upstream: Upstream) -> None:
     """Replay of any size without keeping a byte: the content was never asked for with the rejected token."""
 
     async def accept(call: Call) -> None:
@@ -386,7 +380,7 @@ async def test_rule_05_an_expectation_is_held_back_until_the_token_is_good(
     assert bytes(upstream.calls[0].content) == b""
 
 
-async def test_rule_06_a_path_that_always_says_401_does_not_renew_for_ever(client: Client, upstream: Upstream) -> None:
+async def test_a_path_that_always_says_401_does_not_renew_for_ever(client: Client, upstream: Upstream) -> None:
     upstream.default = unauthorized
     answers = [await client.ask("GET", f"/api/denied?n={number}") for number in range(10)]
 
@@ -396,7 +390,7 @@ async def test_rule_06_a_path_that_always_says_401_does_not_renew_for_ever(clien
     assert (await client.ask("GET", "/api/allowed")).status == 200
 
 
-async def test_rule_07_the_connection_of_a_small_401_is_used_again(client: Client, upstream: Upstream) -> None:
+async def test_the_connection_of_a_small_401_is_used_again(client: Client, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     await client.ask("POST", "/api/x", content=b"hello")
 
@@ -404,7 +398,7 @@ async def test_rule_07_the_connection_of_a_small_401_is_used_again(client: Clien
     assert len(upstream.connections) == 1
 
 
-async def test_rule_08_a_replay_is_framed_as_the_first_was(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_a_replay_is_framed_as_the_first_was(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     client = await (await start_proxy()).connect()
     content = b"c" * 200_000
@@ -415,9 +409,7 @@ async def test_rule_08_a_replay_is_framed_as_the_first_was(start_proxy: StartPro
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_rule_09_a_lost_connection_is_no_reason_to_send_again(
-    client: Client, upstream: Upstream, method: str
-) -> None:
+async def test_a_lost_connection_is_no_reason_to_send_again(client: Client, upstream: Upstream, method: str) -> None:
     async def lose(call: Call) -> None:
         await call.receive()
         call.connection.reset()
@@ -438,7 +430,7 @@ async def test_rule_09_a_lost_connection_is_no_reason_to_send_again(
         (b'Basic realm="insufficient"', True),
     ],
 )
-async def test_rule_10_the_challenge_decides(
+async def test_the_challenge_decides_about_a_replay(
     client: Client, upstream: Upstream, challenge: bytes, replayed: bool
 ) -> None:
     upstream.script = [answer(401, b"WWW-Authenticate: " + challenge, content=b"no", reason=b"No")]
@@ -449,7 +441,7 @@ async def test_rule_10_the_challenge_decides(
     assert len(upstream.tokens.requests) == (1 if replayed else 0)
 
 
-async def test_rule_10_a_401_without_a_challenge_is_replayed(client: Client, upstream: Upstream) -> None:
+async def test_a_401_without_a_challenge_is_replayed(client: Client, upstream: Upstream) -> None:
     upstream.script = [answer(401, content=b"no", reason=b"No")]
 
     assert (await client.ask("GET", "/api/x")).status == 200

@@ -1,4 +1,4 @@
-"""Cases 35 to 48: the content of a request streams through as it is, and what breaks off is seen to break off."""
+"""The content of a request streams through as it is, and what breaks off is seen to break off."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ async def held(call: Call) -> None:
     await call.gone()
 
 
-async def test_case_035_content_with_a_length(client: Client, upstream: Upstream) -> None:
+async def test_content_with_a_length_keeps_it(client: Client, upstream: Upstream) -> None:
     await client.ask("POST", "/api/x", content=b"hello")
 
     assert upstream.calls[0].values(b"content-length") == [b"5"]
     assert bytes(upstream.calls[0].content) == b"hello"
 
 
-async def test_case_036_a_length_of_zero(client: Client, upstream: Upstream) -> None:
+async def test_a_length_of_zero_stays(client: Client, upstream: Upstream) -> None:
     await client.ask("POST", "/api/x", b"Content-Length: 0")
 
     assert upstream.calls[0].values(b"content-length") == [b"0"]
@@ -41,7 +41,7 @@ async def test_case_036_a_length_of_zero(client: Client, upstream: Upstream) -> 
 
 
 @pytest.mark.parametrize("method", ["DELETE", "GET", "PUT"])
-async def test_case_036_no_content_is_not_framed_as_chunks(client: Client, upstream: Upstream, method: str) -> None:
+async def test_no_content_is_not_framed_as_chunks(client: Client, upstream: Upstream, method: str) -> None:
     await client.ask(method, "/api/x")
 
     assert upstream.calls[0].values(b"transfer-encoding") == []
@@ -49,7 +49,7 @@ async def test_case_036_no_content_is_not_framed_as_chunks(client: Client, upstr
     await client.still_open()
 
 
-async def test_case_037_chunks_and_extensions(client: Client, upstream: Upstream) -> None:
+async def test_chunks_arrive_whole_and_their_extensions_end_here(client: Client, upstream: Upstream) -> None:
     content = (
         b'A;x=y;z="q;r"\r\n0123456789\r\n1 \r\nx\r\n'.replace(b"1 \r", b"1\r")
         + b"00f\r\nabcdefghijklmno\r\n0;end\r\n\r\n"
@@ -63,14 +63,14 @@ async def test_case_037_chunks_and_extensions(client: Client, upstream: Upstream
     assert b";" not in bytes(upstream.calls[0].connection.received).partition(b"\r\n\r\n")[2]
 
 
-async def test_case_038_empty_chunked_content(client: Client, upstream: Upstream) -> None:
+async def test_empty_chunked_content_stays_empty(client: Client, upstream: Upstream) -> None:
     await client.send(client.request("POST", "/api/x", CHUNKED) + b"0\r\n\r\n")
     got = await client.response()
 
     assert (got.status, bytes(upstream.calls[0].content), upstream.calls[0].complete) == (200, b"", True)
 
 
-async def test_case_039_get_with_content(client: Client, upstream: Upstream) -> None:
+async def test_a_get_with_content_is_forwarded_with_it(client: Client, upstream: Upstream) -> None:
     inner = b"GET /api/inner HTTP/1.1\r\nHost: a\r\n\r\n"
     await client.send(client.request("GET", "/api/x", content=inner) + client.request("GET", "/api/next"))
     first, second = await client.response(), await client.response()
@@ -83,7 +83,7 @@ async def test_case_039_get_with_content(client: Client, upstream: Upstream) -> 
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_case_040_content_arrives_before_its_end(client: Client, upstream: Upstream, chunked: bool) -> None:
+async def test_content_arrives_before_its_end(client: Client, upstream: Upstream, chunked: bool) -> None:
     arrived = asyncio.Queue[bytes]()
 
     async def piecewise(call: Call) -> None:
@@ -103,7 +103,7 @@ async def test_case_040_content_arrives_before_its_end(client: Client, upstream:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
-async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(
+async def test_memory_is_bounded_while_the_upstream_is_slow(
     tmp_path: Path, authority: Authority, server_tls: ssl.SSLContext | None, effort: Callable[[int, int], int]
 ) -> None:
     """100 MB (10 GB in a deep run) go to an upstream that first takes nothing: the upload stands still, and memory."""
@@ -142,7 +142,7 @@ async def test_case_041_memory_is_bounded_while_the_upstream_is_slow(
     assert after - before < 20 << 20
 
 
-async def test_case_042_compressed_content_stays_compressed(client: Client, upstream: Upstream) -> None:
+async def test_compressed_content_stays_compressed(client: Client, upstream: Upstream) -> None:
     content = gzip.compress(b"hello" * 100)
     await client.ask("POST", "/api/x", b"Content-Encoding: gzip", content=content)
     call = upstream.calls[0]
@@ -152,7 +152,7 @@ async def test_case_042_compressed_content_stays_compressed(client: Client, upst
     assert call.values(b"content-encoding") == [b"gzip"]
 
 
-async def test_case_042_what_claims_to_be_compressed_is_not_looked_at(client: Client, upstream: Upstream) -> None:
+async def test_what_claims_to_be_compressed_is_not_looked_at(client: Client, upstream: Upstream) -> None:
     got = await client.ask("POST", "/api/x", b"Content-Encoding: gzip", content=b"not gzip")
 
     assert (got.status, bytes(upstream.calls[0].content)) == (200, b"not gzip")
@@ -160,7 +160,7 @@ async def test_case_042_what_claims_to_be_compressed_is_not_looked_at(client: Cl
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("leave", [Client.close, Client.reset])
-async def test_case_043_a_caller_that_leaves_ends_the_upload(
+async def test_a_caller_that_leaves_ends_the_upload(
     client: Client, upstream: Upstream, chunked: bool, leave: object
 ) -> None:
     upstream.script = [held]
@@ -175,7 +175,7 @@ async def test_case_043_a_caller_that_leaves_ends_the_upload(
     assert not call.complete
 
 
-async def test_case_044_an_early_answer_comes_at_once(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_an_early_answer_comes_at_once(start_proxy: StartProxy, upstream: Upstream) -> None:
     async def too_large(call: Call) -> None:
         await call.send(response(413, content=b"too large", reason=b"Too Large"))
         await call.gone()
@@ -192,7 +192,7 @@ async def test_case_044_an_early_answer_comes_at_once(start_proxy: StartProxy, u
     assert upstream.calls[0].connection is not upstream.calls[1].connection
 
 
-async def test_case_045_content_and_next_request_in_one_packet(client: Client, upstream: Upstream) -> None:
+async def test_content_and_next_request_in_one_packet(client: Client, upstream: Upstream) -> None:
     upstream.script = [answer(content=b"one"), answer(content=b"two")]
     await client.send(
         client.request("POST", "/api/1", content=b"hello") + client.request("POST", "/api/2", content=b"you")
@@ -204,7 +204,7 @@ async def test_case_045_content_and_next_request_in_one_packet(client: Client, u
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_case_046_trailers_are_dropped(client: Client, upstream: Upstream, together: bool) -> None:
+async def test_trailers_are_dropped(client: Client, upstream: Upstream, together: bool) -> None:
     first = (
         client.request("POST", "/api/x", CHUNKED)
         + b"1\r\nx\r\n0\r\nX-Leak: marker\r\nAuthorization: Bearer marker\r\n\r\n"
@@ -229,7 +229,7 @@ async def test_case_046_trailers_are_dropped(client: Client, upstream: Upstream,
         *(b"1\r\nx\n", b"f" * 17 + b"\r\n", b"\r\n", b"0\r\nbad trailer\r\n\r\n"),
     ],
 )
-async def test_case_047_a_malformed_chunk_ends_both_sides(client: Client, upstream: Upstream, bad: bytes) -> None:
+async def test_a_malformed_chunk_ends_both_sides(client: Client, upstream: Upstream, bad: bytes) -> None:
     upstream.script = [held]
     await client.send(client.request("POST", "/api/x", CHUNKED) + b"5\r\nhello\r\n")
     call = await upstream.called()
@@ -243,7 +243,7 @@ async def test_case_047_a_malformed_chunk_ends_both_sides(client: Client, upstre
 
 
 @pytest.mark.parametrize("framing", [CHUNKED, b"Content-Length: 100"], ids=["chunked", "length"])
-async def test_case_048_content_that_does_not_come_is_a_timeout(
+async def test_content_that_does_not_come_is_a_timeout(
     start_proxy: StartProxy, upstream: Upstream, framing: bytes
 ) -> None:
     upstream.script = [held]

@@ -1,4 +1,4 @@
-"""Cases 55 to 66, and 79: what the upstream answers, on its way to the caller."""
+"""What the upstream answers, on its way to the caller."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
         (451, b"caf\xe9"), (500, b"Oh"), (503, b"Later"), (599, b"Odd"),
     ],
 )  # fmt: skip
-async def test_case_055_status_and_reason_are_unchanged(
-    client: Client, upstream: Upstream, status: int, reason: bytes
-) -> None:
+async def test_status_and_reason_are_unchanged(client: Client, upstream: Upstream, status: int, reason: bytes) -> None:
     got = await relayed(client, upstream, response(status, b"Location: /api/elsewhere", reason=reason))
 
     assert (got.status, got.content, got.code) == (status, b"ok", "")
@@ -41,40 +39,40 @@ async def test_case_055_status_and_reason_are_unchanged(
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_case_055_responses_without_content(client: Client, upstream: Upstream, status: int) -> None:
+async def test_statuses_without_content_are_relayed_without_framing(
+    client: Client, upstream: Upstream, status: int
+) -> None:
     got = await relayed(client, upstream, response(status, content=b"", length=False, reason=b"Nothing"))
 
     assert (got.status, got.reason, got.framing) == (status, b"Nothing", "none")
 
 
-async def test_case_055_location_on_the_upstream_comes_back_on_the_callers_origin(
-    client: Client, upstream: Upstream
-) -> None:
+async def test_a_location_on_the_upstream_comes_back_on_the_callers_origin(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response(302, f"Location: {upstream.url}/api/y?z=%7E".encode()))
 
     assert got.values(b"location") == [b"http://%s/api/y?z=%%7E" % client.authority]
 
 
-async def test_case_055_location_elsewhere_is_unchanged(client: Client, upstream: Upstream) -> None:
+async def test_a_location_elsewhere_is_unchanged(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response(302, b"Location: https://example.com:%d/y" % upstream.port))
 
     assert got.values(b"location") == [b"https://example.com:%d/y" % upstream.port]
 
 
-async def test_case_056_repeated_fields_stay_separate(client: Client, upstream: Upstream) -> None:
+async def test_repeated_fields_stay_separate(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response(200, b"Link: <a>", b"X-M: 1", b"Link: <b>, <c>", b"x-m: 2"))
 
     assert got.values(b"link") == [b"<a>", b"<b>, <c>"]
     assert got.values(b"x-m") == [b"1", b"2"]
 
 
-async def test_case_056_cookies_are_dropped(client: Client, upstream: Upstream) -> None:
+async def test_cookies_are_dropped(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response(200, b"Set-Cookie: a=1", b"Set-Cookie: b=2"))
 
     assert got.values(b"set-cookie") == []
 
 
-async def test_case_056_cookies_pass_line_by_line_when_told(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_cookies_pass_line_by_line_when_told(start_proxy: StartProxy, upstream: Upstream) -> None:
     client = await (await start_proxy(access={"cookies": "forward"})).connect()
     lines = [b'a="x y"; Path=/; Expires=Wed, 09 Jun 2027 10:18:14 GMT', b"b=2"]
     got = await relayed(client, upstream, response(200, *(b"Set-Cookie: " + line for line in lines)))
@@ -82,7 +80,7 @@ async def test_case_056_cookies_pass_line_by_line_when_told(start_proxy: StartPr
     assert got.values(b"set-cookie") == lines
 
 
-async def test_case_057_hop_by_hop_fields_are_removed(client: Client, upstream: Upstream) -> None:
+async def test_hop_by_hop_fields_are_removed(client: Client, upstream: Upstream) -> None:
     got = await relayed(
         client, upstream,
         response(
@@ -100,9 +98,7 @@ async def test_case_057_hop_by_hop_fields_are_removed(client: Client, upstream: 
     "line",
     [b"Access-Control-Allow-Origin: *", b"Access-Control-Expose-Headers: X", b"Timing-Allow-Origin: *"],
 )
-async def test_case_057_what_opens_answers_to_other_sites_is_removed(
-    client: Client, upstream: Upstream, line: bytes
-) -> None:
+async def test_what_opens_answers_to_other_sites_is_removed(client: Client, upstream: Upstream, line: bytes) -> None:
     got = await relayed(client, upstream, response(200, line))
 
     assert set(got.names) - OWN == {b"content-length"}
@@ -110,7 +106,7 @@ async def test_case_057_what_opens_answers_to_other_sites_is_removed(
     assert got.values(b"cross-origin-resource-policy") == [b"same-origin"]
 
 
-async def test_case_057_nosniff_is_not_given_twice(client: Client, upstream: Upstream) -> None:
+async def test_nosniff_is_not_given_twice(client: Client, upstream: Upstream) -> None:
     got = await relayed(
         client, upstream,
         response(200, b"X-Content-Type-Options: nosniff", b"Cross-Origin-Resource-Policy: cross-origin"),
@@ -120,21 +116,21 @@ async def test_case_057_nosniff_is_not_given_twice(client: Client, upstream: Ups
     assert got.values(b"cross-origin-resource-policy") == [b"same-origin"]
 
 
-async def test_case_058_length_stays_length(client: Client, upstream: Upstream) -> None:
+async def test_length_stays_length(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response(content=b"x" * 70_000))
 
     assert (got.framing, got.values(b"content-length"), got.content) == ("length", [b"70000"], b"x" * 70_000)
     assert got.values(b"transfer-encoding") == []
 
 
-async def test_case_058_chunked_stays_chunked(client: Client, upstream: Upstream) -> None:
+async def test_chunked_stays_chunked(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, *CHUNKS)
 
     assert (got.framing, got.content) == ("chunked", b"abc0123456789")
     await client.still_open()
 
 
-async def test_case_058_trailers_are_dropped(client: Client, upstream: Upstream) -> None:
+async def test_trailers_are_dropped(client: Client, upstream: Upstream) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n"
     upstream.script = [raw(head, b"2\r\nok\r\n0\r\nX-T: dropped\r\nSet-Cookie: dropped\r\n\r\n")]
     await client.send(client.request("GET", "/api/x"))
@@ -147,7 +143,7 @@ async def test_case_058_trailers_are_dropped(client: Client, upstream: Upstream)
     assert b"dropped" not in following.raw
 
 
-async def test_case_058_chunked_becomes_close_delimited_for_http_1_0(client: Client, upstream: Upstream) -> None:
+async def test_chunked_becomes_close_delimited_for_http_1_0(client: Client, upstream: Upstream) -> None:
     upstream.script = [raw(*CHUNKS)]
     await client.send(client.request("GET", "/api/x", b"Connection: keep-alive", version="1.0"))
     got = await client.response()
@@ -155,7 +151,7 @@ async def test_case_058_chunked_becomes_close_delimited_for_http_1_0(client: Cli
     assert (got.framing, got.content, got.closes) == ("close", b"abc0123456789", True)
 
 
-async def test_case_059_close_delimited_content_is_complete(client: Client, upstream: Upstream) -> None:
+async def test_close_delimited_content_is_complete(client: Client, upstream: Upstream) -> None:
     if upstream.url.startswith("https"):
         pytest.skip("the other test of this case is the one with TLS")
     got = await relayed(client, upstream, b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 100_000, b"end", close=True)
@@ -164,7 +160,7 @@ async def test_case_059_close_delimited_content_is_complete(client: Client, upst
     await client.still_open()
 
 
-async def test_case_059_close_delimited_content_with_close_notify(client: Client, upstream: Upstream) -> None:
+async def test_close_delimited_content_is_complete_with_a_close_notify(client: Client, upstream: Upstream) -> None:
     """A TLS end is complete with the alert that announces it (RFC 9112, 9.8); asyncio's `close` sends it."""
     got = await relayed(client, upstream, b"HTTP/1.0 200 OK\r\n\r\n", b"a" * 100_000, b"end", close=True)
 
@@ -172,7 +168,7 @@ async def test_case_059_close_delimited_content_with_close_notify(client: Client
     await client.still_open()
 
 
-async def test_case_060_compressed_content_is_not_touched(client: Client, upstream: Upstream) -> None:
+async def test_compressed_content_is_not_touched(client: Client, upstream: Upstream) -> None:
     content = gzip.compress(b"hello" * 1000)
     lines = (b"Content-Encoding: gzip", b'ETag: "abc"', b"Vary: Accept-Encoding", b"Content-Type: a/b")
     got = await relayed(client, upstream, response(200, *lines, content=content))
@@ -182,7 +178,7 @@ async def test_case_060_compressed_content_is_not_touched(client: Client, upstre
     assert [b"%s: %s" % field for field in got.fields if field[0].lower() not in OWN | {b"content-length"}] == [*lines]
 
 
-async def test_case_061_head_keeps_the_length(client: Client, upstream: Upstream) -> None:
+async def test_the_answer_to_head_keeps_its_length(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", method="HEAD")
 
     assert got.values(b"content-length") == [b"1234"]
@@ -191,7 +187,7 @@ async def test_case_061_head_keeps_the_length(client: Client, upstream: Upstream
     assert len(upstream.connections) == 1
 
 
-async def test_case_061_head_of_a_chunked_response(client: Client, upstream: Upstream) -> None:
+async def test_the_answer_to_head_may_be_chunked_and_ends_with_its_head(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, CHUNKS[0], method="HEAD")
 
     assert got.status == 200
@@ -199,7 +195,7 @@ async def test_case_061_head_of_a_chunked_response(client: Client, upstream: Ups
     assert (await client.ask("GET", "/api/y")).content == b"ok"
 
 
-async def test_case_061_content_after_head_is_not_the_next_response(client: Client, upstream: Upstream) -> None:
+async def test_content_after_head_is_not_the_next_response(client: Client, upstream: Upstream) -> None:
     await relayed(client, upstream, response(content=b"HTTP/1.1 666 Evil\r\n\r\n"), method="HEAD")
 
     assert (await client.ask("GET", "/api/y")).content == b"ok"
@@ -208,7 +204,9 @@ async def test_case_061_content_after_head_is_not_the_next_response(client: Clie
 
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("line", [b"", b"Content-Length: 0\r\n", b"Content-Length: 44\r\n"])
-async def test_case_062_no_content_by_status(client: Client, upstream: Upstream, status: int, line: bytes) -> None:
+async def test_204_and_304_end_with_their_head_whatever_length_they_claim(
+    client: Client, upstream: Upstream, status: int, line: bytes
+) -> None:
     got = await relayed(client, upstream, b'HTTP/1.1 %d X\r\n%sETag: "a"\r\n\r\n' % (status, line))
 
     assert (got.status, got.values(b"etag"), got.framing) == (status, [b'"a"'], "none")
@@ -216,7 +214,7 @@ async def test_case_062_no_content_by_status(client: Client, upstream: Upstream,
     assert (await client.ask("GET", "/api/y")).content == b"ok"
 
 
-async def test_case_063_nothing_is_added_or_replaced(client: Client, upstream: Upstream) -> None:
+async def test_date_and_server_of_the_upstream_stay(client: Client, upstream: Upstream) -> None:
     lines = (b"Date: Mon, 01 Jan 2024 00:00:00 GMT", b"Server: krebit/1")
     got = await relayed(client, upstream, response(200, *lines))
 
@@ -225,13 +223,13 @@ async def test_case_063_nothing_is_added_or_replaced(client: Client, upstream: U
     assert set(got.names) - OWN == {b"server", b"content-length"}
 
 
-async def test_case_063_no_content_type_or_server_is_invented(client: Client, upstream: Upstream) -> None:
+async def test_no_content_type_or_server_is_invented(client: Client, upstream: Upstream) -> None:
     got = await relayed(client, upstream, response())
 
     assert set(got.names) - OWN == {b"content-length"}
 
 
-async def test_case_064_ranges_pass(client: Client, upstream: Upstream) -> None:
+async def test_a_range_and_its_answer_pass(client: Client, upstream: Upstream) -> None:
     upstream.script = [
         answer(206, b"Content-Range: bytes 1-3/9", b"Accept-Ranges: bytes", content=b"abc", reason=b"Partial")
     ]
@@ -242,7 +240,7 @@ async def test_case_064_ranges_pass(client: Client, upstream: Upstream) -> None:
     assert (got.status, got.values(b"content-range"), got.content) == (206, [b"bytes 1-3/9"], b"abc")
 
 
-async def test_case_064_conditions_pass(client: Client, upstream: Upstream) -> None:
+async def test_a_condition_and_its_answer_pass(client: Client, upstream: Upstream) -> None:
     upstream.script = [answer(304, b'ETag: "e"', content=b"", length=False, reason=b"Not Modified")]
     got = await client.ask("GET", "/api/x", b'If-None-Match: W/"e", "f"')
 
@@ -251,7 +249,7 @@ async def test_case_064_conditions_pass(client: Client, upstream: Upstream) -> N
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-async def test_case_065_events_pass_one_by_one(client: Client, upstream: Upstream, chunked: bool) -> None:
+async def test_events_pass_one_by_one(client: Client, upstream: Upstream, chunked: bool) -> None:
     seen = asyncio.Event()
 
     async def events(call: Call) -> None:
@@ -274,7 +272,7 @@ async def test_case_065_events_pass_one_by_one(client: Client, upstream: Upstrea
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
-async def test_case_066_memory_is_bounded_while_the_caller_is_slow(
+async def test_memory_is_bounded_while_the_caller_is_slow(
     tmp_path: Path, authority: Authority, server_tls: ssl.SSLContext | None, effort: Callable[[int, int], int]
 ) -> None:
     """1 GB (10 in a deep run) is on its way to a caller that takes nothing at first, and then a part (or all)."""
@@ -312,7 +310,7 @@ async def test_case_066_memory_is_bounded_while_the_caller_is_slow(
     assert flowing - before < 20 << 20
 
 
-async def test_case_066_a_long_transfer_is_not_cut(start_proxy: StartProxy, upstream: Upstream) -> None:
+async def test_a_long_transfer_is_not_cut(start_proxy: StartProxy, upstream: Upstream) -> None:
     """It takes longer than every limit, and no gap in it is as long as one."""
 
     async def long(call: Call) -> None:
@@ -330,7 +328,9 @@ async def test_case_066_a_long_transfer_is_not_cut(start_proxy: StartProxy, upst
 
 
 @pytest.mark.parametrize("name", [b"Set-Cookie", b"X-Large"])
-async def test_case_079_a_huge_field_of_the_upstream(start_proxy: StartProxy, upstream: Upstream, name: bytes) -> None:
+async def test_a_huge_field_of_the_upstream_is_relayed_or_refused_whole(
+    start_proxy: StartProxy, upstream: Upstream, name: bytes
+) -> None:
     client = await (await start_proxy(access={"cookies": "forward"})).connect()
     got = await relayed(client, upstream, response(200, name + b": " + b"v" * 60_000))
 

@@ -1,4 +1,4 @@
-"""Cases 76 to 78: a tunnel where both sides want one, and a clean connection everywhere else."""
+"""A tunnel where both sides want one, and a clean connection everywhere else."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.fakes.waiting import DEADLINE
 from tests.http.responses import assert_ours, relayed
 
 
-async def test_case_076_an_upgrade_nobody_asked_for(client: Client, upstream: Upstream) -> None:
+async def test_an_upgrade_that_nobody_asked_for_is_refused(client: Client, upstream: Upstream) -> None:
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: evil\r\n\r\n"
     got = await relayed(client, upstream, switch)
 
@@ -23,7 +23,7 @@ async def test_case_076_an_upgrade_nobody_asked_for(client: Client, upstream: Up
 WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: AAAA")
 
 
-async def test_case_077_an_upgrade_that_is_granted_is_a_tunnel(client: Client, upstream: Upstream) -> None:
+async def test_an_upgrade_that_is_granted_is_a_tunnel(client: Client, upstream: Upstream) -> None:
     async def tunnel(call: Call) -> None:
         assert call.values(b"upgrade") == [b"websocket"]
         assert [value.lower() for value in call.values(b"connection")] == [b"upgrade"]
@@ -50,7 +50,7 @@ async def test_case_077_an_upgrade_that_is_granted_is_a_tunnel(client: Client, u
     await asyncio.wait_for(upstream.calls[0].connection.ended.wait(), DEADLINE)
 
 
-async def test_case_077_a_tunnel_ends_with_the_upstream(client: Client, upstream: Upstream) -> None:
+async def test_a_tunnel_ends_with_the_upstream(client: Client, upstream: Upstream) -> None:
     upstream.script = [
         raw(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", b"last", close=True)
     ]
@@ -61,7 +61,7 @@ async def test_case_077_a_tunnel_ends_with_the_upstream(client: Client, upstream
     await client.closed()
 
 
-async def test_case_077_bytes_sent_with_the_request_reach_the_tunnel(client: Client, upstream: Upstream) -> None:
+async def test_bytes_sent_with_the_request_reach_the_tunnel(client: Client, upstream: Upstream) -> None:
     early = asyncio.Queue[bytes]()
 
     async def tunnel(call: Call) -> None:
@@ -78,7 +78,7 @@ async def test_case_077_bytes_sent_with_the_request_reach_the_tunnel(client: Cli
 
 
 @pytest.mark.parametrize("status", [200, 403, 426])
-async def test_case_077_an_upgrade_that_is_not_granted_leaves_a_clean_connection(
+async def test_an_upgrade_that_is_not_granted_leaves_a_clean_connection(
     client: Client, upstream: Upstream, status: int
 ) -> None:
     upstream.script = [answer(status, content=b"plain")]
@@ -88,7 +88,7 @@ async def test_case_077_an_upgrade_that_is_not_granted_leaves_a_clean_connection
     assert (await client.ask("GET", "/api/y")).content == b"ok"
 
 
-async def test_case_078_the_offer_of_h2c_is_left_aside(client: Client, upstream: Upstream) -> None:
+async def test_the_offer_of_h2c_is_left_aside(client: Client, upstream: Upstream) -> None:
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
     got = await client.ask("GET", "/api/x", *offer)
     following = await client.ask("POST", "/api/y", content=b"hello")
@@ -99,7 +99,7 @@ async def test_case_078_the_offer_of_h2c_is_left_aside(client: Client, upstream:
     assert bytes(upstream.calls[1].content) == b"hello"
 
 
-async def test_case_078_the_offer_with_the_next_request_in_one_packet(client: Client, upstream: Upstream) -> None:
+async def test_the_next_request_in_the_packet_of_the_offer_is_answered_too(client: Client, upstream: Upstream) -> None:
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
     await client.send(client.request("GET", "/api/x", *offer) + client.request("GET", "/api/y"))
     first, second = await client.response(), await client.response()

@@ -18,6 +18,8 @@ from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
 from tests.stores.site import Site
 
+pytestmark = pytest.mark.slow
+
 # One refresh, step by step. Between two of them nothing happens that outlives the process.
 STEPS: Final = [
     "before read",

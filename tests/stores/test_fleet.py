@@ -21,6 +21,8 @@ from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
 from tests.stores.site import Site
 
+pytestmark = pytest.mark.slow
+
 _log = logging.getLogger(__name__)  # --log-cli-level=INFO shows the figures
 
 

@@ -21,6 +21,8 @@ from tests.fakes.refusals import token_after_401
 from tests.fakes.waiting import eventually
 from tests.stores.conftest import Place
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[AuthorizationServer]:

@@ -153,7 +153,7 @@ async def test_giving_up_during_the_retry_leaves_nothing_open(serve: Serve, upst
     pool = upstream(server)
     await get(pool)
     exchange = await pool.open(GET, method="GET")
-    while exchange._link is not None:  # noqa: ASYNC110 -- the very turn of the loop in which the retry starts
+    while exchange._link is not None:  # the very turn of the loop in which the retry starts
         await asyncio.sleep(0)
     exchange.abort()
     await eventually(lambda: len(server.peers) == 2)

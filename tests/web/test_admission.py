@@ -11,10 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from krebit_proxy.config import Settings
-from krebit_proxy.core.access import Rules
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import HasRules, KeyFile, access_rules, read_client_keys
+from krebit_proxy.web.admission import HasRules, KeyFile, access_rules, peer_of, read_client_keys
 from tests.fakes.waiting import eventually
 
 
@@ -141,3 +141,13 @@ async def test_a_server_gets_the_keys_of_each_new_state_of_the_file(tmp_path: Pa
         key_file(tmp_path, "".join(f"{name}:key-{name}\n" for name in names))
         await eventually(partial(names_are, server, names))
     following.cancel()
+
+
+def test_a_caller_that_is_already_gone_is_nobody() -> None:
+    class Gone(asyncio.BaseTransport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return sock if name == "socket" else default
+
+    with socket.socket() as sock:
+        peer: Peer = peer_of(Gone(), Rules())
+    assert not peer.loopback

@@ -261,7 +261,7 @@ async def test_the_browser_that_brought_a_key_may_not_try_for_longer_than_the_ke
     one_time = key(site, age=KEY_LIFETIME - 2)  # a second is left, or two
     first = await site.start(f"/setup?key={one_time}", fields=FRONT_PROXY)
     async with asyncio.timeout(DEADLINE):
-        while (again := await site.start(fields=FRONT_PROXY)).status == 303:  # noqa: ASYNC110 -- by the wall clock
+        while (again := await site.start(fields=FRONT_PROXY)).status == 303:  # by the wall clock
             await asyncio.sleep(0.05)
 
     assert (first.status, again.status) == (303, 403)

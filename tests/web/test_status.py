@@ -1,4 +1,3 @@
-import io
 import json
 import re
 import time
@@ -11,17 +10,13 @@ from typing import Any
 
 import pytest
 
-from krebit_proxy import log
 from krebit_proxy.core.grant import Intent
 from krebit_proxy.metrics import Metrics
-from krebit_proxy.program import Proxy, _try_out
 from krebit_proxy.web.notify import Delivery
 from krebit_proxy.web.status import StatusPages
 from tests.fakes.authorization_server import AuthorizationServer
-from tests.fakes.proxy import settings_of
 from tests.fakes.setup_site import Answer, Site, setup_site
 from tests.fakes.statuses import grant_status
-from tests.fakes.waiting import eventually
 
 JSON = {"Accept": "application/json"}
 
@@ -251,26 +246,3 @@ async def test_metrics_are_prometheus_text(site: Site) -> None:
 async def test_these_pages_are_read_only(site: Site, path: str) -> None:
     assert (await site.ask(path, "POST")).status == 405
     assert (await site.ask(path, "HEAD")).text == ""
-
-
-async def test_a_store_that_cannot_be_used_is_in_the_log_from_the_start(tmp_path: Path) -> None:
-    (tmp_path / "grant").touch()  # where its folder should be
-    settings = settings_of("http://127.0.0.1:9", tmp_path, log={"format": "json"})
-    output = io.StringIO()
-    log.configure(settings.log, output)
-    proxy = Proxy(settings)
-    await proxy.start()
-    try:
-        await eventually(lambda: "store.unusable" in output.getvalue())
-    finally:
-        await proxy.stop()
-
-
-async def test_a_store_that_can_be_used_is_no_event(tmp_path: Path) -> None:
-    settings = settings_of("http://127.0.0.1:9", tmp_path, log={"format": "json", "level": "debug"})
-    output = io.StringIO()
-    log.configure(settings.log, output)
-    await _try_out(settings)
-    log.flush()
-
-    assert output.getvalue() == ""

@@ -13,6 +13,8 @@ import pytest
 from tests.fakes.proxy import RunningProxy, running_proxy
 from tests.fakes.upstream import Upstream, answer
 
+pytestmark = pytest.mark.slow
+
 # What is sent with a POST: more than curl and Java send without asking by `Expect` first.
 SIZE: Final = 2 << 20
 

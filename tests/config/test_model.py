@@ -1,4 +1,4 @@
-"""What can never work is said before anything starts."""
+"""Values that can never work are refused before anything starts, alone or together."""
 
 from pathlib import Path
 from typing import Any
