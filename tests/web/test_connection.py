@@ -314,7 +314,7 @@ async def test_a_malformed_form_is_refused(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("path", "phase"), [("/api/lost", phases.SENT), ("/api/wait", phases.WORKING)])
 async def test_a_call_that_nobody_answers_is_answered_by_the_deadline_of_its_phase(
-    stage: Stage, path: str, phase: phases.Phase
+    stage: Stage, path: str, phase: phases.ConnectionPhase
 ) -> None:
     stage.server.deadlines[phase] = 0.2
     client = await stage.client()
