@@ -641,19 +641,20 @@ class World:
         return not grant or not grant.tokens or bool(grant.verdict or process.state.soft_verdict)
 
     def _check_calls(self, end: float) -> None:
-        """After all trouble, the next call is accepted: at once, or when the API knows the token."""
-        for name, process in list(self.processes.items()):
-            before = process.accepted
-            self.call(name)
-            while process.accepted == before and not self._is_lost(process):
-                self.require(self.now < end, f"no call of {name} gets through any more")
-                if not process.waiting and not process.calls:
-                    self.now += PROBE_EVERY  # it was refused, and comes back when it may
-                    self.call(name)
-                label, act = next(iter(self.choices(faults=False)))
-                if label != "time passes":
-                    self.transcript.append(f"{self.now:.1f} {label}")
-                act()
+        """After all trouble, the next call of one process is accepted: at once, or when the API knows the token."""
+        name = list(self.processes)[self.callers % len(self.processes)]
+        process = self.processes[name]
+        before = process.accepted
+        self.call(name)
+        while process.accepted == before and not self._is_lost(process):
+            self.require(self.now < end, f"no call of {name} gets through any more")
+            if not process.waiting and not process.calls:
+                self.now += PROBE_EVERY  # it was refused, and comes back when it may
+                self.call(name)
+            label, act = next(iter(self.choices(faults=False)))
+            if label != "time passes":
+                self.transcript.append(f"{self.now:.1f} {label}")
+            act()
 
     def copy(self) -> "World":
         """A world with the same past and a future of its own."""
