@@ -190,7 +190,7 @@ class Exchange:
         response = self._response
         if response.buffered:
             self._since = self._pool.time()
-            if self._link is not None:
+            if response.buffered >= HIGH_WATER and self._link is not None:
                 self._link.resume()
             return response.take()
         if response.done:

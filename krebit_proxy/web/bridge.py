@@ -121,10 +121,10 @@ def _as_read(call: Call) -> bytes:
     lines = [
         b"%b %b HTTP/1.%d" % (request.method, origin_form(request.target)[0], not request.head.http10),
         *[b"%b: %b" % field for name, field in zip(names, fields, strict=True) if name not in _SAID_ANEW],
-        b"Connection: " + (b"keep-alive" if call.decide() else b"close"),
     ]
     if authority := request.authority():
         lines.append(b"Host: " + authority)
     if request.head.length != 0:
         lines.append(b"Content-Length: %d" % len(content))
-    return b"\r\n".join(lines) + b"\r\n\r\n" + content
+    # What is decided for the connection reads the same in a request.
+    return b"\r\n".join(lines) + b"\r\n" + call.connection_field() + b"\r\n" + content

@@ -162,7 +162,7 @@ class Call:
         fault: What the reader found wrong with it. Such a call is answered in its turn like any other.
         caller: Who sent it, once it is admitted.
         attempt: The request as it was sent upstream without a task.
-        persistent: The connection stays open after this call; `decide` has the last word.
+        persistent: The connection stays open after this call; `connection_field` has the last word.
     """
 
     __slots__ = ("attempt", "caller", "connection", "content", "fault", "outcome", "persistent", "request")
@@ -189,11 +189,13 @@ class Call:
         """Bytes of content; None: chunked."""
         return self.request.head.length
 
-    def decide(self) -> bool:
-        """Whether the connection stays open after this call. Ask when the head of the response is written."""
+    def connection_field(self) -> bytes:
+        """Decides, with the head of the response, whether the connection stays open, and says so in a line."""
         if self.persistent and (self.connection.draining or not (self.content.complete or self._content_ends_soon())):
             self.persistent = False
-        return self.persistent
+        if not self.persistent:
+            return b"Connection: close\r\n"
+        return b"Connection: keep-alive\r\n" if self.request.head.http10 else b""
 
     def _content_ends_soon(self) -> bool:
         content, length = self.content, self.length
@@ -201,12 +203,6 @@ class Call:
         if content.expected or content.error is not None or length is None:
             return False
         return length - content.received <= _SOON_OVER
-
-    def connection_field(self) -> bytes:
-        """The line in the head of the response that says what `decide` decides."""
-        if not self.decide():
-            return b"Connection: close\r\n"
-        return b"Connection: keep-alive\r\n" if self.request.head.http10 else b""
 
     def write(self, data: bytes, *, status: int = 0) -> None:
         """Sends a part of the response; `status` comes with its head."""

@@ -199,13 +199,15 @@ class Connection(asyncio.Protocol):
             self.resume_content()
         call.outcome.id = next(server.ids)
         call.outcome.started = server.time()
-        if call.fault is None:
-            self._lead(call, server.begin(call))
-        else:
+        if call.fault is not None:
             self._fail(call, call.fault)
+        elif (event := server.begin(call)) != "send":
+            self._lead(call, event)
+        elif not self.phase.over:
+            self._enter("send")
 
     def _lead(self, call: Call, event: Event) -> None:
-        """Goes the way that `Server.begin` has chosen."""
+        """Goes one of the rarer ways that `Server.begin` chooses."""
         if self.phase.over:
             return  # it was broken off meanwhile
         if event == "next":
@@ -215,7 +217,7 @@ class Connection(asyncio.Protocol):
         if event == "read":
             call.go_on()
             self._read_form()
-        elif event != "send":
+        else:
             self.task = spawn(self._answer(call), name="call")
 
     def _read_form(self) -> None:

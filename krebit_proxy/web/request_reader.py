@@ -263,9 +263,10 @@ class RequestReader:
         unfinished.progress = None
         if call is None:
             return
-        if call.length != 0:
+        length = call.request.head.length
+        if length != 0:
             call.content.end()
-        if call.length is None and not http.should_keep_alive():
+        if length is None and not http.should_keep_alive():
             call.persistent = False  # a trailer `Connection: close`, after which the parser takes nothing more
         self.finished = not call.persistent
 

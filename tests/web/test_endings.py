@@ -85,7 +85,7 @@ PLACES = [
     (Api, "begin"),
     (Api, "complete"),
     (Api, "forward"),
-    (Call, "decide"),
+    (Call, "connection_field"),
     (Call, "log"),
     (Exchange, "whole"),
     (Exchange, "release"),
