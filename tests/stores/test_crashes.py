@@ -96,7 +96,7 @@ async def test_a_process_killed_at_any_step_costs_the_grant_in_one_window_on_str
             outcome = await site.outcome(place)
         if outcome != "kept":
             assert outcome.startswith("reauthorization_required")
-            assert re.search(rf"/{pid}/\w+, whose answer was lost", outcome)
+            assert re.search(rf"/{pid}/\w+ probably used the token .* and the response was lost", outcome)
         return outcome != "kept"
 
     async with asyncio.TaskGroup() as group:
