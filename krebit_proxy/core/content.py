@@ -134,7 +134,7 @@ def read_objects(text: str, *, cut: bool = False) -> Objects:
     text = text.strip().lstrip("\ufeff")
     whole, documents = _documents(text)
     if whole:
-        return Objects(tuple(_walk(documents)))
+        return Objects(tuple(_walk(documents)), "a list instead of an object" if isinstance(documents[0], list) else "")
     if not documents and "=" in text and not text.startswith(("<", "{", "[", '"')):
         # Nothing says where a form ends: its last value may be half of one.
         pairs = parse_qsl(text)[: -1 if cut else None]

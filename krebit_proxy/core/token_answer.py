@@ -195,7 +195,7 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
         warnings.append(f"The token response broke off after the tokens: {broken}.")
     if objects.shape:
         warnings.append(f"The token response is {objects.shape}.")
-    elif objects.holders("access_token")[0].depth:
+    elif (holder := objects.holders("access_token")[0]).depth or isinstance(holder.members["accesstoken"][0], dict):
         warnings.append("The token response has its tokens inside another object.")
     kinds = objects.values("token_type")
     # RFC 6749 5.1: token_type is "case insensitive".

@@ -153,7 +153,7 @@ class Connector:
             case socket.gaierror():
                 return f"DNS cannot resolve {self._host}."
             case ssl.SSLCertVerificationError():
-                return f"The TLS certificate of {self._host} is not trusted: {error.verify_message}."
+                return f"The TLS certificate of {self._host} is not trusted: {error.verify_message.rstrip('.')}."
             case ssl.SSLError():
                 return f"TLS with {self._host} failed ({error.reason or 'the connection broke'})."
             case ConnectionRefusedError():

@@ -109,7 +109,8 @@ async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
     """Gives a request to `Bridge.answer`, and waits until that is through with it."""
     wire = request.transport
     assert isinstance(wire, _Wire)  # there are no other transports
-    wire.request.set_result(request)
+    if not wire.request.done():  # else the caller has left meanwhile
+        wire.request.set_result(request)
     never: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
     return await never  # `connection_lost` cancels it
 
@@ -117,10 +118,16 @@ async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
 def _as_read(call: Call) -> bytes:
     """The request as aiohttp shall see it."""
     request, content = call.request, call.content.take_all()
-    names, fields = request.head.names, request.head.fields
+    # Each field once, for aiohttp refuses some that come twice. Only cookies may stand on several lines.
+    fields: dict[bytes, bytes] = {}
+    for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
+        if name == b"cookie" and name in fields:
+            fields[name] += b"; " + value
+        elif name not in _SAID_ANEW:
+            fields.setdefault(name, value)
     lines = [
         b"%b %b HTTP/1.%d" % (request.method, origin_form(request.target)[0], not request.head.http10),
-        *[b"%b: %b" % field for name, field in zip(names, fields, strict=True) if name not in _SAID_ANEW],
+        *[b"%b: %b" % field for field in fields.items()],
     ]
     if authority := request.authority():
         lines.append(b"Host: " + authority)

@@ -145,6 +145,8 @@ class Server:
         if origin is None:
             # Only what was admitted is known to have a target, and a host that is ours.
             origin = (call.request.own_origin().decode("latin-1") if call.caller else "") or "http://localhost"
+        if error.code == "bad_request":
+            call.persistent = False  # what is no valid message may have been cut at another place than it seems
         html = call.request.prefers == "page"
         status, fields, content = problem(error, call.outcome.id, setup_url=f"{origin}/setup", html=html)
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")

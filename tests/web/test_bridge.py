@@ -104,3 +104,22 @@ async def test_nothing_of_a_page_stays_behind(start: StartProxy) -> None:
         assert (await client.ask("GET", "/")).status == 200
 
     await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+
+@pytest.mark.parametrize("name", ["User-Agent", "Content-Type", "ETag", "Max-Forwards", "Server", "Content-Range"])
+async def test_a_field_that_comes_twice_keeps_nobody_from_a_page(start: StartProxy, name: str) -> None:
+    proxy = await start()
+    client = await proxy.connect()
+    field = name.encode() + b": 1"
+
+    assert (await client.ask("GET", "/healthz", field, field)).status == 200
+    assert proxy.events() == [event for event in proxy.events() if event["level"] != "error"]
+
+
+async def test_what_is_no_valid_target_ends_the_connection(start: StartProxy) -> None:
+    proxy = await start()
+    client = await proxy.connect()
+    got = await client.ask("GET", "/api/a#b")
+
+    assert got.code == "bad_request"
+    assert got.closes
