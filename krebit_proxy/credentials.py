@@ -34,6 +34,7 @@ from krebit_proxy.core.events import (
     Policy,
     Read,
     ReadStore,
+    RefusedAgain,
     Report,
     Revoke,
     Revoked,
@@ -50,7 +51,7 @@ from krebit_proxy.core.freshness import Moment
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.grant_status import GrantStatus, status
 from krebit_proxy.core.lifecycle import step
-from krebit_proxy.core.suspicion import Unauthorized
+from krebit_proxy.core.suspicion import PathRecord, Unauthorized
 from krebit_proxy.core.token_response import Unclear, word_for
 from krebit_proxy.errors import Refused, StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.metrics import Metrics
@@ -110,7 +111,7 @@ class Credentials:
         self._bearer = Bearer(0, b"")
         self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
         self._callers: dict[int, asyncio.Future[Go | Denial]] = {}
-        self._asking: dict[tuple[Unauthorized | None, float, int], _Asking] = {}
+        self._asking: dict[tuple[Unauthorized | None, float, PathRecord, int], _Asking] = {}
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
@@ -136,17 +137,23 @@ class Credentials:
             await asyncio.wait([self._under_way])  # the lock is being freed
         await self._store.close()
 
+    @property
+    def generation(self) -> int:
+        """Of the newest tokens."""
+        return self._bearer.generation
+
     def current(self) -> Bearer | None:
         """The token, if one can be used at once. The hot path: no await, no lock. None: call `bearer`."""
         if time.time() < self._usable_wall and _read_clock(_BOOT_CLOCK) < self._usable_boot:
             return self._bearer
         return None
 
-    async def bearer(self, *, lifetime: float = 0) -> Bearer:
+    async def bearer(self, *, lifetime: float = 0, record: PathRecord = PathRecord.NEW) -> Bearer:
         """Waits for a usable token. Safe to cancel: that never cancels a refresh.
 
         Args:
             lifetime: seconds that the token should still have (for a long upload); a refresh is awaited if it has less.
+            record: of the path that it is for.
 
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
@@ -154,7 +161,7 @@ class Credentials:
         since = _read_clock(_BOOT_CLOCK)
         bearer = None
         while bearer is None:
-            bearer = self._share_of(*await self._ask(lifetime, None, since))
+            bearer = self._share_of(*await self._ask(Demanded(0, lifetime, None, since, record)))
         return bearer
 
     async def after_401(self, refused: Bearer, *, repeated: bool = False) -> Bearer | None:
@@ -170,14 +177,22 @@ class Credentials:
             Refused: as `bearer` does; our answer then, never that 401.
         """
         refusal = Unauthorized(refused.generation, refused.probe, repeated)
-        asking, told = await self._ask(0, refusal, _read_clock(_BOOT_CLOCK))
+        since = _read_clock(_BOOT_CLOCK)
+        asking, told = await self._ask(Demanded(0, 0, refusal, since, PathRecord.REFUSED))
         if told is Go.RELAY:
             return None
-        return self._share_of(asking, told) or await self.bearer()
+        bearer = self._share_of(asking, told)
+        while bearer is None:
+            bearer = self._share_of(*await self._ask(Demanded(0, 0, None, since)))
+        return bearer
 
     def accepted(self, bearer: Bearer) -> None:
         """A call with this token came back as anything but 401. To be told once for each `Bearer`."""
         self._happened(Accepted(bearer.generation, bearer.probe))
+
+    def refused_again(self, bearer: Bearer) -> None:
+        """A call was sent again with this token, and was refused with 401 once more."""
+        self._happened(RefusedAgain(Unauthorized(bearer.generation, bearer.probe)))
 
     def _share_of(self, asking: _Asking, told: Go) -> Bearer | None:
         """The token for one of those who asked together; None where another one of them tries it."""
@@ -188,15 +203,15 @@ class Credentials:
         asking.probed = True
         return replace(self._bearer, probe=self._state.trust.number)
 
-    async def _ask(self, lifetime: float, refusal: Unauthorized | None, since: float) -> tuple[_Asking, Go]:
+    async def _ask(self, demand: Demanded) -> tuple[_Asking, Go]:
         """What the machine tells a caller. Raises Refused for a denial."""
         # A storm of callers is a few to the machine, which looks at each of them in each step.
-        alike = refusal, lifetime, int(time.monotonic() / _ALIKE)
+        alike = demand.refusal, demand.lifetime, demand.record, int(time.monotonic() / _ALIKE)
         asking = self._asking.get(alike)
         if asking is None or asking.told.done():
             caller = next(self._ids)
-            demand = Demanded(caller, lifetime, refusal, since)
-            asking = self._asking[alike] = _Asking(spawn(self._told(caller, demand), name="a token for callers"))
+            told_to = self._told(caller, replace(demand, caller=caller))
+            asking = self._asking[alike] = _Asking(spawn(told_to, name="a token for callers"))
         asking.callers += 1
         try:
             told = await asyncio.shield(asking.told)
@@ -257,7 +272,7 @@ class Credentials:
     def _remember_bearer(self) -> None:
         """What `current` needs, worked out once per step instead of once per request."""
         state = self._state
-        if state.fresh is None or state.tokens is None or state.trust.suspected:
+        if state.fresh is None or state.tokens is None or state.trust.half_open:
             self._usable_wall = self._usable_boot = _UNUSABLE
         else:
             self._usable_wall = state.fresh.wall - state.fresh.margin

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from krebit_proxy.core.freshness import Freshness
 from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.suspicion import Trust, Unauthorized
+from krebit_proxy.core.suspicion import PathRecord, Trust, Unauthorized
 from krebit_proxy.core.token_response import Outcome
 
 NEVER: Final = float("-inf")
@@ -53,12 +53,14 @@ class Demanded:
         lifetime: Seconds that the token should still have.
         refusal: The 401 that its call met, if so. Then it needs another token, or word that none would help.
         since: Boot clock: when it began to wait, if that was earlier.
+        record: Of the path that it calls.
     """
 
     caller: int
     lifetime: float = 0
     refusal: Unauthorized | None = None
     since: float | None = None
+    record: PathRecord = PathRecord.NEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,13 @@ class Accepted:
 
     generation: int
     probe: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAgain:
+    """A call that was sent again with another token met a 401 with that, too, and has ended so."""
+
+    refusal: Unauthorized
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ class Revoked:
     accepted: bool
 
 
-Wish = Demanded | Accepted | Abandoned | Authorized | LogoutAsked | Woke | Stopping
+Wish = Demanded | Accepted | RefusedAgain | Abandoned | Authorized | LogoutAsked | Woke | Stopping
 Result = Read | Locked | Written | Conflicted | Failed | Answered | Revoked
 Event = Wish | Result
 
@@ -258,6 +267,7 @@ class RefusalSeen:
 
     mark: str
     at: float
+    worded: bool  # with an error code, and not just a status
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +278,7 @@ class Waiter:
     since: float  # boot clock
     lifetime: float  # seconds that the token should still have
     refusal: Unauthorized | None = None
+    record: PathRecord = PathRecord.NEW
     settling: bool = False  # its token was refused while young: it is tried again when it has settled
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from krebit_proxy.core.events import NEVER, Denial, Go, Phase, State, Waiter, given
 from krebit_proxy.core.freshness import Moment, lead
-from krebit_proxy.core.suspicion import SETTLED
+from krebit_proxy.core.suspicion import CONTENTION, SETTLED, Trust
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
 OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that restarts, before callers are told
@@ -93,8 +93,8 @@ def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
     refusal, trust = caller.refusal, state.trust
     age = state.fresh.age(now) if state.fresh else SETTLED
     if refusal is None or refusal.generation != state.generation or time_left(state, now) <= 0:
-        if refusal is not None and trust.lagging and not trust.accepted and age < SETTLED:
-            return None  # sent again at once it would be refused again
+        if trust.unproven and time_left(state, now) > 0:
+            return _try_out(trust, caller, age, now)
         return _answer(state, caller, now)
     if caller.settling:
         return None if age < SETTLED else Go.AGAIN
@@ -106,12 +106,19 @@ def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
     return Go.RELAY if unaffordable else denial(state, now)
 
 
+def _try_out(trust: Trust, caller: Waiter, age: float, now: Moment) -> Go | None:
+    """For a token that replaced a suspected one: one call tries it, and the others wait for what comes of that."""
+    if trust.doubted or trust.lagging:
+        return Go.ON if age >= SETTLED else None
+    return Go.PROBE if trust.may_probe(caller.record, now.boot) else None
+
+
 def _answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
     """The same for a caller that has no 401 to the token at hand."""
     left, trust = time_left(state, now), state.trust
     if state.fresh is not None and left > state.fresh.margin:
         if trust.suspected:
-            if trust.probe_at <= now.boot:
+            if trust.may_probe(caller.record, now.boot):
                 return Go.PROBE
         elif left >= min(caller.lifetime, state.fresh.lifetime / 2):
             return Go.ON
@@ -146,10 +153,11 @@ def answers_change_at(state: State, now: Moment) -> Iterator[float]:
     fresh = state.fresh
     for caller in state.callers:
         yield caller.since + PATIENCE
-        if fresh and caller.refusal:
+        if fresh and (caller.refusal or state.trust.unproven):
             yield _upcoming(now.boot - fresh.age(now) + SETTLED, now)
-    if state.trust.suspected:
+    if state.trust.half_open:
         yield _upcoming(state.trust.probe_at, now)
+        yield _upcoming(state.trust.wanted_at + CONTENTION, now)
     yield _upcoming(state.store_lost_at + OUTAGE, now)
     if state.phase in _OF_THE_STORE:
         yield _upcoming(state.phase_since + OUTAGE, now)

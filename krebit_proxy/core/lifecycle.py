@@ -65,6 +65,7 @@ from krebit_proxy.core.events import (
     Read,
     ReadStore,
     RefusalSeen,
+    RefusedAgain,
     Report,
     Revoke,
     Revoked,
@@ -119,7 +120,9 @@ def step(state: State, event: Event, now: Moment) -> Step:
     effects: tuple[Effect, ...] = ()
     before = state.phase
     match event:
-        case Demanded() | Accepted() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping():
+        case (
+            Demanded() | Accepted() | RefusedAgain() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping()
+        ):
             state = _wish(state, event, now)
         case _:
             transition = TRANSITIONS.get((state.phase, type(event)))
@@ -140,7 +143,12 @@ def _wish(state: State, event: Event, now: Moment) -> State:
             state = _demanded(state, event, now)
         case Accepted(generation, probe):
             if generation == state.generation:
-                state = replace(state, trust=state.trust.proven(probe))
+                state = replace(state, trust=state.trust.proven(probe, now.boot))
+        case RefusedAgain(refusal):
+            trust = state.trust
+            if state.fresh and refusal.generation == state.generation:
+                doubted = trust.doubted or trust.must_settle(refusal, state.fresh.age(now))
+                state = replace(state, trust=replace(trust, doubted=doubted))
         case Abandoned(caller):
             state = replace(state, callers=tuple(c for c in state.callers if c.id != caller))
         case Authorized() | LogoutAsked():
@@ -163,8 +171,8 @@ def _demanded(state: State, event: Demanded, now: Moment) -> State:
         settling = trust.must_settle(refusal, age)
         trust = trust.refused(refusal, age, now.boot)
     since = now.boot if event.since is None else event.since
-    caller = Waiter(event.caller, since, event.lifetime, refusal, settling)
-    return replace(state, callers=(*state.callers, caller), trust=trust)
+    caller = Waiter(event.caller, since, event.lifetime, refusal, event.record, settling)
+    return replace(state, callers=(*state.callers, caller), trust=trust.wanted(event.record, now.boot))
 
 
 def _proceed(state: State, now: Moment) -> Step:
@@ -376,11 +384,12 @@ def _refused(state: State, refusal: Refusal, now: Moment) -> Step:
         # It is asked again when it matters, which is at the expiry.
         return _retract(state, _unavailable(words), now, longest=max(REPEATED_AFTER, time_left(state, now)))
     first = state.refusal
-    if first is None or first.mark != refusal.mark:
-        state = replace(state, refusal=RefusalSeen(refusal.mark, now.boot))
-        return _retract(state, _unavailable(words), now, pause=REPEATED_AFTER)
+    pause = max(REPEATED_AFTER, _pause(state.failures + 1, now, longest=LONGEST_PAUSE))
+    if first is None or not ((first.worded and refusal.worded) or first.mark == refusal.mark):
+        state = replace(state, refusal=RefusalSeen(refusal.mark, now.boot, refusal.worded))
+        return _retract(state, _unavailable(words), now, pause=pause)
     if now.boot < first.at + REPEATED_AFTER:
-        return _retract(state, _unavailable(words), now, pause=REPEATED_AFTER)
+        return _retract(state, _unavailable(words), now, pause=pause)
     verdict = Denial(
         "reauthorization_required",
         f"Krebit refuses to renew the access token. It says: {_sentence(words)}",

@@ -5,11 +5,12 @@ Each request is replayed once at most. All other responses go to the caller unch
 """
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
+from krebit_proxy.core.suspicion import PathRecord
 from krebit_proxy.core.target import decoded
 
 # RFC 6750 3.1: "insufficient_scope: The request requires higher privileges than provided by the access token."
@@ -59,6 +60,32 @@ class Breaker:
 
     def __init__(self) -> None:
         self._paths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # path -> (open until, for how long)
+        self._refused: OrderedDict[bytes, None] = OrderedDict()  # paths that got a 401 with the token of
+        self._generation = 0  # this generation
+        self.accepted: deque[bytes] = deque(maxlen=self.PATHS)  # targets, the latest last
+
+    def record(self, target: bytes, generation: int) -> PathRecord:
+        """What the API has said to the path of `target` lately. Seldom asked: only while the token is suspected."""
+        path = _path(target)
+        if generation == self._generation and path in self._refused:
+            return PathRecord.REFUSED
+        return PathRecord.ACCEPTED if any(_path(other) == path for other in self.accepted) else PathRecord.NEW
+
+    def suspect(self, target: bytes, generation: int) -> None:
+        """The path of `target` got a 401 that may speak of the token of this generation."""
+        if generation != self._generation:
+            self._generation = generation
+            self._refused.clear()
+        self._refused[_path(target)] = None
+        if len(self._refused) > self.PATHS:
+            self._refused.popitem(last=False)
+
+    def clear(self, generation: int, now: float) -> None:
+        """The token of this generation turned out to be good: the 401s spoke of their paths."""
+        if generation == self._generation:
+            for path in self._refused:
+                self._trip(path, now)
+            self._refused.clear()
 
     def is_open(self, target: bytes, now: float) -> bool:
         """Whether a 401 to `target` is relayed without a refresh."""
@@ -67,7 +94,9 @@ class Breaker:
 
     def trip(self, target: bytes, now: float) -> None:
         """Opens the breaker after a 401 that another token would not change. Does nothing if it is already open."""
-        path = _path(target)
+        self._trip(_path(target), now)
+
+    def _trip(self, path: bytes, now: float) -> None:
         until, period = self._paths.get(path, (now, 0.0))
         if now < until:
             return

@@ -73,7 +73,8 @@ def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, 
         return Refusal(_shown(word, sent), description, kind, _mark(word))
     if 400 <= status < 500 and definite and not word and not broken:
         page = title is not None
-        return Refusal(_status(status, title, sent), description, RefusalKind.OTHER, _mark(status, content), page)
+        mark, said = _mark(status, content), _status(status, title, sent)
+        return Refusal(said, description, RefusalKind.OTHER, mark, page, worded=False)
     if not status:
         return Unclear(broken or "an answer that is not HTTP")
     reason = _status(status, title, sent)
@@ -169,7 +170,8 @@ def _access_token(objects: Objects) -> tuple[str | None, str]:
 
 def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
     """The refresh token, exactly as it came."""
-    found = [value for value in objects.values("refresh_token") if isinstance(value, str) and _readable(value)]
+    values = [str(value) if type(value) is int else value for value in objects.values("refresh_token")]
+    found = [value for value in values if isinstance(value, str) and _readable(value)]
     new = [value for value in found if previous is None or not previous.matches(value)]
     return next(reversed(new or found), None)
 

@@ -51,6 +51,7 @@ class Refusal:
     kind: RefusalKind = RefusalKind.OTHER
     mark: str = ""
     page: bool = False  # an HTML page said it: something in front of the token endpoint
+    worded: bool = True  # with an error code, and not just a status
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class Api:
             return False
         if attempt.bearer is not self._accepted:
             self._accept(attempt.bearer)
+        self._breaker.accepted.append(call.request.target)
         if response.status < 300:
             self._breaker.reset(call.request.target)
         content = exchange.read_nowait() or b""
@@ -154,6 +155,7 @@ class Api:
             if attempt.response.status in _REFUSALS:
                 attempt = await self._after_refusal(call, target, kept, attempt)
             else:
+                self._breaker.accepted.append(target)
                 self._accept(attempt.bearer)
         finally:
             kept.release()
@@ -164,7 +166,8 @@ class Api:
             return await call.attempt.answered()
         bearer = self._credentials.current() if call.length == 0 else await self._lasting_bearer(call)
         if bearer is None:
-            bearer = await self._credentials.bearer()
+            record = self._breaker.record(target, self._credentials.generation)
+            bearer = await self._credentials.bearer(record=record)
         return await self._send(call, target, bearer, kept)
 
     def _accept(self, bearer: Bearer) -> None:
@@ -172,6 +175,8 @@ class Api:
         if bearer is not self._accepted:
             self._accepted = bearer
             self._credentials.accepted(bearer)
+            if bearer.probe:
+                self._breaker.clear(bearer.generation, monotonic())
 
     async def _after_refusal(self, call: Call, target: bytes, kept: Kept, refused: SentRequest) -> SentRequest:
         """The upstream refused the token: sends the request again, once, with a better one, if one is to be had.
@@ -189,6 +194,7 @@ class Api:
                 self._accept(refused.bearer)
             self._metrics.replayed("relayed")
             return refused
+        self._breaker.suspect(target, refused.bearer.generation)
         fresh = await self._better_bearer(refused, repeated=call.outcome.replayed)
         if fresh is None:
             self._breaker.trip(target, monotonic())
@@ -212,6 +218,7 @@ class Api:
         elif settled:
             return await self._after_refusal(call, target, kept, sent)
         else:
+            self._credentials.refused_again(fresh)
             self._breaker.trip(target, monotonic())
             self._metrics.replayed("refused_again")
         return sent
@@ -227,8 +234,7 @@ class Api:
 
     def _renewed_since(self, sent: SentRequest) -> bool:
         """Another request may have brought a newer token meanwhile: to send this one again costs no refresh then."""
-        current = self._credentials.current()
-        return current is not None and current.generation > sent.bearer.generation
+        return self._credentials.generation > sent.bearer.generation
 
     async def _lasting_bearer(self, call: Call) -> Bearer | None:
         """A token for a request with content: one that lasts, when it could not be sent again."""

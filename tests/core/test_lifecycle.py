@@ -26,6 +26,7 @@ from krebit_proxy.core.events import (
     Phase,
     Read,
     ReadStore,
+    RefusedAgain,
     Result,
     Revoke,
     Revoked,
@@ -52,7 +53,7 @@ from krebit_proxy.core.lifecycle import (
     step,
 )
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.suspicion import BURST, REFILL, SETTLED, Unauthorized
+from krebit_proxy.core.suspicion import BURST, CONTENTION, EVIDENCE, REFILL, SETTLED, Budget, PathRecord, Unauthorized
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 from tests.fakes.play import DOWN, NEW, Play, answers, grant, tokens
 
@@ -141,7 +142,8 @@ def test_a_401_is_charged_to_the_generation_it_was_sent_with() -> None:
     assert play.on(Demanded(1, refusal=Unauthorized(1))) == [Answer(1)]
     assert play.on(Demanded(2, refusal=Unauthorized(2))) == [ReadStore()]
     assert play.on(Demanded(3, refusal=Unauthorized(2))) == []
-    assert play.on(Read(grant(3))) == [Answer(2), Answer(3)]
+    assert play.on(Read(grant(3))) == [Answer(2, Go.PROBE)]  # the first tries the new token
+    assert play.on(Accepted(3, play.state.trust.number)) == [Answer(3)]
     assert not play.state.trust.suspected
 
 
@@ -1016,7 +1018,7 @@ def test_when_401s_have_cost_enough_renewals_they_are_relayed() -> None:
         play.locked(held)
         play.on(Written())
         play.on(Answered(Issued(tokens(generation + 1))))
-        assert answers(play.on(Written())) == [Answer(1)]
+        assert answers(play.on(Written())) == [Answer(1, Go.PROBE)]
 
     assert play.on(refused(4)) == [Answer(1, Go.RELAY)]
     assert code(*answers(play.on(Demanded(2)))) == "PROBE"
@@ -1050,6 +1052,78 @@ def test_a_refused_call_waits_no_longer_than_others() -> None:
     [told] = answers(play.later(PATIENCE))
 
     assert code(told) == "token_unavailable"
+
+
+def test_calls_on_a_path_that_was_refused_do_not_take_the_probes_of_others() -> None:
+    play = after_a_failed_renewal()
+    odd = PathRecord.REFUSED
+    assert code(*answers(play.on(Demanded(2)))) == "PROBE"
+    for _ in range(5):
+        play.now += 0.5
+        assert code(*answers(play.on(Demanded(3, record=odd)))) == "token_unavailable"
+
+    assert code(*answers(play.on(Demanded(4)))) == "PROBE"
+    play.now += CONTENTION
+    assert code(*answers(play.on(Demanded(3, record=odd)))) == "PROBE"  # nobody else wanted to
+
+
+def test_a_path_that_was_accepted_need_not_wait_for_the_others() -> None:
+    play = after_a_failed_renewal()
+    assert code(*answers(play.on(Demanded(2)))) == "PROBE"
+    assert code(*answers(play.on(Demanded(3, record=PathRecord.ACCEPTED)))) == "PROBE"
+    assert code(*answers(play.on(Demanded(4, record=PathRecord.ACCEPTED)))) == "token_unavailable"
+    play.now += 1
+    assert code(*answers(play.on(Demanded(5)))) == "token_unavailable"
+
+
+def test_a_401_beside_calls_that_are_accepted_is_relayed_when_the_budget_is_spent() -> None:
+    play = Play().holding(grant())
+    play.state = replace(play.state, trust=replace(play.state.trust, budget=Budget(0, play.now)))
+    play.on(Accepted(1))
+
+    assert play.on(refused()) == [Answer(1, Go.RELAY)]
+    assert not play.state.trust.suspected
+    play.now += EVIDENCE
+    play.on(refused())
+    assert play.state.trust.suspected
+
+
+def unproven() -> Play:
+    """The token was refused, and has been renewed. Two calls that met the 401 wait, and one of them has gone on."""
+    play = spending_for_a_401()
+    play.on(refused(caller=2))
+    play.on(Answered(Issued(tokens(2, left=3600, at=play.now))))
+    assert answers(play.on(Written())) == [Answer(1, Go.PROBE)]
+    return play
+
+
+def test_one_call_tries_a_token_that_replaced_a_suspected_one_and_the_others_follow() -> None:
+    play = unproven()
+
+    assert answers(play.on(Demanded(3))) == []
+    assert answers(play.on(Accepted(2, play.state.trust.number))) == [Answer(2), Answer(3)]
+
+
+def test_a_new_token_that_is_refused_again_gets_time_before_others_use_it() -> None:
+    play = unproven()
+    play.on(RefusedAgain(Unauthorized(2, play.state.trust.number)))
+
+    assert play.alarm <= play.now + SETTLED
+    assert answers(play.later(SETTLED)) == [Answer(2)]
+
+
+def test_another_call_tries_a_new_token_when_the_first_one_takes_long() -> None:
+    play = unproven()
+
+    assert answers(play.later(1)) == [Answer(2, Go.PROBE)]
+
+
+def test_what_was_refused_again_with_an_older_token_says_nothing() -> None:
+    play = unproven()
+    before = play.state.trust
+    play.on(RefusedAgain(Unauthorized(1)))
+
+    assert play.state.trust == before
 
 
 # A refusal that is no verdict
@@ -1109,8 +1183,8 @@ def test_a_success_lifts_a_soft_verdict() -> None:
 
 def test_two_different_refusals_are_not_the_same_one_twice() -> None:
     play = Play().holding(EXPIRED)
-    denied(play)
-    denied(play, replace(DENIED, mark="another"))
+    denied(play, replace(DENIED, worded=False))
+    denied(play, replace(DENIED, worded=False, mark="another"))
 
     assert play.state.soft_verdict is None
 

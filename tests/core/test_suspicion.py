@@ -23,13 +23,13 @@ def test_after_a_probe_the_next_one_waits_a_second() -> None:
 def test_an_accepted_probe_clears_the_suspicion() -> None:
     trust = Trust().refused(Unauthorized(1), OLD, NOW).probed(NOW)
 
-    assert not trust.proven(trust.number).suspected
+    assert not trust.proven(trust.number, NOW).suspected
 
 
 def test_a_call_that_was_under_way_before_the_401_clears_nothing() -> None:
     trust = Trust().refused(Unauthorized(1), OLD, NOW)
 
-    assert trust.proven(0).suspected
+    assert trust.proven(0, NOW).suspected
 
 
 def test_a_probe_that_was_sent_before_another_was_refused_clears_nothing() -> None:
@@ -38,15 +38,15 @@ def test_a_probe_that_was_sent_before_another_was_refused_clears_nothing() -> No
 
     trust = trust.refused(Unauthorized(1, probe=older), OLD, NOW + 1)
 
-    assert trust.proven(older).suspected
-    assert not trust.proven(trust.number).suspected
+    assert trust.proven(older, NOW).suspected
+    assert not trust.proven(trust.number, NOW).suspected
 
 
 def test_a_probe_of_an_earlier_suspicion_clears_no_later_one() -> None:
     first = Trust().refused(Unauthorized(1), OLD, NOW)
-    second = first.proven(first.number).refused(Unauthorized(1), OLD, NOW + 10)
+    second = first.proven(first.number, NOW).refused(Unauthorized(1), OLD, NOW + 10)
 
-    assert second.proven(first.number).suspected
+    assert second.proven(first.number, NOW).suspected
 
 
 def test_a_young_token_that_was_never_accepted_gets_time() -> None:
@@ -55,12 +55,12 @@ def test_a_young_token_that_was_never_accepted_gets_time() -> None:
     assert trust.must_settle(Unauthorized(1), YOUNG - 0.1)
     assert not trust.must_settle(Unauthorized(1), YOUNG)
     assert not trust.must_settle(Unauthorized(1, repeated=True), SETTLED)
-    assert not trust.proven(0).must_settle(Unauthorized(1), 0)
+    assert not trust.proven(0, NOW).must_settle(Unauthorized(1), 0)
     assert not trust.refused(Unauthorized(1), 0, NOW).suspected
 
 
 def test_an_api_that_learned_of_one_token_late_may_learn_of_the_next_one_late() -> None:
-    trust = Trust().refused(Unauthorized(1), 0, NOW).proven(0)
+    trust = Trust().refused(Unauthorized(1), 0, NOW).proven(0, NOW)
 
     assert trust.lagging
     assert trust.of_next(NOW, charge=0).lagging

@@ -45,8 +45,12 @@ def test_a_good_answer_counts_its_lifetime_from_before_the_request() -> None:
     )
 
 
+def test_a_refresh_token_that_is_a_number_is_one() -> None:
+    assert answer(GOOD | {"refresh_token": 834512345678}).tokens.refresh_token == Secret("834512345678")
+
+
 @pytest.mark.parametrize(
-    "refresh", [{}, {"refresh_token": ""}, {"refresh_token": " "}, {"refresh_token": None}, {"refresh_token": 7}]
+    "refresh", [{}, {"refresh_token": ""}, {"refresh_token": " "}, {"refresh_token": None}, {"refresh_token": [7]}]
 )
 def test_without_a_new_refresh_token_the_old_one_stays(refresh: dict[str, object]) -> None:
     assert answer(without("refresh_token") | refresh).tokens.refresh_token == Secret("old")

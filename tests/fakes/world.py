@@ -250,7 +250,8 @@ class World:
         state = process.state
         if told is Go.PROBE:
             gap = self.now - process.probed_at
-            self.require(gap > PROBE_EVERY - 0.01 or state.trust.number > 1, f"{process.name} probes too often")
+            again = state.trust.number > 1 or state.trust.unproven
+            self.require(gap > PROBE_EVERY - 0.01 or again, f"{process.name} probes too often")
             process.probed_at = self.now
         if call is None or state.tokens is None:
             return
@@ -269,7 +270,7 @@ class World:
         state, moment = process.state, Moment(self.now, self.now)
         if call is None or call.generation or state.fresh is None or time_left(state, moment) <= state.fresh.margin:
             return
-        soon = state.trust.suspected and self.now < state.trust.probe_at <= self.now + PROBE_EVERY
+        soon = state.trust.suspected and self.now < state.trust.probe_at <= self.now + PROBE_EVERY + 0.01
         self.require(soon, f"{process.name} refuses a call that the API may accept")
 
     def _used(self, process: Process) -> None:
