@@ -211,7 +211,7 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
     if not kinds:
         warnings.append("The token response has no token_type. The proxy assumes Bearer.")
     elif str(kinds[0]).lower() != "bearer":
-        warnings.append("The token_type of the token response is not Bearer. The proxy uses the token as Bearer.")
+        warnings.append("The token_type of the token response is not Bearer. The proxy assumes Bearer.")
     return warnings
 
 
