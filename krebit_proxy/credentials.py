@@ -1,4 +1,12 @@
-"""The only holder of the grant: drives `core.lifecycle.step`, performs its effects, and hands out bearer tokens."""
+"""The only holder of the grant: drives `core.lifecycle.step`, performs its effects, and gives tokens to callers.
+
+A call uses it so:
+
+    bearer = credentials.current() or await credentials.bearer()
+    ...                                                     # send the request with bearer.field
+    credentials.accepted(bearer)                            # for any response but 401, once for each bearer
+    bearer = await credentials.after_401(bearer)            # for a 401: a token for a second try, or None
+"""
 
 import asyncio
 import itertools
@@ -60,36 +68,36 @@ from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 
 _log = structlog.get_logger()
-# CLOCK_BOOTTIME goes on while the machine sleeps; where there is none, the monotonic clock has to do.
+# CLOCK_BOOTTIME also runs while the machine is suspended. Fall back to the monotonic clock on systems without it.
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 1))
 _read_clock = getattr(time, "clock_gettime", lambda _: time.monotonic())
 _UNUSABLE: Final = float("-inf")
-_ALIKE: Final = 0.1  # seconds within which callers that ask for the same are one
+_ALIKE: Final = 0.1  # seconds; callers with equal demands within this time share one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token for one request: the value of its Authorization field, and the generation that a 401 is charged to."""
+    """A token for one call: the value of its Authorization field, and what identifies the token in a later event."""
 
     generation: int
     field: bytes  # b"Bearer ..."
-    probe: int = 0  # of `core.suspicion.Trust`, where the call tries a suspected token
+    probe: int = 0  # `core.suspicion.Trust.number` if the call tries a suspected token, else 0
 
     def __repr__(self) -> str:
         return f"Bearer(generation={self.generation})"
 
 
 @dataclass(slots=True)
-class _Asking:
-    """What callers who want the same wait for, and how many they are."""
+class _SharedAnswer:
+    """Callers with equal demands, which wait for the same answer."""
 
-    told: asyncio.Task[Go | Denial]
+    answer: asyncio.Task[Go | Denial]
     callers: int = 0
-    probed: bool = False  # one of them has gone on with a suspected token
+    probed: bool = False  # one of them has got the suspected token to try
 
 
 class Credentials:
-    """Hands out the current token, and keeps it current."""
+    """Gives the current token to callers, and renews it in time."""
 
     def __init__(
         self, settings: Settings, store: Store, token_endpoint: TokenEndpoint, metrics: Metrics | None = None
@@ -101,7 +109,7 @@ class Credentials:
             Policy(
                 organization=settings.organization,
                 client_id=settings.client_id,
-                # Containers may share a host name, and in each of them the process has number 1.
+                # Containers may share a host name, and their process ids are often all 1.
                 holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}",
                 ahead=settings.refresh.ahead,
                 jitter=random.uniform(-0.1, 0.1),
@@ -109,9 +117,9 @@ class Credentials:
             )
         )
         self._bearer = Bearer(0, b"")
-        self._usable_wall = self._usable_boot = _UNUSABLE  # until when `_bearer` may be handed out, by either clock
+        self._usable_wall = self._usable_boot = _UNUSABLE  # until when `current` may return `_bearer`, by each clock
         self._callers: dict[int, asyncio.Future[Go | Denial]] = {}
-        self._asking: dict[tuple[Unauthorized | None, float, PathRecord, int], _Asking] = {}
+        self._shared: dict[tuple[Unauthorized | None, float, PathRecord, int], _SharedAnswer] = {}
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._under_way: asyncio.Task[None] | None = None
@@ -120,13 +128,13 @@ class Credentials:
         self._looked = asyncio.Event()
 
     async def start(self) -> None:
-        """Reads the store for the first time; a store that fails is reported in `status`, and tried again."""
-        self._happened(Woke())
+        """Waits until the store was read once. If that fails, `status` says so, and the store is tried again."""
+        self._take_step(Woke())
         await self._looked.wait()
 
     async def close(self) -> None:
         """Waits for a running refresh and its write, then closes the store."""
-        self._happened(Stopping())
+        self._take_step(Stopping())
         if self._lock_wait is not None:
             self._lock_wait.reschedule(0)
             self._lock_wait = None
@@ -134,7 +142,7 @@ class Credentials:
         if self._alarm:
             self._alarm.cancel()
         if self._under_way is not None:
-            await asyncio.wait([self._under_way])  # the lock is being freed
+            await asyncio.wait([self._under_way])  # the last effect, which frees the lock
         await self._store.close()
 
     @property
@@ -143,17 +151,17 @@ class Credentials:
         return self._bearer.generation
 
     def current(self) -> Bearer | None:
-        """The token, if one can be used at once. The hot path: no await, no lock. None: call `bearer`."""
+        """The token, if one can be used at once; else None: call `bearer`. The hot path: no await, no lock."""
         if time.time() < self._usable_wall and _read_clock(_BOOT_CLOCK) < self._usable_boot:
             return self._bearer
         return None
 
     async def bearer(self, *, lifetime: float = 0, record: PathRecord = PathRecord.NEW) -> Bearer:
-        """Waits for a usable token. Safe to cancel: that never cancels a refresh.
+        """Waits for a usable token. It is safe to cancel: that never cancels a refresh.
 
         Args:
-            lifetime: seconds that the token should still have (for a long upload); a refresh is awaited if it has less.
-            record: of the path that it is for.
+            lifetime: Seconds for which the token should still be good, for example during a long upload.
+            record: Of the path that it is for.
 
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
@@ -165,99 +173,98 @@ class Credentials:
         return bearer
 
     async def after_401(self, refused: Bearer, *, repeated: bool = False) -> Bearer | None:
-        """Waits for the token to send a call with again that was refused with 401; None: no token would change that.
+        """Waits for a token to repeat a call with that was answered with 401. None: no token would help.
 
-        The token may be the same, when it was so young that not all of the API knew it. Safe to cancel.
+        It may be the same token, if it was so young that perhaps not all servers knew it. It is safe to cancel.
 
         Args:
-            refused: the token that the call was sent with.
-            repeated: whether the call was sent with it twice, since it was young at first.
+            refused: The token that the call was sent with.
+            repeated: Whether the call was sent with that token twice, because it was young the first time.
 
         Raises:
-            Refused: as `bearer` does; our answer then, never that 401.
+            Refused: As in `bearer`. The caller gets this error instead of the 401.
         """
         refusal = Unauthorized(refused.generation, refused.probe, repeated)
         since = _read_clock(_BOOT_CLOCK)
-        asking, told = await self._ask(Demanded(0, 0, refusal, since, PathRecord.REFUSED))
+        shared, told = await self._ask(Demanded(0, 0, refusal, since, PathRecord.REFUSED))
         if told is Go.RELAY:
             return None
-        bearer = self._share_of(asking, told)
+        bearer = self._share_of(shared, told)
         while bearer is None:
             bearer = self._share_of(*await self._ask(Demanded(0, 0, None, since)))
         return bearer
 
     def accepted(self, bearer: Bearer) -> None:
-        """A call with this token came back as anything but 401. To be told once for each `Bearer`."""
-        self._happened(Accepted(bearer.generation, bearer.probe))
+        """Records that a call with this token got any other response than 401. Call it once for each `Bearer`."""
+        self._take_step(Accepted(bearer.generation, bearer.probe))
 
     def refused_again(self, bearer: Bearer) -> None:
-        """A call was sent again with this token, and was refused with 401 once more."""
-        self._happened(RefusedAgain(Unauthorized(bearer.generation, bearer.probe)))
+        """Takes note of a 401 to a call that was sent again with this token."""
+        self._take_step(RefusedAgain(Unauthorized(bearer.generation, bearer.probe)))
 
-    def _share_of(self, asking: _Asking, told: Go) -> Bearer | None:
-        """The token for one of those who asked together; None where another one of them tries it."""
+    def _share_of(self, shared: _SharedAnswer, told: Go) -> Bearer | None:
+        """The token for one of the callers in `shared`. None: the token is suspected, and another of them tries it."""
         if told is not Go.PROBE:
             return self._bearer
-        if asking.probed:
+        if shared.probed:
             return None
-        asking.probed = True
+        shared.probed = True
         return replace(self._bearer, probe=self._state.trust.number)
 
-    async def _ask(self, demand: Demanded) -> tuple[_Asking, Go]:
-        """What the machine tells a caller. Raises Refused for a denial."""
-        # A storm of callers is a few to the machine, which looks at each of them in each step.
+    async def _ask(self, demand: Demanded) -> tuple[_SharedAnswer, Go]:
+        """Waits for the state machine's answer to a caller. Raises Refused for a denial."""
+        # The machine looks at all its callers in each step. So a thousand equal demands are only a few to it.
         alike = demand.refusal, demand.lifetime, demand.record, int(time.monotonic() / _ALIKE)
-        asking = self._asking.get(alike)
-        if asking is None or asking.told.done():
+        shared = self._shared.get(alike)
+        if shared is None or shared.answer.done():
             caller = next(self._ids)
-            told_to = self._told(caller, replace(demand, caller=caller))
-            asking = self._asking[alike] = _Asking(spawn(told_to, name="a token for callers"))
-        asking.callers += 1
+            answer = self._answer_to(caller, replace(demand, caller=caller))
+            shared = self._shared[alike] = _SharedAnswer(spawn(answer, name="a token for callers"))
+        shared.callers += 1
         try:
-            told = await asyncio.shield(asking.told)
+            told = await asyncio.shield(shared.answer)
         finally:
-            asking.callers -= 1
-            if not asking.callers:  # whoever leaves last takes the question along
-                asking.told.cancel()
-                if self._asking.get(alike) is asking:
-                    del self._asking[alike]
+            shared.callers -= 1
+            if not shared.callers:  # nobody waits for the answer any more
+                shared.answer.cancel()
+                if self._shared.get(alike) is shared:
+                    del self._shared[alike]
         if isinstance(told, Denial):
             raise Refused(told.code, told.detail, hint=told.hint, retry_after=told.retry_after)
-        return asking, told
+        return shared, told
 
     async def authorized(self, tokens: Tokens) -> None:
-        """Stores the tokens of a new authorization as the next generation. Raises StoreError if that failed for now."""
+        """Stores the tokens of a new authorization. Raises StoreError if that fails for now; it is then tried again."""
         caller = next(self._ids)
         await self._ordered(caller, Authorized(caller, tokens))
 
     async def logout(self) -> None:
-        """Revokes where a revocation endpoint is set, then forgets the tokens. Raises StoreError if it cannot."""
+        """Revokes the tokens if `oauth.revoke_url` is set, then deletes them. Raises StoreError if that fails."""
         caller = next(self._ids)
         await self._ordered(caller, LogoutAsked(caller, time.time()))
 
     def status(self) -> GrantStatus:
-        """The state of the grant as of now."""
         return status(self._state, _now())
 
     async def _ordered(self, caller: int, order: Authorized | LogoutAsked) -> None:
-        told = await self._told(caller, order)
+        told = await self._answer_to(caller, order)
         if isinstance(told, Denial):
             raise StoreError(told.detail, hint=told.hint)
 
-    async def _told(self, caller: int, event: Event) -> Go | Denial:
-        """Lets `event` happen and waits for the answer to `caller`."""
+    async def _answer_to(self, caller: int, event: Event) -> Go | Denial:
+        """Takes a step with `event`, and waits for the answer to `caller`."""
         answer: asyncio.Future[Go | Denial] = asyncio.get_running_loop().create_future()
         self._callers[caller] = answer
-        self._happened(event)
+        self._take_step(event)
         try:
             return await answer
         finally:
             del self._callers[caller]
             if not answer.done() or answer.cancelled():
-                self._happened(Abandoned(caller))
+                self._take_step(Abandoned(caller))
 
-    def _happened(self, event: Event) -> None:
-        """One step of the machine, and all that it wants done."""
+    def _take_step(self, event: Event) -> None:
+        """Takes one step of the state machine, and starts its effects."""
         self._state, effects = step(self._state, event, _now())
         self._remember_bearer()
         if self._state.phase is not Phase.LOOKING:
@@ -270,7 +277,7 @@ class Credentials:
             self._perform(effect)
 
     def _remember_bearer(self) -> None:
-        """What `current` needs, worked out once per step instead of once per request."""
+        """Computes what `current` needs, once for each step instead of once for each request."""
         state = self._state
         if state.fresh is None or state.tokens is None or state.trust.half_open:
             self._usable_wall = self._usable_boot = _UNUSABLE
@@ -298,11 +305,10 @@ class Credentials:
                 assert_never(effect)
 
     def _after(self, work: Awaitable[None]) -> None:
-        """Does `work` when all that was asked for before is done: a lock is freed before it is taken again."""
+        """Performs `work` after all earlier effects, so that for example a lock is freed before it is taken again."""
         before = self._under_way
 
         async def in_turn() -> None:
-            """Waits for the effects before these, and performs these."""
             if before is not None:
                 await asyncio.wait([before])
             await work
@@ -310,7 +316,7 @@ class Credentials:
         self._under_way = spawn(in_turn(), name="grant")
 
     async def _carry_out(self, effect: ReadStore | TakeLock | WriteGrant | Spend | Revoke) -> None:
-        """Performs an effect and reports what came of it, failures included."""
+        """Performs an effect and takes the next step with its result or its failure."""
         try:
             event = await self._result_of(effect)
         except StoreConflictError:
@@ -319,10 +325,10 @@ class Credentials:
             event = Failed(Denial(error.code, error.detail, error.hint), busy=isinstance(error, StoreBusyError))
         except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
-        except Exception as error:  # whatever it is, the machine must go on
-            _log.error("grant.mistake", effect=type(effect).__name__, error=type(error).__name__)
-            event = _mistaken(effect)
-        self._happened(event)
+        except Exception as error:  # a bug must not stop the state machine
+            _log.error("grant.bug", effect=type(effect).__name__, error=type(error).__name__)
+            event = _result_of_bug(effect)
+        self._take_step(event)
 
     async def _result_of(self, effect: ReadStore | TakeLock | WriteGrant | Spend | Revoke) -> Event:
         match effect:
@@ -346,7 +352,7 @@ class Credentials:
                 assert_never(effect)
 
     async def _locked(self, timeout: float) -> Event:
-        """Waits for the lock; a stop of the proxy ends the wait by a TimeoutError, whether it has begun or not."""
+        """Waits for the lock. If the proxy stops before or during the wait, it raises TimeoutError."""
         try:
             async with asyncio.timeout(0 if self._state.stopping else None) as self._lock_wait:
                 await self._store.lock(timeout)
@@ -355,16 +361,16 @@ class Credentials:
             self._lock_wait = None
 
     def _wake_at(self, boot: float) -> None:
-        """Sets the alarm. It is never far off, so a clock that stops while the machine sleeps does no harm."""
+        """Sets the timer. It is never far ahead, so it does no harm that it stops while the machine is suspended."""
         if self._alarm:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(max(0.0, boot - _read_clock(_BOOT_CLOCK)), self._happened, Woke())
+        self._alarm = loop.call_later(max(0.0, boot - _read_clock(_BOOT_CLOCK)), self._take_step, Woke())
 
 
-def _mistaken(effect: Effect) -> Event:
-    """What an effect comes to that ended in a mistake of our own: as much as nobody knows."""
-    reason = "a mistake in krebit-proxy; see its log"
+def _result_of_bug(effect: Effect) -> Event:
+    """The result of an effect that ended in a bug of ours: nobody knows whether it took place."""
+    reason = "a bug in krebit-proxy. Its log has the details"
     match effect:
         case Spend():
             return Answered(Unclear(reason))

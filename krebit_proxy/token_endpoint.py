@@ -1,4 +1,4 @@
-"""One POST to the token endpoint; failures to get an answer become outcomes."""
+"""Sends requests to the token endpoint and the revocation endpoint. A failure becomes an outcome, too."""
 
 import base64
 import time
@@ -13,21 +13,21 @@ from krebit_proxy.core.token_response import NotSent, Outcome
 from krebit_proxy.post import NotReached, post
 from krebit_proxy.trust import client_context
 
-TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since giving up early may lose the answer
+TOTAL_TIMEOUT: Final = 60.0  # seconds for one token request; long, since an early end may lose the response
 _SECRETS: Final = frozenset({"code", "code_verifier", "refresh_token"})
 
 
 class TokenEndpoint:
-    """Speaks to the token endpoint and, where one is set, the revocation endpoint. Never raises for what they do."""
+    """The client of both endpoints. Its methods raise nothing if a server or the network fails: see `Outcome`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError when `upstream.ca_file` cannot be used."""
+        """Raises SettingsError if `upstream.ca_file` cannot be used."""
         self._settings = settings
         encrypted = any(url and url.startswith("https:") for url in (settings.token_url, settings.oauth.revoke_url))
         self._tls = client_context(settings.upstream.ca_file) if encrypted else None
 
     async def exchange(self, code: Secret, verifier: Secret | None) -> Outcome:
-        """Exchanges an authorization code, once (RFC 6749, 4.1.3).
+        """Exchanges an authorization code (RFC 6749, 4.1.3). Never call it twice for one code.
 
         "redirect_uri REQUIRED, if the "redirect_uri" parameter was included in the authorization request [...] and
         their values MUST be identical."
@@ -42,12 +42,12 @@ class TokenEndpoint:
         return await self._token_request(form, previous=None)
 
     async def refresh(self, refresh_token: Secret) -> Outcome:
-        """Spends a refresh token (RFC 6749, 6). No scope is sent: the one that was granted stays."""
+        """Spends a refresh token (RFC 6749, 6). It sends no scope, so the granted scope stays."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()}
         return await self._token_request(form, previous=refresh_token)
 
     async def revoke(self, token: Secret) -> bool:
-        """Revokes a token (RFC 7009); best effort. Returns whether the server said so."""
+        """Revokes a token (RFC 7009), if `oauth.revoke_url` is set. Returns whether the server confirmed it."""
         if self._settings.oauth.revoke_url is None:
             return False
         try:
@@ -87,6 +87,6 @@ class TokenEndpoint:
 
 
 def _basic(client_id: str, client_secret: Secret) -> str:
-    """By RFC 6749 2.3.1: both parts "encoded using the "application/x-www-form-urlencoded" encoding algorithm"."""
+    """RFC 6749 2.3.1: both parts are "encoded using the "application/x-www-form-urlencoded" encoding algorithm"."""
     pair = f"{quote_plus(client_id)}:{quote_plus(client_secret.reveal())}"
     return base64.b64encode(pair.encode()).decode()

@@ -1,4 +1,8 @@
-"""The `access` settings, compiled: what admission looks up for each connection and each request."""
+"""The `access` settings, compiled into what `core.admission` needs for each connection and each request.
+
+The functions at the top check the values of single settings. `Rules` holds all of them in a form that is quick to look
+up. `Rules.peer` says who is at the other end of a connection.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +15,7 @@ from krebit_proxy.core.fields import origin
 from krebit_proxy.core.host import is_host
 from krebit_proxy.core.policy import pattern
 
-_SCHEME: Final = r"[a-z][a-z0-9+.-]*"  # RFC 3986, 3.1; that of a browser's extension or a desktop app is its own
+_SCHEME: Final = r"[a-z][a-z0-9+.-]*"  # RFC 3986, 3.1; browser extensions and desktop apps have their own
 _ORIGIN: Final = re.compile(rf"({_SCHEME})://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{{1,5}}))?", re.ASCII)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _OWNER: Final = re.compile(r"[ug]id:\d+", re.ASCII)
@@ -19,19 +23,19 @@ _OWNER: Final = re.compile(r"[ug]id:\d+", re.ASCII)
 Network = IPv4Network | IPv6Network
 
 
-# What each setting may be. These are the only rules: the settings are read by them, and compiled by them.
+# What each setting may contain. `config` checks settings by these functions, too, so the two cannot differ.
 
 
 def allowed_host(value: str) -> str:
-    """A name or address as callers write it in `Host`. Raises ValueError with what is wrong."""
+    """A host name or IP address, in the form that clients write in `Host`. Raises ValueError with what is wrong."""
     host = value.removeprefix("[").removesuffix("]")
-    if not is_host(host) or "%" in host:  # a zone means something on its own computer only
+    if not is_host(host) or "%" in host:  # a zone such as %eth0 is valid on one computer only
         raise ValueError("is not a host name or IP address; leave out scheme, port and *")
     return f"[{ip_address(host)}]" if ":" in host else host.lower().removesuffix(".")
 
 
 def allowed_origin(value: str) -> str:
-    """A web origin, e.g. https://intranet.example, tauri://localhost. Raises ValueError with what is wrong."""
+    """A web origin, such as https://intranet.example or tauri://localhost. Raises ValueError with what is wrong."""
     match = _ORIGIN.fullmatch(value)
     web = match is not None and match[1] in {"http", "https"}
     if match is None or int(match[3] or 0) > 65535 or (web and not is_host(match[2].strip("[]"))):
@@ -40,7 +44,7 @@ def allowed_origin(value: str) -> str:
 
 
 def allowed_client(value: str) -> Network | str:
-    """A network of TCP peers, or `uid:N` or `gid:N` of unix peers. Raises ValueError with what is wrong."""
+    """A network, or `uid:N` or `gid:N` for processes on a unix socket. Raises ValueError with what is wrong."""
     if _OWNER.fullmatch(value):
         return value
     try:
@@ -57,7 +61,7 @@ def _nearest_network(value: str) -> str:
 
 
 def token(value: str) -> str:
-    """The name of a field or a method. Raises ValueError with what is wrong."""
+    """A field name or a method: a token by RFC 9110. Raises ValueError with what is wrong."""
     if not _TOKEN.fullmatch(value):
         raise ValueError("is not a name that HTTP allows here")
     return value
@@ -65,10 +69,13 @@ def token(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called. `origin` is the allowed web origin that may read the answer, or None.
+    """Who sent a request.
 
-    `preflight`: the field lines of the 204 that answers a CORS preflight; when not empty, nothing is forwarded.
-    `shows`: it is a browser that will show the answer to a person as a page.
+    Attributes:
+        name: The owner of its client key, the name in its certificate, the network that allows it, or its user id.
+        origin: The allowed web origin whose pages may read the response. None: there is none.
+        preflight: The header lines of the 204 response to a CORS preflight. If not empty, nothing is forwarded.
+        shows: Whether a browser will show the response as a page.
     """
 
     name: str
@@ -81,9 +88,16 @@ class Caller:
 class Peer:
     """The other end of one connection.
 
-    `caller` is who it is while no key says more; `here` whether it is on this computer, by whatever address;
-    `address` its IP address; `site` what counts as one place, with a share of the connections; `local` our address as
-    a Host.
+    Attributes:
+        caller: Who it is, as long as no client key says more.
+        allowed: Whether `access.allow_clients` and the certificate rule let it in.
+        loopback: Whether its address is a loopback address, or it uses a unix socket.
+        here: Whether it is on this computer, whichever address it uses.
+        unix: Whether it uses a unix socket.
+        local: The address at which it reached us, as in `Host` without a port.
+        scheme: `http` or `https`.
+        address: Its IP address; empty for a unix socket.
+        site: The address or network that shares one limit on connections; empty for a unix socket.
     """
 
     caller: Caller
@@ -99,7 +113,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class AllowRule:
-    """One line of `access.allow`. Without callers, methods or paths it speaks of all of them."""
+    """One line of `access.allow`. If callers, methods or paths are empty, the line covers all of them."""
 
     text: str
     callers: frozenset[str]
@@ -107,7 +121,7 @@ class AllowRule:
     paths: tuple[re.Pattern[bytes], ...]
 
     def covers(self, caller: str, method: bytes, understood: Iterable[bytes]) -> bool:
-        """Whether the request is allowed by this line, in each way in which its path may be understood."""
+        """Whether this line allows the request. `understood`: the readings of its path. One template must fit all."""
         return (
             (not self.callers or caller in self.callers)
             and (not self.methods or method in self.methods)
@@ -117,7 +131,7 @@ class AllowRule:
 
 @dataclass(frozen=True)
 class Rules:
-    """The `access` settings, compiled."""
+    """All rules that decide who may call. An empty tuple or set means that there is no such rule."""
 
     hosts: frozenset[bytes] = frozenset()
     origins: frozenset[bytes] = frozenset()
@@ -145,16 +159,16 @@ class Rules:
         """The rules from plain values.
 
         Args:
-            allowed_hosts: By `allowed_host`.
-            allowed_origins: By `allowed_origin`.
-            allow_clients: By `allowed_client`.
+            allowed_hosts: Each as in `allowed_host`.
+            allowed_origins: Each as in `allowed_origin`.
+            allow_clients: Each as in `allowed_client`.
             certificates: Whether TCP peers need a client certificate.
-            client_keys: Caller's name -> SHA-256 of its key.
+            client_keys: The SHA-256 of each key, by the name of its owner.
             require_header: A field that every API request must have.
-            read_only: GET, HEAD and OPTIONS only.
-            allow: (methods, path templates, callers) a line.
+            read_only: Whether only GET, HEAD and OPTIONS are allowed.
+            allow: For each line: methods, path templates, callers.
 
-        Raises ValueError for what is not by those rules, which the settings are.
+        Raises ValueError for an invalid value. Values from checked settings are always valid.
         """
         clients = [allowed_client(value) for value in allow_clients]
         return cls(
@@ -171,20 +185,20 @@ class Rules:
 
     @cached_property
     def open(self) -> bool:
-        """Whether every method, path and caller is welcome, so that there is nothing to look up."""
+        """Whether all methods, paths and callers are allowed, so that a request needs no look-up."""
         return not (self.keys or self.require_header or self.read_only or self.allow)
 
     def peer(self, address: str, local: str, *, scheme: bytes = b"http", name: str | None = None) -> Peer:
-        """The peer at the IP address `address` that reached us at `local`.
+        """The peer at the IP address `address` that reached us at the IP address `local`.
 
-        `name` is the one in its certificate, empty if there is none in it, None if it has no certificate. A peer
-        without a name is called by the network that lets it in.
+        `name` is the name in its client certificate: empty if the certificate has none, None if there is no
+        certificate. A peer without a name gets the name of the network that allows it.
         """
         return self._peers(address, local, scheme, name)
 
     @cached_property
     def _peers(self) -> Callable[[str, str, bytes, str | None], Peer]:
-        # Most connections come from places that we have seen.
+        # Most connections come from addresses that we have seen before.
         return lru_cache(maxsize=1024)(self._peer)
 
     def _peer(self, address: str, local: str, scheme: bytes, name: str | None) -> Peer:
@@ -205,9 +219,9 @@ class Rules:
         )
 
     def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:
-        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone.
+        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules, the socket's mode decides.
 
-        `uid` is None where the system does not tell: such a process is nobody whom a rule could name.
+        `uid` is None if the system does not say who it is. Then no `uid:` rule matches.
         """
         owners = {f"uid:{uid}", *[f"gid:{gid}" for gid in gids]}
         name = "unix" if uid is None else f"uid:{uid}"
@@ -224,13 +238,13 @@ def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:
-    """An IPv4 address; of an IPv6 address its network, in which whoever is there has as many as he likes."""
+    """The IPv4 address, or the /64 network of an IPv6 address: one computer can use all addresses in it."""
     # RFC 4291, 2.5.1: "Interface IDs are required to be 64 bits long".
     return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """The address without its zone; an IPv4 caller of a socket for both families counts as what it is."""
+    """The address without its zone. An IPv4 address in IPv6 form, as dual-stack sockets give it, becomes IPv4."""
     address = ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address

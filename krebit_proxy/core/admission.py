@@ -1,7 +1,14 @@
-"""Who may call: the Host rule, the rules for browsers, peers, keys, methods and paths.
+"""Decides whether a request may pass, and who its caller is.
 
-The rules are compiled once, a peer is looked up once a connection (`Rules.peer`), and `admit` runs for each request. A
-plain tool on loopback sends nothing but `Host` that matters here, and pays for no more than that.
+The checks, in order:
+
+1.  *Peer.* The address, user id or certificate at the other end of the connection must be allowed.
+2.  *Host.* The request must name us by a name that is ours. This stops DNS rebinding.
+3.  *Browser.* A request with `Origin` or Fetch metadata must come from our own pages or from an allowed origin.
+4.  *Policy.* Client key, required header, method and path, as far as settings limit them. Our own pages need none.
+
+`Rules` are compiled once, `Rules.peer` runs once for each connection, and `admit` once for each request. It is quick
+for the usual caller: a tool on loopback that sends no field which matters here except `Host`.
 """
 
 import re
@@ -25,14 +32,14 @@ from krebit_proxy.errors import Refused
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::(\d{0,5}))?", re.IGNORECASE)
 _LAST_PORT: Final = 65535
 
-# What only browsers send, and what makes a request theirs to judge.
+# Only browsers send these. A request with one of them must pass `_from_browser`.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
-# What it makes of an answer that it shows (Fetch, 2.2.5, destinations).
+# The values of Sec-Fetch-Dest for a response that the browser shows (Fetch, 2.2.5, destinations).
 _DOCUMENTS: Final = frozenset((b"document", b"iframe", b"frame", b"object", b"embed"))
 # TRACE would echo our Authorization to the caller; CONNECT would open a tunnel.
 _NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
 _READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
-# Frameworks take the method from these, whatever the request line says.
+# Some frameworks take the method from these fields instead of the request line.
 _METHOD_OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
 _MEDIA_TYPE: Final = re.compile(rb"(text/html|application/xhtml\+xml)|application/(?:[a-z.+-]*\+)?json", re.IGNORECASE)
 
@@ -41,31 +48,31 @@ Preference = Literal["page", "JSON", "none"]
 
 @dataclass(slots=True)
 class Request:
-    """What a request says of itself.
+    """One request, before its content.
 
     Attributes:
-        peer: From `Rules.peer` or `Rules.unix_peer`, once a connection.
+        peer: From `Rules.peer` or `Rules.unix_peer`.
         method: As sent.
         target: As sent.
         head: Its fields, examined.
-        upgrade: The protocols that it offers to switch to, as far as the offer goes upstream.
-        page: Whether it is for one of our own pages. They need no key, and a link from elsewhere may lead to them.
+        upgrade: The protocols that it offers to switch to, if we offer them to the upstream too.
+        page: Whether it is for one of our own pages. They need no key, and other sites may link to them.
     """
 
     peer: Peer
     method: bytes
-    target: bytes = field(repr=False)  # a query may hold secrets of the caller
+    target: bytes = field(repr=False)  # a query may contain secrets of the caller
     head: Head
     upgrade: bytes | None = None
     page: bool = False
 
     def own_origin(self) -> bytes:
-        """The origin by which the caller knows us, e.g. http://localhost:8321; empty when it named none."""
+        """Our origin as the caller knows it, for example http://localhost:8321. Empty if the request names no host."""
         host = self.authority()
         return self.peer.scheme + b"://" + host if host else b""
 
     def authority(self) -> bytes:
-        """The host and port by which the caller knows us; empty when it named none."""
+        """Our host and port as the caller knows them. Empty if the request names no host."""
         if not self.target.startswith((b"/", b"*")):
             # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use
             # the host information of the request-target".
@@ -80,32 +87,32 @@ class Request:
 
     @property
     def prefers(self) -> Preference:
-        """What its `Accept` names first: a page, as browsers do, or JSON."""
+        """Which comes first in `Accept`: HTML, as browsers send it, or JSON."""
         match = _MEDIA_TYPE.search(self.field(b"accept") or b"")
         return "none" if match is None else "page" if match[1] else "JSON"
 
     def only(self, name: bytes) -> bytes | None:
-        """The value of a field that browsers send at most once; None if it is not there. Raises Refused for two."""
+        """The value of a field that browsers send at most once, or None. Raises Refused(cross_site) for two of them."""
         if self.head.names.count(name) > 1:
-            raise Refused("cross_site", "A field that browsers send once came more than once.")
+            raise Refused("cross_site", "A header that browsers send only once came more than once.")
         return self.field(name)
 
 
 def admit(request: Request, rules: Rules) -> Caller:
-    """The caller of a request that may pass. Every other request is Refused, with what would let it pass."""
+    """The caller of a request that may pass. Raises Refused for any other, with a hint how to allow it."""
     peer = request.peer
     if not peer.allowed and not (request.page and peer.here):
-        hint = "tls_client_ca_file asks for a certificate, too." if rules.certificates else ""
+        hint = "tls_client_ca_file also requires a client certificate." if rules.certificates else ""
         raise Refused(
             "client_not_allowed",
-            "This address may not call.",
-            hint=f"access.allow_clients lists who may. {hint}".strip(),
+            "This client is not allowed to use the proxy.",
+            hint=f"Check access.allow_clients. {hint}".strip(),
         )
     _check_host(request, rules)
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(request.head.names):
         caller = _from_browser(request, rules)
-    if not request.page:  # a page tells itself which methods it knows
+    if not request.page:  # each page answers 405 itself
         check_method(request.method)
     if rules.open or request.page or caller.preflight:
         return caller
@@ -113,15 +120,15 @@ def admit(request: Request, rules: Rules) -> Caller:
 
 
 def _check_host(request: Request, rules: Rules) -> None:
-    """Raises Refused unless the caller knows us by a name that is ours.
+    """Raises Refused unless the request names us by one of our names.
 
-    A page whose name was rebound to our address shows that name here, and gives itself away by nothing else.
+    With DNS rebinding, a web page points a name of its own at our address. Only that name, in Host, gives it away.
     """
     lines, host = request.head.names.count(b"host"), request.authority()
     if request.peer.unix:
         return
     if lines != 1 and not (request.head.http10 and lines == 0):
-        raise Refused("host_not_allowed", "A request has exactly one Host field.")
+        raise Refused("host_not_allowed", "A request must have exactly one Host header.")
     if _names_loopback(host) or not (host or lines):
         return
     match = _HOST.fullmatch(host)
@@ -132,12 +139,12 @@ def _check_host(request: Request, rules: Rules) -> None:
     name = match[1].decode("ascii") if match else "this name"
     raise Refused(
         "host_not_allowed",
-        f"Requests for {name} are not served.",
-        hint="Add the name to access.allowed_hosts if it is yours.",
+        f"The proxy does not answer requests for {name}.",
+        hint="If the name is yours, add it to access.allowed_hosts.",
     )
 
 
-@lru_cache(maxsize=256)  # callers name us in few ways
+@lru_cache(maxsize=256)  # callers use few names for us
 def _names_loopback(host: bytes) -> bool:
     match = _HOST.fullmatch(host)
     return match is not None and _has_port(match) and is_loopback(match[1].decode("ascii"))
@@ -148,7 +155,7 @@ def _has_port(match: re.Match[bytes]) -> bool:
 
 
 def _from_browser(request: Request, rules: Rules) -> Caller:
-    """The caller of a request with an `Origin` or Fetch metadata. Other sites, also those of this host, are refused."""
+    """The caller of a request from a browser. Raises Refused for other sites, even if they are on our own host."""
     asked, site = request.only(b"origin"), request.only(b"sec-fetch-site")
     preflight = request.method == b"OPTIONS" and b"access-control-request-method" in request.head.names
     caller = request.peer.caller
@@ -164,13 +171,13 @@ def _from_browser(request: Request, rules: Rules) -> Caller:
         return replace(caller, preflight=_preflight(request, asked)) if preflight else caller
     raise Refused(
         "cross_site",
-        "A page of another web site asked for this in a browser.",
-        hint="Add its origin to access.allowed_origins if the page is yours.",
+        "A page of another web site sent this request.",
+        hint="If the page is yours, add its origin to access.allowed_origins.",
     )
 
 
 def _is_link(request: Request) -> bool:
-    """Whether a person followed a link, or a redirect, in a tab of its own: nobody else can read what comes."""
+    """Whether a tab follows a link or a redirect. No page of another site can read the response to that."""
     return (
         request.method in {b"GET", b"HEAD"}
         and request.only(b"sec-fetch-mode") == b"navigate"
@@ -179,7 +186,7 @@ def _is_link(request: Request) -> bool:
 
 
 def _preflight(request: Request, asked: bytes) -> bytes:
-    """The answer to a CORS preflight of a page that may call: what it asked for, for ten minutes."""
+    """The header lines that allow all that a CORS preflight asks for. Browsers remember them for ten minutes."""
     lines = [
         b"Access-Control-Allow-Origin: " + asked,
         b"Access-Control-Allow-Methods: " + (request.only(b"access-control-request-method") or b""),
@@ -194,37 +201,35 @@ def _preflight(request: Request, asked: bytes) -> bytes:
 
 
 def check_method(method: bytes) -> None:
-    """Raises Refused for a method that is never forwarded."""
+    """Raises Refused(method_not_allowed) for CONNECT, TRACE and TRACK."""
     if method in _NEVER:
-        raise Refused("method_not_allowed", "CONNECT, TRACE and TRACK are never forwarded.")
+        raise Refused("method_not_allowed", "The proxy never forwards CONNECT, TRACE or TRACK.")
 
 
 def _by_policy(request: Request, rules: Rules, caller: Caller) -> Caller:
-    """The caller, by its key where keys are in use, when the request is within what it may do."""
+    """The caller, named by its client key if there are keys. Raises Refused if a rule forbids the request."""
     if rules.keys:
         caller = replace(caller, name=_key_owner(request, rules))
     if rules.require_header and rules.require_header not in request.head.names:
         field = rules.require_header.decode("ascii")
-        raise Refused("client_not_allowed", f"The field {field} is missing.", hint="access.require_header asks for it.")
+        raise Refused("client_not_allowed", f"The header {field} is missing.", hint="access.require_header demands it.")
     if rules.read_only or rules.allow:
         if not _METHOD_OVERRIDES.isdisjoint(request.head.names):
-            raise Refused(
-                "method_not_allowed", "A field that changes the method is not taken while methods are limited."
-            )
+            detail = "The proxy limits methods, so it accepts no header that overrides the method."
+            raise Refused("method_not_allowed", detail)
         path = origin_form(request.target)[0].partition(b"?")[0]
         allowed_by(rules, caller.name, request.method, path)
     return caller
 
 
 def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRule | None:
-    """The line of `access.allow` that lets a request through; None where there is no line, so that all paths pass.
+    """The line of `access.allow` that allows a request. None: the setting is empty, so all paths are allowed.
 
-    `path` is as spelt, without the query. Raises Refused when the method or the path is beyond what is allowed.
+    `path` is as sent, without the query. Raises Refused if the method or the path is not allowed.
     """
     if rules.read_only and method.decode("ascii") not in _READ_ONLY:
-        raise Refused(
-            "method_not_allowed", "Only GET, HEAD and OPTIONS pass.", hint="access.read_only is set.", allow=_READ_ONLY
-        )
+        detail = "Only GET, HEAD and OPTIONS are allowed."
+        raise Refused("method_not_allowed", detail, hint="access.read_only is set.", allow=_READ_ONLY)
     if not rules.allow:
         return None
     understood = meanings(path)
@@ -232,11 +237,11 @@ def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRu
         if line.covers(caller, method, understood):
             return line
     needed = needed_line(method.decode("ascii"), path)
-    raise Refused("forbidden_path", "No rule allows this request.", hint=f"access.allow would need {needed}")
+    raise Refused("forbidden_path", "No rule allows this request.", hint=f"To allow it, add to access.allow: {needed}")
 
 
 def _key_owner(request: Request, rules: Rules) -> str:
-    """Whose key came. All keys are compared, each in constant time, so that the time says nothing about any."""
+    """The owner of the client key. Every key is compared, in constant time, so the time reveals nothing."""
     owner = None
     for candidate in _candidates(request):
         digest = sha256(candidate).digest()
@@ -246,14 +251,14 @@ def _key_owner(request: Request, rules: Rules) -> str:
     if owner is None:
         raise Refused(
             "client_key_required",
-            "A valid client key is needed.",
+            "The request has no valid client key.",
             hint="Send it as Authorization: Bearer KEY, as X-Api-Key, or as the password in the URL.",
         )
     return owner
 
 
 def _candidates(request: Request) -> list[bytes]:
-    """What may be a client key: X-Api-Key, a Bearer token, the password or the user of Basic."""
+    """All values that may be a client key: X-Api-Key, a Bearer token, user and password of Basic."""
     candidates = []
     for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
         if name == b"x-api-key":

@@ -1,17 +1,18 @@
-"""When to tell people about the grant, in which words, and what to do when a message does not arrive.
+"""When to send people a message about the grant, what it says, and what to do if it does not arrive.
 
-`Alarm` looks at the grant again and again, and says what to tell:
+`Alarm` looks at the grant repeatedly, and sends these messages:
 
-    problem     something is wrong. Most troubles pass by themselves, or somebody is already at work on them. Those must
-                last for `notify.after` first. A refresh token that the authorization server refuses is told at once:
-                only a person who authorizes again ends that.
-    reminder    a person is still needed: 1 hour after the problem, 4 hours after that, then once a day.
-    expiring    the authorization will end, whatever is renewed: a week before, and a day before.
-    recovered   all has been well for a while again. Told only after a problem.
+    problem     Something is wrong. Most problems end without help, so a problem must last for `notify.after` first. The
+                exception: if Krebit refuses the refresh token, the message is sent at once, because only a new
+                authorization helps.
+    reminder    A person is still needed: 1 hour after the problem, 4 hours after that, then once a day.
+    expiring    The authorization ends soon, and no renewal extends it. Sent a week before and a day before.
+    recovered   All has been well again for a while. Sent only after a problem.
 
-A trouble that goes for less than a minute and comes back is one trouble. What is wrong from the start of a process was
-told by the one before: it must last for `notify.after` too, so that a proxy that is started again and again raises no
-storm. The same holds for an end that is known from the store, and not from a renewal.
+A problem that stops for less than a minute and comes back is one problem. If something is wrong when a process starts,
+the process before it has probably sent the message. So that problem must also last for `notify.after`: a proxy that
+restarts again and again sends no flood of messages. The same holds for an end of the authorization that the process
+has read from the store and has not got from a renewal.
 
 `Outbox` holds what one way of `notify` still has to deliver: at most one message, the newest.
 """
@@ -25,13 +26,13 @@ from krebit_proxy.core.notices import WEEK, ending, still_served
 from krebit_proxy.core.times import moment
 from krebit_proxy.errors import SETUP_CODES
 
-STEADY: Final = 60.0  # seconds that all must have been well, at most, before a trouble counts as over
-REMINDERS: Final = (3600.0, 4 * 3600.0, 86400.0)  # seconds between one message and the next; the last one repeats
+STEADY: Final = 60.0  # seconds without a problem, at most, after which it counts as over
+REMINDERS: Final = (3600.0, 4 * 3600.0, 86400.0)  # seconds between the messages; the last number repeats
 EXPIRING: Final = (WEEK, 86400.0)  # seconds before a fixed end
-SAME_END: Final = 60.0  # seconds; servers that say how long is left make one end a little different each time
+SAME_END: Final = 60.0  # seconds; an end that is computed from the time left varies a little
 _MUST_ACT: Final = SETUP_CODES | {"misconfigured"}
 _AT_ONCE: Final = "reauthorization_required"
-# Slack and Mattermost take these for markup, and for a call to all people of a channel.
+# Slack and Mattermost read these as markup, and notify a whole channel for some of it.
 _MARKUP: Final = str.maketrans({"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
                                 ">": "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}",
                                 "@": "(at)"})  # fmt: skip
@@ -39,7 +40,7 @@ _MARKUP: Final = str.maketrans({"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MA
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What to tell. `since`: when that began, in seconds since the epoch."""
+    """One message to people. `since`: when its cause began, in seconds since the epoch."""
 
     event: str  # "problem", "reminder", "expiring", "recovered" or "test"
     code: str | None  # one of errors.CODES when something is wrong
@@ -49,16 +50,16 @@ class Message:
 
     @property
     def needs_setup(self) -> bool:
-        """Whether a person can do at /setup what the message asks for."""
+        """Whether the page /setup is the place to do what the message asks for."""
         return self.code in SETUP_CODES or self.event == "expiring"
 
     def text(self, organization: str, setup_url: str | None, now: float) -> str:
-        """The message as one line for a chat: what happened, where, and what to do.
+        """The message as one line for a chat.
 
         Args:
-            organization: whose grant it is.
-            setup_url: where a person authorizes again, if that helps.
-            now: seconds since the epoch.
+            organization: The setting; it says which proxy sends the message.
+            setup_url: Where a person authorizes again, if that helps.
+            now: Seconds since the epoch.
         """
         who, since = f"krebit-proxy at {organization}", moment(self.since, now)
         if self.event == "recovered":
@@ -70,12 +71,12 @@ class Message:
 
 
 def trial(now: float) -> Message:
-    """The message that tries out whether alarms arrive."""
+    """The message of `krebit-proxy notify test`."""
     return Message("test", None, "This is a test message.", "Nothing is wrong, and there is nothing to do.", now)
 
 
 class Alarm:
-    """Decides at each look whether there is something to tell. Two clocks: one that never jumps, and the wall clock."""
+    """Decides at each look whether to send a message. Durations come from a clock that never jumps."""
 
     def __init__(self, after: float) -> None:
         """`after`: the setting `notify.after`, seconds."""
@@ -83,26 +84,26 @@ class Alarm:
         self._steady = min(after, STEADY)
         self._first: float | None = None  # when the first look was
         self._seen_well = False  # by this process
-        self._began: float | None = None  # when this trouble was first seen
+        self._began: float | None = None  # when this problem was first seen
         self._seen = 0.0  # when it was last seen
-        self._told: set[str] = set()  # the codes that people have been told of in this trouble
-        self._told_at = 0.0  # when they were told last
-        self._reminders = 0  # since they were told of the newest code
+        self._told: set[str] = set()  # the codes in the messages about this problem
+        self._told_at = 0.0  # when the last of these messages was sent
+        self._reminders = 0  # reminders since the newest code
         self._end = -inf  # the fixed end that `_warned` is about, by the wall clock
-        self._warned = inf  # the shortest of `EXPIRING` that people have been told of
+        self._warned = inf  # the shortest of `EXPIRING` that a message was sent for
 
     def look(self, status: GrantStatus, now: float, wall: float) -> Message | None:
-        """What to tell at `now`, if anything. `wall` is the same moment in seconds since the epoch."""
+        """The message to send at `now`, or None. `wall` is the same moment in seconds since the epoch."""
         if self._first is None:
             self._first = now
         self._seen_well |= status.code is None
-        # Who never authorized learns from the setup itself what to do.
+        # Before the first authorization, somebody is setting the proxy up and knows what to do.
         unused = status.code == "setup_required" and status.generation == 0 and not self._told
         if status.code is not None and not unused:
             return self._trouble(status, status.code, now, wall)
         if self._began is not None:
             return self._well(status, now, wall)
-        # An end that this process has only read of was told of by the one before.
+        # If this process has only read the end from the store, the process before it has sent the message.
         seen_here = status.last_refresh_at is not None
         return self._expiring(status, wall) if seen_here or now - self._first >= self._after else None
 
@@ -126,7 +127,7 @@ class Alarm:
         return Message(event, code, detail, status.hint, wall - lasted)
 
     def _is_news(self, status: GrantStatus) -> bool:
-        """Whether this process has seen the grant go bad: or else the one before has told of it."""
+        """Whether the grant failed while this process was running. Else the process before it has sent the message."""
         refused_us = status.last_refresh_at is not None
         return self._seen_well or (status.ready and refused_us)
 
@@ -151,14 +152,14 @@ class Alarm:
 
 
 class Outbox:
-    """The one message that a way of `notify` still has to deliver, when to try, and what the log should hear of it.
+    """The one message that a way of `notify` still has to deliver, and when to try next.
 
-    A newer message takes the place of an older one that has not arrived. Where no problem can have arrived, no
-    `recovered` is sent, and a `reminder` is sent as the `problem` that it is for whoever gets it.
+    A newer message replaces an older one that has not arrived. If certainly no problem has arrived, `recovered` is not
+    sent, and `reminder` is sent as `problem`: for its reader it is the first message.
     """
 
     def __init__(self, pauses: tuple[float, ...]) -> None:
-        """`pauses`: seconds before each further try; after the last of them a message is given up."""
+        """`pauses`: seconds between tries. After as many retries, the message is given up."""
         self._pauses = pauses
         self._message: Message | None = None
         self._tries = 0
@@ -168,15 +169,15 @@ class Outbox:
 
     @property
     def at(self) -> float:
-        """When the next try is due, by the clock of `put`; infinite without one."""
+        """When the next try is due, by the clock of `put`. Infinite: there is nothing to deliver."""
         return self._at
 
     def put(self, message: Message, now: float) -> None:
-        """Takes a message that is to be delivered from now on."""
+        """Replaces the message, to be delivered from `now` on."""
         self._message, self._tries, self._at = message, 0, now
 
     def due(self, now: float) -> Message | None:
-        """What to try to deliver now. `tried` must follow before the next call."""
+        """The message to deliver now, or None. Call `tried` before the next call of this."""
         if self._message is None or now < self._at:
             return None
         if not self._reached:
@@ -187,13 +188,13 @@ class Outbox:
         return self._message
 
     def tried(self, message: Message, reason: str, now: float, *, unclear: bool = False) -> "Tried":
-        """Takes note of what a try came to.
+        """Records the result of a try.
 
         Args:
-            message: what was sent; a newer one may have come meanwhile.
-            reason: why it failed; empty when it was accepted.
-            now: by the clock of `put`.
-            unclear: it failed, and may have arrived all the same.
+            message: From `due`. A newer one may have replaced it meanwhile.
+            reason: Why the try failed. Empty: the message was accepted.
+            now: By the clock of `put`.
+            unclear: Whether the message may have arrived although the try failed.
         """
         changed, self._reason = reason != self._reason, reason
         if message.event in {"problem", "reminder"} and (not reason or unclear):
@@ -216,7 +217,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What the log should hear of a try."""
+    """What the log needs to know about a try."""
 
-    changed: bool  # it came to something else than the one before
-    given_up: bool  # the message is not tried again
+    changed: bool  # the result differs from that of the try before
+    given_up: bool  # there will be no further try for this message

@@ -1,35 +1,42 @@
-"""The phases of a caller's connection: what leads from one to the next, how long each may last, and who makes room.
+"""The phases of a caller's connection: how they follow each other, how long each may last, and which make room.
 
-A connection is always in exactly one `ConnectionPhase`. Whatever happens to it is an `Event`, and `step` says which
-phase comes next, by one table. A pair that is not in the table is a fault of the program: `step` raises `IllegalStep`,
-and nothing has changed. A usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and at last CLOSING:
+A connection is always in exactly one `ConnectionPhase`. Everything that happens to it is an `Event`, and `step` looks
+up the next phase in one table. A pair that is not in the table is a bug: `step` raises `IllegalStep`, and nothing has
+changed. The usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and finally CLOSING:
 
-    FRESH, IDLE, HEAD   wait for a request: none came yet, none since the last answer, or a part of a head
-    SENT, WORKING       a request is being answered: sent upstream and nothing else to do, or in a task of its own
-    READING, PAGE       the same for one of our own pages: its content is still to come, or the page answers
-    BLOCKED, UNREAD     the caller does not take what was written to it, during an answer or between two
-    SKIPPING, REFUSED   answered early, by the upstream or by us: what is left of the content is thrown away
-    TUNNEL              raw bytes go both ways after a 101
-    LINGERING, CLOSING  over: the caller may still send what nobody reads, or is still to take the last answer
-    HANDSHAKE           TLS is not set up yet
+    HANDSHAKE   TLS is not set up yet
+    FRESH       no request has come yet
+    IDLE        no request has come since the last response
+    HEAD        a part of a request's head has come
+    SENT        the request went upstream; the response is awaited, and no task is needed for that
+    WORKING     a task answers the request
+    READING     a request for one of our own pages waits for its content
+    PAGE        the page answers
+    BLOCKED     the caller does not read the response that is being written
+    UNREAD      the caller does not read the last response, and nothing is under way
+    SKIPPING    the upstream has answered early; the rest of the content is read and dropped
+    REFUSED     we have answered with an error; the rest of the content is read and dropped
+    TUNNEL      after a 101: raw bytes go both ways
+    LINGERING   over; the caller may still be sending, which nobody reads
+    CLOSING     over; the caller may still have to read the last response
 
-Every phase has a deadline, so no connection can stay for ever, and says how it ends then. Some also make room: when
-`limits.connections` is reached, a connection in one of them ends in the same way for the sake of a new caller.
+Every phase has a deadline, so no connection stays for ever, and an `Ending` for that moment. Some phases also make
+room: if `limits.connections` is reached, a connection in one of them ends in the same way for a new caller.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-ANY: Final = 0.0  # bytes a second: any progress
-_GOOD: Final = 1e6  # bytes a second: who sends that quickly may finish sending, and then reads our answer
-_AFTER_THE_LAST: Final = 2.0  # seconds for a caller to see an answer that came before its request was read
-_SPARED: Final = 1.0  # seconds without progress after which a caller counts as a slow reader
+ANY: Final = 0.0  # bytes per second: any progress
+_GOOD: Final = 1e6  # bytes per second; a caller that sends so fast may finish, and then reads our response
+_AFTER_THE_LAST: Final = 2.0  # seconds for the caller to read a response to a request that is still coming
+_SPARED: Final = 1.0  # seconds without progress until a caller counts as a slow reader
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The settings that deadlines are made of, in seconds."""
+    """The settings that make up the deadlines, in seconds."""
 
     header: float
     body: float
@@ -39,30 +46,30 @@ class Timeouts:
     response: float
 
 
-# How a connection ends whose deadline has passed, or that makes room:
-#   close    in an orderly way
-#   linger   as an answer ends that came before its request was read
-#   408      with an answer: the request came too slowly
-#   504      with an answer: there was no other in time
-#   reset    so that the caller sees that something was cut
-#   drop     without anything more, for the last answer may still be on its way
+# How a connection ends when its deadline passes or when it makes room:
+#   close    it is closed
+#   linger   it goes to LINGERING, so that the caller can read the response before the close
+#   408      a response says that the request came too slowly
+#   504      a response says that the upstream did not answer in time
+#   reset    it breaks off, so that the caller sees that something is missing
+#   drop     it is closed at once; nothing more is sent after the last response
 Ending = Literal["close", "linger", "408", "504", "reset", "drop"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConnectionPhase:
-    """One phase.
+    """One phase. The module lists them.
 
     Attributes:
         name: For errors and logs.
         deadline: How many seconds it may last.
-        ending: What happens then.
-        progress: Bytes a second, either way, with which the deadline begins anew; None: it never does.
-        turn: When the connection ends in the same way to make room for another: lower ones first, and among equals the
-            one that is longest in its phase. 0: never.
-        spared: Seconds in this phase before it makes room.
+        ending: How the connection ends when the deadline passes.
+        progress: Bytes per second, in either direction, that start the deadline anew. None: nothing does.
+        turn: The order in which connections end to make room for another: lower numbers first, and among equals the one
+            that has been in its phase longest. 0: never.
+        spared: Seconds in this phase until the connection may end to make room.
         ready: Whether the next request can be answered.
-        over: Whether no request will be answered any more. Such a connection does not count against the limit.
+        over: Whether no further request will be answered. Such a connection does not count against the limit.
     """
 
     name: str
@@ -82,7 +89,7 @@ HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", tur
 FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
 IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
 HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
-# The parts of an exchange have deadlines of their own, with a better answer each. These are for what has none.
+# The steps of an exchange have deadlines and errors of their own. These are a safety net for all that has none.
 SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")
 WORKING: Final = ConnectionPhase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY)
 READING: Final = ConnectionPhase("READING", lambda t: t.body, "408", turn=4)
@@ -100,13 +107,16 @@ CLOSING: Final = ConnectionPhase("CLOSING", lambda t: t.idle, "drop", progress=A
 #   begin    the first bytes of a head arrived
 #   read     a request for a page waits for its content
 #   send     a request was sent upstream
-#   work     a task took a request up; page: so did a page
-#   block    the caller does not take what is written; take: it does again
+#   work     a task started to answer the request
+#   page     a page started to answer the request
+#   block    the caller stopped reading
+#   take     the caller reads again
 #   switch   a 101 made it a tunnel
-#   next     answered; the next request may come
-#   skip     answered; content is left. refuse: the same, and the answer was an error of our own
-#   linger   answered for the last time; the caller may still be sending
-#   end      closed or broken off, by either side
+#   next     the response is complete; the next request may come
+#   skip     the response is complete, but the content of the request is not
+#   refuse   the same, and the response was an error of our own
+#   linger   the last response is complete; the caller may still be sending
+#   end      either side closed or reset the connection
 Event = Literal[
     "begin", "read", "send", "work", "page", "block", "take", "switch", "next", "skip", "refuse", "linger", "end"
 ]  # fmt: skip
@@ -147,7 +157,7 @@ TABLE: Final[Mapping[ConnectionPhase, Mapping[Event, ConnectionPhase]]] = {
 
 
 def step(phase: ConnectionPhase, event: Event) -> ConnectionPhase:
-    """The phase that comes after `event`. Raises IllegalStep."""
+    """The phase after `event`. Raises IllegalStep if the table has none."""
     try:
         return TABLE[phase][event]
     except KeyError:

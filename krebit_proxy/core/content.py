@@ -1,13 +1,13 @@
-"""The content of an answer, however it was written: its text, and the objects in it.
+"""Reads the content of a token response leniently: its text, and the objects in it.
 
-JSON is what RFC 6749 asks for. Servers also send form-encoded content (old GitHub), JSON after a PHP notice or an
+RFC 6749 requires JSON. Servers also send form-encoded content (old GitHub), JSON after a PHP notice or an
 anti-hijacking prefix such as `for(;;);`, JSONP, several documents in a row, JSON in a JSON string (API gateways), and
-JSON that breaks off or has a comma too many. Each is read here as far as it can be read without guessing:
+JSON that breaks off or has a comma too many. All of these are read as far as possible without guessing:
 
     >>> read_objects('<br />Notice: x<br /> {"data": {"refreshToken": "r"}}').values("refresh_token")
     ['r']
 
-Names are compared without letter case and punctuation: `refresh_token`, `refreshToken` and `Refresh-Token` are one.
+Names are compared without letter case and punctuation: `refresh_token`, `refreshToken`, `Refresh-Token` are the same.
 """
 
 import json
@@ -20,24 +20,24 @@ from html import unescape
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-LONGEST_CONTENT: Final = 256 * 1024  # bytes after decoding; what a compressed answer may grow to
-_LONGEST_FAULTY: Final = 64 * 1024  # octets of compressed content with a fault in them that are looked at
-_MOST_STARTS: Final = 64  # opening braces at which a document is looked for, in text that is no document as a whole
+LONGEST_CONTENT: Final = 256 * 1024  # bytes after decoding; limits what a compressed response may grow to
+_LONGEST_FAULTY: Final = 64 * 1024  # bytes that are read of compressed content with a fault in it
+_MOST_STARTS: Final = 64  # opening braces that are tried as the start of a document, if the whole text is no document
 
 _PAGE: Final = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 _TITLE: Final = re.compile(r"<title\b[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
-# A member of a JSON object, complete with its quotes, wherever it stands; or of a Python or PHP one.
+# A complete member of a JSON object anywhere in the text, or of an object as Python and PHP print it.
 _MEMBER: Final = re.compile(
     r'"([A-Za-z_-]+)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9.]+)' + r"|'([A-Za-z_-]+)'\s*:\s*(?:'([^'\\]*)'|(-?[0-9.]+))"
 )
 _TOKEN_NAMES: Final = frozenset({"accesstoken", "refreshtoken", "tokentype", "expiresin"})
-_LAST: Final = 1000  # the depth of members that were found without any object around them
+_LAST: Final = 1000  # the depth for members without an object around them
 
-Members = dict[str, list[Any]]  # squashed name -> its values in order; more than one where a name came twice
+Members = dict[str, list[Any]]  # squashed name -> its values in order; a name may come twice
 
 
 class Found(NamedTuple):
-    """One object of the content, and how many objects it stands in."""
+    """One object of the content. `depth` is the number of objects around it."""
 
     depth: int
     members: Members
@@ -45,13 +45,13 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """All objects of a content, the outer ones first. `shape` says in plain words what is unusual, or nothing."""
+    """All objects of a content, the outermost first. `shape` says in words what is unusual, or is empty."""
 
     found: tuple[Found, ...] = ()
     shape: str = ""
 
     def values(self, name: str) -> list[Any]:
-        """What the outermost objects with such a member give for it, in order, each value once."""
+        """The values of the member `name` in the outermost objects that have it, in order, each value once."""
         values: list[Any] = []
         for holder in self.holders(name):
             for value in holder.members[squash(name)]:
@@ -59,13 +59,13 @@ class Objects:
         return values
 
     def holders(self, name: str) -> list[Found]:
-        """The outermost objects that have such a member."""
+        """The outermost objects with a member `name`. All of them have the same depth."""
         holders = [found for found in self.found if squash(name) in found.members]
         return [found for found in holders if found.depth == holders[0].depth]
 
 
 def _plain(value: Any) -> list[Any]:
-    """What an object such as `{"token": "r", "expires_in": 60}` stands for."""
+    """The value itself; of an object such as `{"token": "r", "expires_in": 60}`, its token."""
     return [*value.get("token", ()), *value.get("value", ())] if isinstance(value, dict) else [value]
 
 
@@ -75,10 +75,10 @@ def squash(name: str) -> str:
 
 
 def decoded(content: bytes, encoding: str = "") -> bytes:
-    """`content` without its gzip or deflate coding, whatever Content-Encoding says of it.
+    """`content` without its gzip or deflate coding.
 
-    We ask for `identity`. Some servers compress all the same, and some say so and do not. So the content decides. What
-    comes before a break is kept, and never more than `LONGEST_CONTENT`.
+    We ask for `identity`, but some servers compress anyway, and some name a coding that they do not use. So the content
+    decides, not Content-Encoding alone. Everything before a fault is kept, up to `LONGEST_CONTENT`.
     """
     # RFC 9110 8.4.1: gzip is RFC 1952, which begins with 1f 8b; deflate is "zlib", RFC 1950. Some send it raw.
     if content.startswith(b"\x1f\x8b"):
@@ -98,7 +98,7 @@ def _inflated(content: bytes, window: int) -> bytes:
         return zlib.decompressobj(window).decompress(content, LONGEST_CONTENT)
     except zlib.error:
         pass
-    # Octet by octet, so that nothing of what comes before the fault is lost: the checksum at the end may be wrong.
+    # Byte by byte, so that nothing before the fault is lost. Often only the checksum at the end is wrong.
     inflater, inflated = zlib.decompressobj(window), bytearray()
     for octet in content[:_LONGEST_FAULTY]:
         try:
@@ -109,9 +109,9 @@ def _inflated(content: bytes, window: int) -> bytes:
 
 
 def text_of(content: bytes, charset: str = "") -> str:
-    """`content` as text: by its byte order mark or its NUL bytes, else as UTF-8, else by `charset`, else as Latin-1.
+    """`content` as text. The first that fits: byte order mark or NUL bytes, UTF-8, `charset`, Latin-1.
 
-    RFC 8259 8.1: JSON "MUST be encoded using UTF-8". So UTF-8 goes before what Content-Type says.
+    RFC 8259 8.1: JSON "MUST be encoded using UTF-8". So UTF-8 comes before the charset of Content-Type.
     """
     for encoding in (json.detect_encoding(content), charset):
         try:
@@ -122,7 +122,7 @@ def text_of(content: bytes, charset: str = "") -> str:
 
 
 def page_title(text: str) -> str | None:
-    """The title of an HTML page, an empty one if it has none; None where `text` is no page."""
+    """The title of an HTML page, empty if it has none. None: `text` is no HTML page."""
     if not _PAGE.search(text):
         return None
     title = _TITLE.search(text)
@@ -130,18 +130,18 @@ def page_title(text: str) -> str | None:
 
 
 def read_objects(text: str, *, cut: bool = False) -> Objects:
-    """The objects in `text`, whose end is missing if it is `cut`."""
+    """The objects in `text`. `cut`: its end is missing."""
     text = text.strip().lstrip("\ufeff")
     whole, documents = _documents(text)
     if whole:
         return Objects(tuple(_walk(documents)), "a list instead of an object" if isinstance(documents[0], list) else "")
     if not documents and "=" in text and not text.startswith(("<", "{", "[", '"')):
-        # Nothing says where a form ends: its last value may be half of one.
+        # A form has no end mark, so the last value of a cut one may be incomplete.
         pairs = parse_qsl(text)[: -1 if cut else None]
         return Objects((Found(0, _members(pairs)),), "form-encoded content instead of JSON")
     found = [*_walk(documents), Found(_LAST, _members(_pairs(text)))]
     if _PAGE.search(text):
-        # A page may hold settings or a script that have one of these names. Two together are a token response.
+        # A script in an HTML page may contain one of these names. Two in one object are a token response.
         found = [one for one in found if len(_TOKEN_NAMES & one.members.keys()) > 1]
     return Objects(tuple(found), "JSON that is broken, or has other text around it")
 
@@ -149,19 +149,19 @@ def read_objects(text: str, *, cut: bool = False) -> Objects:
 def _members(pairs: list[tuple[str, Any]]) -> Members:
     members: Members = {}
     for name, value in pairs:
-        if value not in (None, ""):  # both mean that there is none
+        if value not in (None, ""):  # both mean that there is no value
             values = members.setdefault(squash(name), [])
             if value not in values:
                 values.append(value)
     return members
 
 
-# strict: whether control characters in strings are errors.
+# strict=False allows control characters in strings.
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_members, strict=False)
 
 
 def _documents(text: str) -> tuple[bool, list[Any]]:
-    """The JSON documents in `text`, and whether it is one as a whole."""
+    """Whether the whole `text` is one JSON document, and the documents in it."""
     start = 0
     documents: list[Any] = []
     for attempt in range(_MOST_STARTS):
@@ -196,7 +196,7 @@ def _walk(documents: list[Any]) -> Iterator[Found]:
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:
-    """The members that are complete in `text`, which is no JSON as a whole."""
+    """The complete members in `text`, for text that is not JSON as a whole."""
     pairs: list[tuple[str, Any]] = []
     for name, quoted, other_name, other_quoted, number in _MEMBER.findall(text):
         pairs.append((name or other_name, _unquoted(quoted) if name else other_quoted or number))
@@ -204,7 +204,7 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
 
 
 def _unquoted(quoted: str) -> str | None:
-    """A JSON string as text; a number stays as it is."""
+    """The text of a JSON string. A number stays as it is."""
     try:
         return str(json.loads(quoted, strict=False))
     except ValueError:

@@ -1,4 +1,11 @@
-"""The vocabulary of `core.lifecycle`: the state of a process, what can happen to it, and what it can want done."""
+"""The terms of `core.lifecycle`: its state, its events and its effects.
+
+-   An *event* is something that has happened. `Wish` events come from callers, people and time, and are legal in every
+    phase. `Result` events are the results of effects, and are legal only in the phase that started the effect.
+-   An *effect* is something that the driver must do. `ReadStore`, `TakeLock`, `WriteGrant`, `Spend` and `Revoke` lead
+    to a `Result`. The others do not.
+-   `State` is all that one process knows about the grant.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,7 +22,7 @@ T = TypeVar("T")
 
 
 class Phase(Enum):
-    """What the process is waiting for. At most one effect on store or token endpoint is under way at a time."""
+    """What the process waits for. At most one effect with a result is under way at a time."""
 
     IDLE = "nothing is under way"
     LOOKING = "reading the store without the lock"
@@ -23,17 +30,17 @@ class Phase(Enum):
     CHECKING = "reading the store again, under the lock"
     INTENDING = "storing the intent to spend the refresh token"
     SPENDING = "the token request is under way"
-    PAUSING = "the outcome is unclear; the same token is presented again shortly"
-    STORING = "storing what must not be lost: new tokens, a verdict, a logout"
-    UNSTORED = "that write failed; it is tried again, and the lock is kept"
-    RECONCILING = "reading what somebody else stored instead"
-    RETRACTING = "clearing the intent: the token was certainly not spent"
-    REVOKING = "revoking the tokens before they are forgotten"
+    PAUSING = "the outcome is unclear; a short wait until the same token is sent again"
+    STORING = "storing what must not be lost: new tokens, a verdict or a logout"
+    UNSTORED = "that write failed; waiting for the next try, with the lock"
+    RECONCILING = "reading what another process has stored instead"
+    RETRACTING = "clearing the intent, since the token was certainly not spent"
+    REVOKING = "revoking the tokens before a logout deletes them"
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why there is no token: one of `errors.CODES`, a sentence on what is wrong, one on what to do, whole seconds."""
+    """Why there is no token: a code of `errors.CODES`, what is wrong, what to do, and seconds until a retry."""
 
     code: str
     detail: str
@@ -41,7 +48,7 @@ class Denial:
     retry_after: int | None = None
 
 
-# Events. First what people and callers want, legal at any time.
+# Events that are wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,10 @@ class Demanded:
     """A caller needs a token.
 
     Attributes:
-        caller: To whom the `Answer` goes.
-        lifetime: Seconds that the token should still have.
-        refusal: The 401 that its call met, if so. Then it needs another token, or word that none would help.
-        since: Boot clock: when it began to wait, if that was earlier.
+        caller: Who gets the `Answer`.
+        lifetime: Seconds for which the token should still be good.
+        refusal: The 401 response to its call, if there was one. Then it needs a better token, or that 401.
+        since: Boot clock: when it began to wait. None: now.
         record: Of the path that it calls.
     """
 
@@ -65,7 +72,7 @@ class Demanded:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A call with a token of this generation came back as anything but 401; `probe` as in `Unauthorized`."""
+    """A call with a token of this generation got any other response than 401. `probe` is as in `Unauthorized`."""
 
     generation: int
     probe: int = 0
@@ -80,45 +87,45 @@ class RefusedAgain:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """A caller left. Nothing that is under way is cancelled."""
+    """A caller no longer waits. That cancels nothing that is under way."""
 
     caller: int
 
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """A person authorized us; the code was exchanged for these tokens. `caller` is None once it has been told."""
+    """A person has authorized the proxy, and these are the tokens. `caller` is None once it has its answer."""
 
     caller: int | None
     tokens: Tokens
-    known: float = 0.0  # `authorized_at` of the grant that was known then
+    known: float = 0.0  # `authorized_at` of the grant that we knew then
 
     @property
     def at(self) -> float:
-        """When that was, by the wall clock."""
+        """When the person did so, by the wall clock."""
         return self.tokens.obtained_at
 
 
 @dataclass(frozen=True, slots=True)
 class LogoutAsked:
-    """A person wants forgotten what there is now."""
+    """A person wants the current tokens deleted. `caller` is None once it has its answer."""
 
     caller: int | None
     at: float  # wall clock
-    known: float = 0.0  # `authorized_at` of the grant that was known then
+    known: float = 0.0  # `authorized_at` of the grant that we knew then
 
 
 @dataclass(frozen=True, slots=True)
 class Woke:
-    """Time passed."""
+    """The time of the last `WakeAt` has come."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """The process is asked to end: start nothing new, lose nothing."""
+    """The process must end. It starts nothing new, and still stores what must not be lost."""
 
 
-# Then what effects came to, each legal only in the phase that asked for it.
+# Events that are results
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """The lock is ours."""
+    """This process has the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,27 +147,27 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Conflicted:
-    """The stored generation was not the expected one; nothing was written."""
+    """The store did not hold the expected generation, so it wrote nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The store could not do it. Of a write nobody can say whether it happened."""
+    """The store failed. A write may have happened all the same."""
 
     denial: Denial
-    busy: bool = False  # somebody else has the lock; the store is well
+    busy: bool = False  # another process has the lock; the store works
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the token request came to."""
+    """The token request is over."""
 
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The revocation request ended, for better or worse."""
+    """The revocation request is over. `accepted` says whether the server confirmed it."""
 
     accepted: bool
 
@@ -170,68 +177,71 @@ Result = Read | Locked | Written | Conflicted | Failed | Answered | Revoked
 Event = Wish | Result
 
 
-# Effects: what the driver must do. Those of the first group answer with an event.
+# Effects with a result
 
 
 @dataclass(frozen=True, slots=True)
 class ReadStore:
-    """Read the store. Comes back as Read or Failed."""
+    """Read the store. Result: Read or Failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakeLock:
-    """Wait for the lock, `timeout` seconds at most. Comes back as Locked or Failed."""
+    """Wait for the lock, `timeout` seconds at most. Result: Locked or Failed."""
 
     timeout: float
 
 
 @dataclass(frozen=True, slots=True)
 class WriteGrant:
-    """Compare-and-set. Comes back as Written, Conflicted or Failed."""
+    """Store `grant` if the store holds the generation `expected`. Result: Written, Conflicted or Failed."""
 
     expected: int
     grant: Grant
-    under_lock: bool = False  # not to be written at all if the lock is no longer held: Failed
+    under_lock: bool = False  # if this process has lost the lock, write nothing: Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """One token request with this refresh token, if the lock is still held: Answered; else nothing is sent: Failed."""
+    """Send one token request with this refresh token. Result: Answered. If the lock is lost, send nothing: Failed."""
 
     refresh_token: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Revoke this token, if there is an endpoint for it. Comes back as Revoked."""
+    """Revoke this token, if there is a revocation endpoint. Result: Revoked."""
 
     token: Secret
 
 
+# Effects without a result
+
+
 @dataclass(frozen=True, slots=True)
 class FreeLock:
-    """Free the lock. Nothing comes back."""
+    """Free the lock, if this process has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Send Woke at this time of the boot clock. Replaces the one before."""
+    """Send Woke at this time of the boot clock. It replaces any earlier WakeAt."""
 
     boot: float
 
 
 class Go(Enum):
-    """How a caller goes on."""
+    """What a caller should do now."""
 
-    ON = "with the token at hand"
-    PROBE = "with the token at hand, which is suspected; one caller only"
-    AGAIN = "once more with the token that was refused: it was too young to be known everywhere"
-    RELAY = "with the 401 that it got: the token is good, or another one would not help"
+    ON = "use the current token"
+    PROBE = "try the current token, which is suspected; for one caller only"
+    AGAIN = "use the refused token once more: it was so new that perhaps not every server knew it"
+    RELAY = "pass on the 401: the token is good, or another one would not help"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell a caller how to go on, or why there is no token."""
+    """Tell a caller what to do, or why there is no token."""
 
     caller: int
     told: Go | Denial = Go.ON
@@ -239,7 +249,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Write an event to the log. The fields hold no secret."""
+    """Write an event to the log. The fields contain no secret."""
 
     event: str
     level: str = "info"
@@ -251,7 +261,7 @@ Effect = ReadStore | TakeLock | WriteGrant | Spend | Revoke | FreeLock | WakeAt 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What does not change while a process runs."""
+    """Values that do not change while a process runs."""
 
     organization: str
     client_id: str
@@ -263,7 +273,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class RefusalSeen:
-    """What the token endpoint said to a refresh, and when by the boot clock."""
+    """A definite refusal of a refresh: `Refusal.mark`, and when it came by the boot clock."""
 
     mark: str
     at: float
@@ -272,73 +282,73 @@ class RefusalSeen:
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """Somebody who waits for a token."""
+    """A caller that waits for an answer."""
 
     id: int
     since: float  # boot clock
-    lifetime: float  # seconds that the token should still have
+    lifetime: float  # seconds for which the token should still be good
     refusal: Unauthorized | None = None
     record: PathRecord = PathRecord.NEW
-    settling: bool = False  # its token was refused while young: it is tried again when it has settled
+    settling: bool = False  # its token was refused while young, and will be tried again once it has settled
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is known only while the lock is held, or wanted."""
+    """What is known only while this process has the lock or waits for it."""
 
-    base: int = 0  # the stored generation, as read under the lock: what a write expects
+    base: int = 0  # the stored generation, as read under the lock; writes expect it
     pending: Grant | None = None  # what is being written
     attempt: int = 0  # token requests of this run
     tries: int = 0  # failed writes of `pending`
-    until: float = NEVER  # boot clock: when to go on, or how long to wait for the lock
-    suspect: Intent | None = None  # an earlier attempt whose outcome nobody knows
-    charged: bool = False  # to the budget of renewals that 401s cause
-    flaw: str = ""  # what was wrong with an answer that brought a refresh token, and no access token
-    order: Authorized | LogoutAsked | None = None  # the wish that this run serves, if it is no refresh
+    until: float = NEVER  # boot clock: end of a pause, or of the wait for the lock
+    suspect: Intent | None = None  # an earlier attempt with an unknown outcome
+    charged: bool = False  # whether this renewal counts in the budget for 401s
+    flaw: str = ""  # why a token response with a new refresh token has no usable access token
+    order: Authorized | LogoutAsked | None = None  # the wish of a person that this run serves; None: a refresh
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that one process knows. `grant` is the newest that it has seen; callers are served from it."""
+    """All that one process knows. `grant` is the newest one that it has seen, and callers get its token."""
 
     policy: Policy
     phase: Phase = Phase.IDLE
     known: bool = False  # the store has answered at least once
     grant: Grant | None = None
     fresh: Freshness | None = None  # of grant.tokens
-    trust: Trust = field(default_factory=Trust)  # of the upstream in that token
+    trust: Trust = field(default_factory=Trust)  # what the API has said about that token
     locked: bool = False
     run: Run = field(default_factory=Run)
     callers: tuple[Waiter, ...] = ()
     orders: tuple[Authorized | LogoutAsked, ...] = ()
     look_at: float = NEVER  # boot clock: next look at the store
     try_at: float = NEVER  # boot clock: no attempt before
-    failures: int = 0  # attempts in a row that brought nothing
-    trouble: Denial | None = None  # why the last attempt brought nothing
-    store_trouble: Denial | None = None  # what the store said last, if it failed
-    store_lost_at: float = NEVER  # boot clock: since when what is needed of it fails
+    failures: int = 0  # failed attempts in a row
+    trouble: Denial | None = None  # why the last attempt failed
+    store_trouble: Denial | None = None  # why the store failed, if it did not work last time
+    store_lost_at: float = NEVER  # boot clock: since when the store has failed
     phase_since: float = NEVER  # boot clock
-    end_mark: tuple[float | None, float] | None = None  # an end of the refresh token, and when it was told
-    refusal: RefusalSeen | None = None  # a definite one that was no verdict
-    soft_verdict: Denial | None = None  # it came twice: a person is needed, and the token is still tried
-    stranger: tuple[Intent, float] | None = None  # another holder's unfinished intent, and when it was first seen
+    end_mark: tuple[float | None, float] | None = None  # an end of the refresh token, and when it was named
+    refusal: RefusalSeen | None = None  # the last definite refusal that was no verdict
+    soft_verdict: Denial | None = None  # that refusal came twice: a person is needed, and the proxy keeps trying
+    stranger: tuple[Intent, float] | None = None  # an unfinished intent of another holder, and when we first saw it
     stopping: bool = False
-    stop_by: float = NEVER  # boot clock: until when a stopping process tries to store what it has
+    stop_by: float = NEVER  # boot clock: when a stopping process gives up storing
     refreshed_at: float | None = None  # wall clock, of the last token request
-    refreshed: str | None = None  # what it came to
+    refreshed: str | None = None  # its outcome, as in GrantStatus.last_refresh
 
     @property
     def generation(self) -> int:
-        """The generation of the newest grant that we know, 0 if there is none."""
+        """The generation of `grant`; 0 without one."""
         return self.grant.generation if self.grant else 0
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of that grant; None when never set up or logged out."""
+        """The tokens of `grant`. None: never authorized, or logged out."""
         return self.grant.tokens if self.grant else None
 
 
 def given(value: T | None) -> T:
-    """What the phase guarantees to be there, and mypy cannot know."""
+    """`value`, which is not None in this phase. mypy cannot know that."""
     assert value is not None
     return value

@@ -1,4 +1,4 @@
-"""The grant, and the form in which stores keep it."""
+"""The grant: what a person's authorization gave us, and its stored form, which is the same in every store."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,15 +9,15 @@ from krebit_proxy.core.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one successful token response gave us. Times are seconds since the epoch by the wall clock."""
+    """The tokens of one successful token response. Times are seconds since the epoch, by the wall clock."""
 
     access_token: Secret
     refresh_token: Secret | None
-    obtained_at: float  # when the request was sent: lifetime counts from before the answer
+    obtained_at: float  # when the request was sent, since the server counts from some moment after that
     expires_at: float
     scope: str = ""
-    refresh_expires_at: float | None = None  # when the refresh token ends by itself, if the server has said so
-    refresh_end_is_fixed: bool = False  # a renewal has not moved that: it is the end of the authorization
+    refresh_expires_at: float | None = None  # when the refresh token expires, if the server says so
+    refresh_end_is_fixed: bool = False  # a renewal did not move that end, so the authorization ends then
 
     @property
     def lifetime(self) -> float:
@@ -27,7 +27,10 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Written before a refresh token is spent, cleared when the outcome is known: it explains a lost answer."""
+    """A note that a refresh token is being spent: stored before, cleared when the outcome is known.
+
+    One that stays in the store means that a process died, or lost the response. It explains a later refusal.
+    """
 
     at: float
     fingerprint: str  # of the refresh token
@@ -36,7 +39,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The authorization server said invalid_grant: only a person can help. The tokens are kept all the same."""
+    """A note that Krebit refused the refresh token for good: a person must authorize again. The tokens are kept."""
 
     at: float
     reason: str
@@ -46,8 +49,8 @@ class Verdict:
 class Grant:
     """What a store holds.
 
-    `generation` names one set of tokens and grows by one with each new set. Intent and verdict are notes on a
-    generation and do not change it. `tokens` is None after a logout: the count goes on, the tokens are gone.
+    `generation` numbers the sets of tokens: each new set has the next number. A logout is a generation, too, with
+    `tokens` None. Intent and verdict are notes on a generation and do not change its number.
     """
 
     generation: int
@@ -56,16 +59,14 @@ class Grant:
     tokens: Tokens | None
     intent: Intent | None = None
     verdict: Verdict | None = None
-    authorized_at: float = 0.0  # wall clock: when a person last authorized; refreshes carry it on
+    authorized_at: float = 0.0  # wall clock: when a person last authorized or logged out; renewals keep it
 
-
-# The stored form of a grant: one JSON object, the same in every store.
 
 _FORMAT: Final = 1
 
 
 def to_json(grant: Grant) -> str:
-    """The stored form of `grant`. It holds the tokens in the clear: only a store may see it."""
+    """The stored form of `grant`: one JSON object. It contains the tokens in clear text, so only stores may see it."""
     tokens = grant.tokens
     return json.dumps(
         {
@@ -92,7 +93,7 @@ def to_json(grant: Grant) -> str:
 
 
 def from_json(text: str | bytes) -> Grant:
-    """Reads the stored form. Raises ValueError, whose text shows nothing of the content, if it is anything else."""
+    """Reads the stored form. Raises ValueError for anything else, with a text that reveals nothing of it."""
     try:
         document = json.loads(text)
         version = document["v"]
@@ -101,7 +102,7 @@ def from_json(text: str | bytes) -> Grant:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         msg = "it is not a complete grant"
         raise ValueError(msg) from None
-    msg = f"it has format {version!r:.20}, and this version knows {_FORMAT} only"
+    msg = f"it has format {version!r:.20}, but this version of krebit-proxy reads only format {_FORMAT}"
     raise ValueError(msg)
 
 
@@ -118,7 +119,7 @@ def _grant(document: dict[str, Any]) -> Grant:
             obtained_at=float(tokens["obtained_at"]),
             expires_at=float(tokens["expires_at"]),
             scope=str(tokens["scope"]),
-            # Records of 0.1 have neither.
+            # Older grants have neither.
             refresh_expires_at=_optional(tokens.get("refresh_expires_at")),
             refresh_end_is_fixed=tokens.get("refresh_end_is_fixed", False) is True,
         ),

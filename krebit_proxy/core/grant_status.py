@@ -1,4 +1,11 @@
-"""The status of the grant: what callers, people and probes are told about a state of `core.lifecycle`."""
+"""What a `State` of `core.lifecycle` means for callers, people and probes.
+
+-   `answer` decides for one caller: use the token, wait, or fail. A caller waits only while something that may bring a
+    better token is under way, and never longer than `PATIENCE`. A store that fails counts as a short outage first: only
+    after `OUTAGE` seconds do callers get an error.
+-   `status` describes the grant for the status page, the health check, the metrics and the alarm.
+-   `due_in` and `refresh_due` say when the token should be renewed.
+"""
 
 import math
 from collections.abc import Iterator
@@ -10,10 +17,10 @@ from krebit_proxy.core.freshness import Moment, lead
 from krebit_proxy.core.suspicion import CONTENTION, SETTLED, Trust
 
 PATIENCE: Final = 30.0  # seconds that a caller waits at most
-OUTAGE: Final = 10.0  # seconds that a store may be away, as a database that restarts, before callers are told
+OUTAGE: Final = 10.0  # seconds for which the store may fail (a database restarts) before callers get an error
 
-_SHORTEST: Final = 2.0  # seconds; a refresh token that is said to last less says nothing of use
-# What takes the store no time. To get the lock may: somebody else may be at a refresh.
+_SHORTEST: Final = 2.0  # seconds; a shorter lifetime of a refresh token cannot be meant, so it is ignored
+# Phases that a working store ends quickly. LOCKING is none: another process may have the lock for a refresh.
 _OF_THE_STORE: Final = frozenset(
     {Phase.LOOKING, Phase.CHECKING, Phase.INTENDING, Phase.STORING, Phase.RECONCILING, Phase.RETRACTING}
 )
@@ -21,22 +28,24 @@ _RENEWING: Final = frozenset(
     {Phase.LOCKING, Phase.CHECKING, Phase.INTENDING, Phase.SPENDING, Phase.PAUSING, Phase.STORING, Phase.RECONCILING}
 )
 _AUTHORIZE: Final = "Open /setup in a browser to authorize again."
-_SETUP: Final = Denial("setup_required", "This proxy is not authorized yet.", "Open /setup in a browser, once.")
+_SETUP: Final = Denial(
+    "setup_required", "This proxy is not authorized yet.", "Open /setup in a browser to authorize it."
+)
 _NO_REFRESH_TOKEN: Final = Denial(
     "reauthorization_required",
-    "The access token is no longer good, and Krebit issued no refresh token to renew it with.",
+    "The access token has expired or Krebit refuses it, and there is no refresh token to renew it.",
     _AUTHORIZE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class GrantStatus:
-    """What people and probes may know. Times are seconds since the epoch, None where there is none. No token."""
+    """What people and probes may know: no token. Times are seconds since the epoch."""
 
-    ready: bool  # a request would be authenticated now
+    ready: bool  # a request would get a token now
     code: str | None  # one of errors.CODES when something is wrong, even while still ready
     detail: str  # one sentence: what is the matter
-    hint: str  # one sentence: what to do
+    hint: str  # one sentence: what to do; may be empty
     generation: int
     obtained_at: float | None
     expires_at: float | None
@@ -46,31 +55,31 @@ class GrantStatus:
     next_refresh_at: float | None
     refreshing: bool
     lock_held: bool  # by this process
-    lock_holder: str | None  # host and process that have the lock, or had it and left a refresh unfinished
+    lock_holder: str | None  # host and process that has the lock, or has left a refresh unfinished
     refresh_began_at: float | None  # when the holder stored its intent
     store_error: str | None
-    suspected: bool = False  # the upstream refused the token, and has not accepted it since
+    suspected: bool = False  # the API has refused the token, and has not accepted it since
     refresh_token_expires_at: float | None = None
-    refresh_token_end_is_fixed: bool = False  # a renewal did not move it: a person must authorize again before it
+    refresh_token_end_is_fixed: bool = False  # renewals do not move that end: a person must authorize again before it
 
 
 def time_left(state: State, now: Moment) -> float:
-    """Seconds for which the clocks call the token good; 0 or less when they do not."""
+    """Seconds until the token expires. 0 or less: it has expired, or there is none."""
     return state.fresh.left(now) if state.fresh else 0
 
 
 def renewable(state: State) -> bool:
-    """Whether a refresh could bring a new token at all."""
+    """Whether there is a refresh token that Krebit has not refused for good."""
     return bool(state.tokens and state.tokens.refresh_token and state.grant and not state.grant.verdict)
 
 
 def due_in(state: State, now: Moment) -> float:
-    """Seconds until the tokens at hand are to be renewed, by the clock; earlier when a caller needs more time."""
+    """Seconds until the tokens should be renewed. A caller that needs a longer lifetime makes it earlier."""
     fresh, tokens, policy = given(state.fresh), given(state.tokens), state.policy
     wanted = max((caller.lifetime for caller in state.callers), default=0.0)
     window = max(fresh.window(policy.ahead, policy.jitter), min(wanted, fresh.lifetime / 2))
     due = fresh.left(now) - window
-    # A refresh token may end before the access token does. Where a renewal does not move that end, haste is no use.
+    # The refresh token may expire before the access token. If renewals do not move that end, an early one is useless.
     if tokens.refresh_expires_at is not None and not tokens.refresh_end_is_fixed:
         lifetime = tokens.refresh_expires_at - tokens.obtained_at
         if lifetime >= _SHORTEST:
@@ -79,17 +88,14 @@ def due_in(state: State, now: Moment) -> float:
 
 
 def refresh_due(state: State, now: Moment) -> bool:
-    """Whether the token is to be renewed now: by the clock, or since the upstream refused it."""
+    """Whether the token should be renewed now: it expires soon, or the API has refused it."""
     if not renewable(state):
         return False
     return due_in(state, now) <= 0 or (state.trust.suspected and not state.trust.budget.is_spent(now.boot))
 
 
 def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
-    """How a caller goes on, or why there is no token; None: it waits.
-
-    A caller waits only while something is under way that may bring a better token, and never longer than `PATIENCE`.
-    """
+    """What a caller should do, or why there is no token. None: it waits."""
     refusal, trust = caller.refusal, state.trust
     age = state.fresh.age(now) if state.fresh else SETTLED
     if refusal is None or refusal.generation != state.generation or time_left(state, now) <= 0:
@@ -114,7 +120,7 @@ def _try_out(trust: Trust, caller: Waiter, age: float, now: Moment) -> Go | None
 
 
 def _answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
-    """The same for a caller that has no 401 to the token at hand."""
+    """The same for a caller without a 401 to the current token."""
     left, trust = time_left(state, now), state.trust
     if state.fresh is not None and left > state.fresh.margin:
         if trust.suspected:
@@ -124,12 +130,12 @@ def _answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
             return Go.ON
     if _is_hopeful(state, caller, now):
         return None
-    # Nothing better will come for now: what is left of the old token is still a valid token.
+    # Nothing better will come soon. The old token is still valid for what is left of its lifetime.
     return Go.ON if left > 0 and not trust.suspected else denial(state, now)
 
 
 def _is_hopeful(state: State, caller: Waiter, now: Moment) -> bool:
-    """Whether it is worth waiting for what is under way."""
+    """Whether waiting may bring the caller a token."""
     if now.boot - caller.since >= PATIENCE:
         return False
     trouble = state.store_trouble
@@ -140,14 +146,14 @@ def _is_hopeful(state: State, caller: Waiter, now: Moment) -> bool:
         return not lost
     if state.phase not in {Phase.IDLE, Phase.UNSTORED}:
         return True
-    # Somebody else may be at it, whose intent is respected for a while; or the store may come back.
+    # Another process may be refreshing: we respect its intent for a while. Or the store may come back.
     awaited = state.stranger is not None and now.boot < state.try_at
     outage = trouble is not None and trouble.code != "misconfigured" and not lost
     return (awaited or outage) and not state.stopping
 
 
 def answers_change_at(state: State, now: Moment) -> Iterator[float]:
-    """When those who wait get another answer than now, by the boot clock, if nothing happens before."""
+    """Times of the boot clock at which waiting callers may get another answer, even if nothing happens until then."""
     if not state.callers:
         return
     fresh = state.fresh
@@ -168,7 +174,7 @@ def _upcoming(at: float, now: Moment) -> float:
 
 
 def denial(state: State, now: Moment) -> Denial:
-    """Why there is no usable token."""
+    """Why there is no usable token now."""
     if state.known or state.grant:
         if state.tokens is None:
             return _SETUP
@@ -183,18 +189,21 @@ def denial(state: State, now: Moment) -> Denial:
     if trouble is None:
         if suspected:
             return Denial(
-                "token_unavailable", "Krebit refuses the access token.", "The proxy tries it once a second. Retry.", 1
+                "token_unavailable",
+                "Krebit refuses the access token.",
+                "The proxy keeps trying. Retry in a second.",
+                1,
             )
-        return Denial("token_unavailable", "The proxy is fetching a new token.", "Retry in a moment.", 1)
+        return Denial("token_unavailable", "The proxy is getting a new token.", "Retry in a second.", 1)
     if trouble.code == "misconfigured":
         return trouble
     next_try = max(state.try_at, state.look_at if state.store_trouble else state.try_at)
-    # A suspected token is tried every second, and may turn out to be good.
+    # One call a second tries a suspected token, which may turn out to be good.
     return replace(trouble, retry_after=1 if suspected else math.ceil(max(1.0, next_try - now.boot)))
 
 
 def status(state: State, now: Moment) -> GrantStatus:
-    """The state of the grant for people and probes."""
+    """Describes the grant at `now`. `code` may name a trouble even while `ready`."""
     tokens, ready = state.tokens, _is_ready(state, now)
     problem = _problem(state, now, ready=ready)
     holder, began = _holder(state)
@@ -225,7 +234,7 @@ def status(state: State, now: Moment) -> GrantStatus:
 
 
 def _is_ready(state: State, now: Moment) -> bool:
-    """Whether a request would be authenticated now. A suspected token counts while a renewal is to be had."""
+    """Whether a request would get a token now. A suspected token counts while it is being renewed."""
     if time_left(state, now) <= 0:
         return False
     looking = state.phase is Phase.LOOKING and refresh_due(state, now)
@@ -233,7 +242,7 @@ def _is_ready(state: State, now: Moment) -> bool:
 
 
 def _holder(state: State) -> tuple[str | None, float | None]:
-    """Who has the lock, and since when it is at a refresh. Of others we know what the store said at the last look."""
+    """Who has the lock, and since when it has been refreshing. About others we know only what the store said last."""
     intent = state.grant.intent if state.grant else None
     holder = state.policy.holder if state.locked else intent.holder if intent else None
     return holder, intent.at if intent and intent.holder == holder else None

@@ -1,16 +1,20 @@
-"""One HTTP/1.1 answer, read as leniently as can be (RFC 9112).
+"""Reads one HTTP/1.1 response as leniently as possible (RFC 9112).
 
-For answers that must not be lost. Usual clients throw an answer away for a field line without a colon, two different
-lengths, a chunk that breaks off, or a head with too many lines. Here each of these costs as little as possible: the
-head ends at the first empty line, unknown lines in it are skipped, and the content is all that came after it, less the
-framing of chunks as far as that holds. Only relay to others what a strict reader has read: see `upstream.response`.
+Use it for token responses, which must not be lost. Usual clients discard a response for a field line without a colon,
+two different lengths, a chunk that breaks off, or a head with too many lines. This reader keeps all it can:
+
+-   The head ends at the first empty line. Invalid lines in it are skipped.
+-   The content is everything after the head, without the framing of chunks as far as that is valid.
+
+Never relay what it returns: another reader may understand the same bytes differently. For that, `upstream.response`
+reads strictly.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Final
 
-LONGEST_ANSWER: Final = 256 * 1024  # octets, head and all; a longer one is read so far, for the tokens may be there
+LONGEST_ANSWER: Final = 256 * 1024  # bytes, with the head; of a longer one so much is read, as the tokens may be in it
 
 # RFC 9112 2.2: "a recipient MAY recognize a single LF as a line terminator".
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
@@ -21,27 +25,26 @@ _LINE_END: Final = re.compile(rb"\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """The final answer. `status` is 0 where what came is no HTTP; names of fields are in lower case."""
+    """The final response. `status` is 0 if it is not HTTP. Field names are in lower case."""
 
     status: int
     fields: dict[str, str] = field(default_factory=dict)
     content: bytes = b""
-    broken: str = ""  # how it broke off, if it did
+    broken: str = ""  # how it broke off; empty if it is complete
 
 
 class AnswerReader:
-    """Fed with octets as they arrive. `done` says that no more are needed."""
+    """Takes the bytes as they arrive, until `done` says that it needs no more."""
 
     def __init__(self) -> None:
         self._octets = bytearray()
-        self._searched = 0  # octets in which no head has ended
+        self._searched = 0  # the end of a head is not before this place
         self._content_at = 0
         self._fields: dict[str, str] = {}
-        self.status: int | None = None  # of the final answer, once its head is complete
+        self.status: int | None = None  # of the final response, once its head is complete
         self.done = False
 
     def feed(self, octets: bytes) -> None:
-        """Takes what arrived."""
         self._octets += octets if self._octets else octets.lstrip(b"\r\n")
         while self.status is None and (end := _HEAD_END.search(self._octets, self._searched)):
             self._take_head(end.start(), end.end())
@@ -50,7 +53,7 @@ class AnswerReader:
         self.done = self._is_complete() or len(self._octets) >= LONGEST_ANSWER
 
     def answer(self, *, ended: str = "") -> HttpAnswer:
-        """What came. `ended` says why no more is to come, if that is not a clean end of the connection."""
+        """The response as far as it came. `ended`: how the connection failed; empty if it was closed cleanly."""
         if self.status is None:
             return HttpAnswer(0, broken=ended or "the connection was closed")
         content = bytes(self._octets[self._content_at :])
@@ -63,7 +66,7 @@ class AnswerReader:
             return ""
         if self.done:
             return "it is longer than 256 KiB"
-        # RFC 9112 6.3: without a length the content ends where the connection ends.
+        # RFC 9112 6.3: without a length, the content ends when the connection closes.
         if self._length is None and not self._is_chunked:
             return ended
         return ended or "the connection was closed before its end"
@@ -74,7 +77,7 @@ class AnswerReader:
         self._searched = self._content_at = after
         if status is None:
             self.status = 0
-        # RFC 9110 15.2: a 1xx is an interim answer; the final one follows.
+        # RFC 9110 15.2: a 1xx response is interim; the final one follows.
         elif status[1].startswith(b"1"):
             return
         else:
@@ -83,7 +86,7 @@ class AnswerReader:
             name, colon, value = line.partition(":")
             if colon:
                 name = name.strip().lower()
-                # RFC 9110 5.3: several lines of one name are one list.
+                # RFC 9110 5.3: several lines with one name are one list.
                 self._fields[name] = f"{self._fields[name]}, {value.strip()}" if name in self._fields else value.strip()
 
     @property
@@ -92,7 +95,7 @@ class AnswerReader:
 
     @property
     def _length(self) -> int | None:
-        """The content's length if it is said, and said in one way only."""
+        """The value of Content-Length. None: there is none, or there are different ones."""
         lengths = {length.strip() for length in self._fields.get("content-length", "").split(",")}
         length = lengths.pop()
         return int(length) if not lengths and re.fullmatch(r"[0-9]{1,15}", length) else None
@@ -103,13 +106,16 @@ class AnswerReader:
         if self.status in {204, 304}:
             return True
         if self._is_chunked:
-            # The whole is looked at only where it may have ended.
+            # Only bytes that can be the end cause a look at all chunks, which takes time.
             return self._octets.endswith(b"\n") and _unchunked(self._octets[self._content_at :])[1]
         return self._length is not None and len(self._octets) - self._content_at >= self._length
 
 
 def _unchunked(octets: bytes | bytearray) -> tuple[bytes, bool]:
-    """The content in chunks (RFC 9112, 7.1), and whether the last one came. What was never chunked stays as it is."""
+    """The content without chunk framing (RFC 9112, 7.1), and whether the last chunk came.
+
+    Content without any valid chunk stays as it is.
+    """
     content, at = bytearray(), 0
     while size := _CHUNK_SIZE.match(octets, at):
         length, start = int(size[1], 16), size.end()

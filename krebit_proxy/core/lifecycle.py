@@ -1,42 +1,42 @@
 """THE state machine of the grant: `step(state, event, now) -> (state, effects)`.
 
-Everything that changes what a process believes about its grant happens here, and nothing here does anything: what the
-protocol wants done is an effect, and whatever comes of it, failures included, is an event. A test can be the world.
+Every decision about the grant is made here, and no I/O. What must be done is returned as an effect. What happens, such
+as the result of an effect or its failure, comes in as an event. So a test can play store, server, clock and callers.
 
 Theory
 ======
 
-A refresh token may be good for one use only, a second use may kill the whole grant, and the answer to a use may be lost
-between the server and our disk. So:
+A refresh token may work only once. A second use may kill the whole grant. And the response to a use may be lost before
+it is on our disk. These rules follow:
 
-1.  *One at a time, over all processes.* A process spends a refresh token only under the lock that all processes of a
-    store share, and only after it has read the store again under that lock: after a wait it usually finds newer tokens.
-2.  *Intent before, answer after.* The intent is stored before the token is spent. That is also the test that the store
-    can be written: a token is never spent when the store has just refused a write. The answer is stored before it is
-    used. If that write fails, the answer is used all the same, from memory. The process keeps the lock and tries the
-    write until it succeeds, so that nobody else spends the old token.
-3.  *Compare and set.* Every write names the generation that it replaces. A generation is one set of tokens; a newer one
-    is never overwritten by an older one. Intents and verdicts are notes on a generation.
-4.  *Only invalid_grant and its kin are a verdict.* It is stored if the generation is still the one that was refused;
-    otherwise another process was quicker, and its tokens are adopted. Any other definite refusal is a soft verdict when
-    it comes twice and no access token is left: a person is called, and the token is still tried. Nothing is ever
-    deleted but by a logout.
-5.  *Unclear is not failed.* When nobody knows whether the token was spent, the same token is presented again, twice at
-    once and then with growing pauses: servers with a grace time answer again, and on strict ones nothing is lost that
-    was not lost already. When it was certainly not spent, the intent is retracted and the lock freed between tries.
-6.  *What can be read is kept.* A refresh token that comes without a usable access token is stored as the next
-    generation, with the old access token.
-7.  *A refused access token is suspected, not dead* (see `core.suspicion`). A 401 is charged to the generation that its
-    call was sent with, so a hundred late ones cause one refresh.
-8.  *Callers wait only for what may help them* (see `core.grant_status`). They never own a refresh: leaving cancels
-    nothing.
+1.  *One at a time, over all processes.* A process spends a refresh token only under the lock that all processes with
+    the same store share. Before that, it reads the store again under the lock: after a wait, newer tokens may be there.
+2.  *Intent before, response after.* The intent is stored before the token is spent. This also tests the store: if it
+    refuses the write, the token is not spent. The response is stored before it is used. If that write fails, callers
+    get the new token from memory. The process then keeps the lock and retries the write until it succeeds, so that no
+    other process spends the old token.
+3.  *Compare and set.* Every write names the generation that it replaces. A generation is one set of tokens. An older
+    one never overwrites a newer one. Intents and verdicts are notes on a generation.
+4.  *Only invalid_grant and its kin are a verdict.* A verdict is stored if the store still has the refused generation.
+    Otherwise another process was faster, and this one adopts its tokens. Any other definite refusal becomes a soft
+    verdict if it comes twice while no good access token is left: a person is asked for help, and the proxy keeps
+    trying. Only a logout ever deletes tokens.
+5.  *Unclear is not failed.* If nobody knows whether the token was spent, the same token is sent again: twice soon, then
+    with growing pauses. Servers with a grace period answer again. With strict servers, nothing more can be lost. If the
+    token was certainly not spent, the intent is retracted, and the lock is free between tries.
+6.  *What can be read is kept.* A refresh token without a usable access token is stored as the next generation, together
+    with the old access token.
+7.  *A refused access token is suspected, not dead* (see `core.suspicion`). A 401 counts only for the generation that
+    its call was sent with, so a hundred late ones cause one refresh.
+8.  *Callers wait only for what may help them* (see `core.grant_status`). No refresh belongs to a caller. If a caller
+    leaves, that cancels nothing.
 
-The normal way through, one line for each phase (see `Phase`); every other arrow is a way back to IDLE:
+The normal way through the phases (see `Phase`). Every other transition leads back to IDLE in the end:
 
     IDLE -> LOOKING -> LOCKING -> CHECKING -> INTENDING -> SPENDING -> STORING -> IDLE
 
-An order of a person (`Authorized`, `LogoutAsked`) takes the same way as far as CHECKING and goes to STORING from there.
-`TRANSITIONS` is the whole table. A result in a phase that did not ask for it is an error that names both.
+An order of a person (`Authorized`, `LogoutAsked`) goes the same way up to CHECKING. From there it goes to STORING, a
+logout through REVOKING. `TRANSITIONS` is the whole table. Any other result in a phase raises IllegalEventError.
 """
 
 from collections.abc import Callable
@@ -87,36 +87,36 @@ from krebit_proxy.core.grant_status import answer, answers_change_at, due_in, re
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
-STOP_PATIENCE: Final = 10.0  # seconds that a stopping process goes on trying to store what must not be lost
-LOCK_TIMEOUT: Final = 65.0  # seconds in all; longer than the longest token request of another holder
-REPEATED_AFTER: Final = 2.0  # seconds after which a refusal that comes again is believed
-TELLING: Final = 4.0  # seconds between two answers that tell whether the end of the refresh token moves
-LONGEST_SOFT_PAUSE: Final = 600.0  # seconds between attempts when a person is needed, and a success would be a wonder
-AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeated, lock kept
-MISCONFIGURED_PAUSE: Final = 60.0  # seconds; only a person can help, so there is no hurry
+STOP_PATIENCE: Final = 10.0  # seconds for which a stopping process retries a write that must not be lost
+LOCK_TIMEOUT: Final = 65.0  # seconds in total; longer than a token request of another process can take
+REPEATED_AFTER: Final = 2.0  # seconds between two equal refusals that make a soft verdict
+TELLING: Final = 4.0  # seconds between two responses that show whether the refresh token's end moves
+LONGEST_SOFT_PAUSE: Final = 600.0  # seconds between attempts after a soft verdict
+AT_ONCE: Final = (0.5, 2.0)  # seconds until an unclear token request is repeated, under the same lock
+MISCONFIGURED_PAUSE: Final = 60.0  # seconds between attempts if only other settings can help
 SUPERSEDED: Final = Denial(
     "token_unavailable",
-    "Somebody else authorized the proxy, or logged it out, while this waited for the store. The later change counts.",
-    "Check the status page. Repeat this if you still want it.",
+    "Somebody else authorized the proxy or logged it out at the same time. The later change counts.",
+    "Check the status page. If you still want your change, repeat it.",
 )
 LOCK_LOST: Final = Denial(
     "token_unavailable",
     "The proxy lost the lock of the grant store.",
     "The proxy keeps trying. Retry your request later.",
 )
-LOOK_EVERY: Final = 4.0  # seconds; a new authorization or a logout elsewhere is seen within five
+LOOK_EVERY: Final = 4.0  # seconds between looks at the store; changes by others are seen within five
 LONGEST_PAUSE: Final = 60.0  # seconds between attempts
-LONGEST_UNSTORED: Final = 30.0  # seconds between tries of a write that must not be lost
-AT_STOP: Final = 1.0  # seconds between tries of such a write when the process must end
+LONGEST_UNSTORED: Final = 30.0  # seconds, at most, between tries of a write that must not be lost
+AT_STOP: Final = 1.0  # seconds, at most, between these tries in a stopping process
 Step = tuple[State, tuple[Effect, ...]]
 
 
 class IllegalEventError(Exception):
-    """A result came that this phase did not ask for. The state is unchanged."""
+    """A result came in a phase that did not ask for it. The state is unchanged."""
 
 
 def step(state: State, event: Event, now: Moment) -> Step:
-    """What follows from `event`. Raises IllegalEventError for a result that nobody asked for."""
+    """The state after `event`, and what must be done. Raises IllegalEventError for a result without its effect."""
     effects: tuple[Effect, ...] = ()
     before = state.phase
     match event:
@@ -137,7 +137,7 @@ def step(state: State, event: Event, now: Moment) -> Step:
 
 
 def _wish(state: State, event: Event, now: Moment) -> State:
-    """Takes note of what somebody wants; `_proceed` sees to it when it can."""
+    """Records a wish. `_proceed` fulfils it as soon as possible."""
     match event:
         case Demanded():
             state = _demanded(state, event, now)
@@ -152,7 +152,7 @@ def _wish(state: State, event: Event, now: Moment) -> State:
         case Abandoned(caller):
             state = replace(state, callers=tuple(c for c in state.callers if c.id != caller))
         case Authorized() | LogoutAsked():
-            # A person is waiting: no pause after earlier failures.
+            # A person waits for this, so a pause after earlier failures ends.
             known = state.grant.authorized_at if state.grant else 0.0
             state = replace(state, orders=(*state.orders, replace(event, known=known)), try_at=NEVER)
         case Stopping():
@@ -165,7 +165,7 @@ def _wish(state: State, event: Event, now: Moment) -> State:
 
 def _demanded(state: State, event: Demanded, now: Moment) -> State:
     refusal, trust, settling = event.refusal, state.trust, False
-    # Charged to the generation it was sent with: a late 401 says nothing about a newer token.
+    # A late 401 to an older token says nothing about the current one.
     if refusal is not None and refusal.generation == state.generation and state.fresh:
         age = state.fresh.age(now)
         settling = trust.must_settle(refusal, age)
@@ -176,7 +176,7 @@ def _demanded(state: State, event: Demanded, now: Moment) -> State:
 
 
 def _proceed(state: State, now: Moment) -> Step:
-    """Starts what is due: a look at the store, or the next try of what paused."""
+    """Starts what is due: a look at the store, or the next try after a pause."""
     if state.phase is Phase.IDLE and not state.stopping and (state.look_at <= now.boot or _wants_lock(state, now)):
         return replace(state, phase=Phase.LOOKING, run=Run()), (ReadStore(),)
     if state.phase is Phase.PAUSING and (state.stopping or state.orders):
@@ -208,7 +208,7 @@ def _answer_callers(state: State, now: Moment) -> Step:
 
 
 def _alarm(state: State, now: Moment) -> float:
-    """The next moment, by the boot clock, at which something is due without anything happening before."""
+    """When, by the boot clock, something is due even if no event comes before."""
     times = [*answers_change_at(state, now)]
     if state.phase is Phase.IDLE:
         times.append(state.look_at)
@@ -238,7 +238,7 @@ def _looked(state: State, event: Read, now: Moment) -> Step:
 def _look_failed(state: State, event: Failed, now: Moment) -> Step:
     if _wants_lock(state, now):
         return _store_failed(state, event, now)
-    # A mere look: nothing was attempted, so nothing has failed.
+    # Only a look: there was no attempt, so no attempt has failed.
     look_at = now.boot + LOOK_EVERY
     state = replace(_lost_store(state, event.denial, now), phase=Phase.IDLE, look_at=look_at, stranger=None)
     return state, (_report("grant.store_failed", "warning", reason=event.denial.detail),)
@@ -249,14 +249,14 @@ def _locked(state: State, _: Locked, __: Moment) -> Step:
 
 
 def _not_locked(state: State, event: Failed, now: Moment) -> Step:
-    """Where somebody else has the lock, looks what the store says of it, and waits on: not for ever."""
+    """If another process has the lock, looks at the store again and goes on waiting, `LOCK_TIMEOUT` seconds at most."""
     if event.busy and now.boot < state.run.until:
         return replace(state, phase=Phase.LOOKING), (ReadStore(),)
     return _store_failed(state, event, now)
 
 
 def _checked(state: State, event: Read, now: Moment) -> Step:
-    """Decides, with the store's word under the lock, what this run is for."""
+    """Decides what to do under the lock, now that the store was read under it."""
     state, reports = _adopt(state, event.grant, now)
     state = replace(state, run=Run(base=event.grant.generation if event.grant else 0))
     if state.orders:
@@ -268,7 +268,7 @@ def _checked(state: State, event: Read, now: Moment) -> Step:
     return state, (*reports, *effects)
 
 
-# Orders of a person, who is told by an Answer
+# Orders of a person, who gets an Answer
 
 
 def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
@@ -283,7 +283,7 @@ def _serve(state: State, order: Authorized | LogoutAsked) -> Step:
 
 
 def _revoked(state: State, event: Revoked, _: Moment) -> Step:
-    assert state.run.order is not None  # a revocation belongs to a logout
+    assert state.run.order is not None  # there is no revocation without a logout
     state, effects = _write(_pend(state, None, state.run.order.at))
     return state, (_report("grant.revoked", accepted=event.accepted), *effects)
 
@@ -292,11 +292,11 @@ def _revoked(state: State, event: Revoked, _: Moment) -> Step:
 
 
 def _intend(state: State, stored: Grant | None, now: Moment) -> Step:
-    """Stores that the refresh token is about to be spent, and by whom."""
+    """Stores that this process is about to spend the refresh token."""
     suspect = stored.intent if stored else None
     if suspect and suspect.holder != state.policy.holder and state.policy.intent_grace:
-        # Where a lock can die before its holder, the holder of an unfinished intent may still be at it: it gets time,
-        # by our own clock, since its clock may be another one.
+        # In some stores a lock can end before its holder does. So the holder of an unfinished intent may still be
+        # refreshing, and gets time. We measure that by our own clock, since the holder's may differ.
         seen = state.stranger[1] if state.stranger and state.stranger[0] == suspect else now.boot
         if now.boot < seen + state.policy.intent_grace:
             state, effects = _release(replace(state, stranger=(suspect, seen)))
@@ -309,9 +309,9 @@ def _intend(state: State, stored: Grant | None, now: Moment) -> Step:
 
 
 def _intended(state: State, _: Written, now: Moment) -> Step:
-    """The intent is stored: now, and only now, the token may be spent."""
+    """The intent is stored, so the token may be spent."""
     grant = given(state.run.pending)
-    # A store that had been set back holds our generation again from here on.
+    # If the store was set back, this write has brought it to our generation again.
     state = _recovered(replace(state, grant=grant, run=replace(state.run, base=grant.generation)))
     if state.stopping:
         return _retract(state, Denial("token_unavailable", "The proxy is stopping.", "Retry your request later."), now)
@@ -319,7 +319,6 @@ def _intended(state: State, _: Written, now: Moment) -> Step:
 
 
 def _spend(state: State, now: Moment) -> Step:
-    """One token request."""
     run, trust = replace(state.run, attempt=state.run.attempt + 1), state.trust
     if trust.suspected and not run.charged and due_in(state, now) > 0:
         run, trust = replace(run, charged=True), replace(trust, budget=trust.budget.changed(-1, now.boot))
@@ -328,14 +327,14 @@ def _spend(state: State, now: Moment) -> Step:
 
 
 def _answered(state: State, event: Answered, now: Moment) -> Step:
-    """Sorts the outcomes: new tokens, a verdict, certainly not spent, perhaps spent."""
+    """Handles the outcome of a token request."""
     match event.outcome:
         case Issued(tokens, warnings):
             state, tokens = _carried(replace(state, refreshed="ok"), tokens)
             state, effects = _write(_pend(state, tokens, _authorized_at(state)))
             return state, (*(_report("grant.warning", "warning", text=text) for text in warnings), *effects)
         case Rotated(refresh_token, reason, refresh_expires_at):
-            # The old refresh token is gone, so this one is stored first. The access token stays as it is.
+            # The old refresh token is gone, so store the new one. The access token stays the old one.
             tokens = replace(given(state.tokens), refresh_token=refresh_token, refresh_expires_at=refresh_expires_at)
             state = replace(state, run=replace(state.run, flaw=reason))
             return _write(_pend(state, tokens, _authorized_at(state)))
@@ -351,7 +350,7 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
         case Refusal() as refusal:
             return _refused(state, refusal, now)
         case NotSent(reason, retry_after):
-            if state.run.charged:  # it has cost the server nothing
+            if state.run.charged:  # the renewal did not take place
                 trust = state.trust
                 state = replace(state, trust=replace(trust, budget=trust.budget.changed(1, now.boot)))
             return _retract(state, _unavailable(reason), now, pause=retry_after)
@@ -360,11 +359,11 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
 
 
 def _carried(state: State, tokens: Tokens) -> tuple[State, Tokens]:
-    """New tokens, with what the answer left out because it has not changed."""
+    """The new tokens, completed with facts that the response leaves out because they have not changed."""
     old, end = given(state.tokens), tokens.refresh_expires_at
     if end is None and tokens.refresh_token == old.refresh_token:
         end = old.refresh_expires_at
-    # An end that slides moves by as much time as has passed. Servers round, so that must have been some seconds.
+    # A sliding end moves by as many seconds as have passed. Servers round, so a few seconds must have passed to tell.
     mark = state.end_mark or (old.refresh_expires_at, old.obtained_at)
     passed, fixed = tokens.obtained_at - mark[1], old.refresh_end_is_fixed
     if end is None or mark[0] is None:
@@ -377,11 +376,11 @@ def _carried(state: State, tokens: Tokens) -> tuple[State, Tokens]:
 
 
 def _refused(state: State, refusal: Refusal, now: Moment) -> Step:
-    """A definite no in words that do not say to what: a verdict only when it comes again, and no token is good."""
+    """Handles a definite refusal that is no verdict. Twice without a good access token, it is a soft verdict."""
     words = _cause(refusal.error, refusal.description)
     dead = state.trust.suspected or time_left(state, now) <= 0
     if not dead:
-        # It is asked again when it matters, which is at the expiry.
+        # The access token still works. The refusal matters only when it expires.
         return _retract(state, _unavailable(words), now, longest=max(REPEATED_AFTER, time_left(state, now)))
     first = state.refusal
     pause = max(REPEATED_AFTER, _pause(state.failures + 1, now, longest=LONGEST_PAUSE))
@@ -405,9 +404,9 @@ def _authorized_at(state: State) -> float:
 
 
 def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) -> Step:
-    """Perhaps spent. The intent stays in the store until the outcome is known."""
+    """Handles an unclear outcome. The intent stays in the store, since the token may be spent."""
     trouble, tried = _unavailable(reason), state.run.attempt
-    # At once only when this is the first doubt: who doubted before goes on with growing pauses.
+    # Repeat soon only if no earlier outcome was unclear. Otherwise go on with growing pauses.
     at_once = len(AT_ONCE) if tried > 1 or state.run.suspect is None else 0
     state = replace(state, run=replace(state.run, suspect=given(state.grant).intent))
     if tried > at_once or retry_after is not None:
@@ -418,7 +417,7 @@ def _doubt(state: State, reason: str, retry_after: float | None, now: Moment) ->
 
 
 def _condemn(state: State, cause: str, now: Moment) -> Step:
-    """The compare-and-set of the verdict is also the second look: it fails if somebody stored a newer generation."""
+    """Stores a verdict. The write fails if another process has stored a newer generation."""
     reason = f"Krebit refused the refresh token. It said: {_sentence(cause)}"
     if state.run.suspect:
         at = datetime.fromtimestamp(state.run.suspect.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -430,19 +429,19 @@ def _condemn(state: State, cause: str, now: Moment) -> Step:
 def _retract(
     state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
 ) -> Step:
-    """Certainly not spent: says so in the store, so that nobody suspects a lost answer later.
+    """Clears the intent of a token that was certainly not spent, so that nobody suspects a lost response later.
 
-    Only under the lock: who has taken it since may have stored an intent of its own, which must stay.
+    It writes only under the lock: a process that has taken the lock since may have stored an intent of its own.
     """
     state, told = _fail(state, trouble, now, pause=pause, longest=longest)
-    # An older suspicion is not lifted by our own clean failure.
+    # An older intent stays: our failure says nothing about its outcome.
     innocent = replace(given(state.grant), intent=state.run.suspect)
     state = replace(state, phase=Phase.RETRACTING, run=replace(state.run, pending=innocent))
     return state, (told, WriteGrant(state.run.base, innocent, under_lock=True))
 
 
 def _retracted(state: State, event: Written | Conflicted | Failed, _: Moment) -> Step:
-    """Done, or not: the retraction is a courtesy to whoever reads the store later."""
+    """Goes on in any case: without the retraction, later readers only know less."""
     if isinstance(event, Written):
         state = _recovered(replace(state, grant=state.run.pending))
     return _release(state)
@@ -460,14 +459,14 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-# What a process believes of the grant, and the writes that must not be lost
+# What a process knows about the grant, and the writes that must not be lost
 
 
 def _adopt(state: State, stored: Grant | None, now: Moment) -> Step:
-    """Believes the store, unless memory has a newer generation: then the store was set back, and will be set right."""
+    """Takes over what the store has, unless the generation in memory is newer: then the store was set back."""
     state, reports = _compared(replace(state, known=True, look_at=now.boot + LOOK_EVERY), stored, now)
     if not state.orders and not refresh_due(state, now):
-        state = _recovered(state)  # a read was all that was needed of the store
+        state = _recovered(state)  # nothing but this read was needed from the store
     return state, reports
 
 
@@ -475,19 +474,19 @@ def _compared(state: State, stored: Grant | None, now: Moment) -> Step:
     if stored is None or stored.generation < state.generation:
         return state, ()
     if stored.generation == state.generation and stored.tokens == state.tokens:
-        # Notes may have changed. Known tokens keep the expiry that was found when they were first seen.
+        # Notes may have changed. The tokens are known, and so is when they expire by the boot clock.
         return replace(state, grant=stored), ()
     return _believe(state, stored, now), (_report("grant.adopted", generation=stored.generation),)
 
 
 def _recovered(state: State) -> State:
-    """The store has done what was needed of it."""
+    """After the store has done all that was needed."""
     trouble = None if state.trouble == state.store_trouble else state.trouble
     return replace(state, trouble=trouble, store_trouble=None, store_lost_at=NEVER)
 
 
 def _believe(state: State, grant: Grant, now: Moment) -> State:
-    """Serves callers from `grant` from now on."""
+    """From now on, callers get the token of `grant`."""
     return replace(
         state,
         grant=grant,
@@ -502,7 +501,7 @@ def _believe(state: State, grant: Grant, now: Moment) -> State:
 
 
 def _early_renewals(state: State, grant: Grant, now: Moment) -> int:
-    """How often others have renewed the token long before its time, as only a 401 makes them do: one budget for all."""
+    """How many renewals others have made long before expiry. Only 401s cause these, so our budget counts them."""
     if state.fresh is None or grant is state.run.pending:
         return 0
     early = due_in(state, now) > state.fresh.window(state.policy.ahead) / 2
@@ -510,7 +509,7 @@ def _early_renewals(state: State, grant: Grant, now: Moment) -> int:
 
 
 def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:
-    """Makes the next generation ready to be written: above the store's, and above ours if the store was set back."""
+    """Prepares the next generation for a write. Its number is above the store's and above ours."""
     generation = max(state.run.base, state.generation) + 1
     policy = state.policy
     grant = Grant(generation, policy.organization, policy.client_id, tokens, authorized_at=authorized_at)
@@ -518,40 +517,40 @@ def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:
 
 
 def _write(state: State) -> Step:
-    """Writes what is pending; it must not be lost."""
+    """Writes the pending grant, which must not be lost."""
     return replace(state, phase=Phase.STORING), (WriteGrant(state.run.base, given(state.run.pending)),)
 
 
 def _stored(state: State, _: Written, now: Moment) -> Step:
-    """What was pending is stored: it may be used, and the lock is free again."""
+    """The pending grant is stored: use it, and free the lock."""
     grant, run, trust = given(state.run.pending), state.run, state.trust
-    # Already served from memory if an earlier try of the write failed: then its age is known better.
+    # If an earlier try failed, callers already use it, and its age is known more exactly.
     state = replace(state, grant=grant) if grant.generation == state.generation else _believe(state, grant, now)
     state = replace(_recovered(state), failures=0, trouble=None)
     told = _announcement(grant, run.order)
-    if run.flaw:  # a new refresh token is safe, but the access token is the old one
+    if run.flaw:  # the new refresh token is safe, but the access token is the old one
         state, told = _fail(replace(state, trust=trust), _unavailable(run.flaw), now)
     state, effects = _release(state)
     return state, (told, *_answered_order(run.order), *effects)
 
 
 def _unstored(state: State, event: Failed, now: Moment) -> Step:
-    """The write failed: use what it holds from memory, keep the lock, and keep trying."""
+    """The write failed: use the pending grant from memory, keep the lock, and retry."""
     pending, order, tries = given(state.run.pending), state.run.order, state.run.tries + 1
     if pending.generation > state.generation:
         state = _believe(state, pending, now)
-    # Where the lock can be lost, others respect our intent for `intent_grace`: the write must come well within it.
+    # If the lock can be lost, others respect our intent for `intent_grace`. Retry well within that time.
     longest = min(LONGEST_UNSTORED, state.policy.intent_grace / 4 or LONGEST_UNSTORED)
     until = now.boot + _pause(tries, now, longest=longest)
     if state.stopping:
         until = min(until, now.boot + AT_STOP)
     told = _answered_order(order, event.denial)
-    # The person has been told, and the order still counts more than what may be found in the store.
+    # The person has an answer now. The order still has priority over what the store may hold.
     order = replace(order, caller=None) if order else None
     run = replace(state.run, order=order, tries=tries, until=until)
     state = replace(_lost_store(state, event.denial, now), phase=Phase.UNSTORED, grant=pending, run=run)
     state = replace(state, trouble=event.denial)
-    # A process that must end cannot try for ever.
+    # A stopping process cannot retry for ever.
     over = state.stopping and now.boot >= state.stop_by
     state, effects = _release(state) if over else (state, ())
     reason = event.denial.detail
@@ -559,23 +558,23 @@ def _unstored(state: State, event: Failed, now: Moment) -> Step:
 
 
 def _conflicted(state: State, _: Conflicted, __: Moment) -> Step:
-    """The store does not hold what was expected: look what it is."""
+    """The store does not hold the expected generation: read what it holds."""
     return replace(state, phase=Phase.RECONCILING), (ReadStore(),)
 
 
 def _reconciled(state: State, event: Read, now: Moment) -> Step:
-    """Somebody wrote: us (a write whose outcome was lost), somebody newer, or the store was set back."""
+    """Decides why the write failed: it had happened before, another process wrote, or the store was set back."""
     pending, found, order = given(state.run.pending), event.grant, state.run.order
     base = found.generation if found else 0
     state = replace(state, run=replace(state.run, base=base))
     if found == pending:
         return _stored(state, Written(), now)
     if order is not None and found is not None and found.authorized_at == pending.authorized_at:
-        # Our write has happened, and somebody has renewed since what the person authorized.
+        # Our write has happened, and another process has renewed the token since then.
         state, effects = _release(_believe(state, found, now))
         return state, (_report("grant.adopted", generation=base), *_answered_order(order), *effects)
     if order is not None and (found is None or not _is_newer(found, order)):
-        return _write(_pend(state, pending.tokens, pending.authorized_at))  # the word of a person counts more
+        return _write(_pend(state, pending.tokens, pending.authorized_at))  # a person's order has priority
     if found is None or base < pending.generation:
         return _write(state)
     state, effects = _release(_believe(state, found, now))
@@ -584,41 +583,41 @@ def _reconciled(state: State, event: Read, now: Moment) -> Step:
 
 
 def _is_newer(grant: Grant, order: Authorized | LogoutAsked) -> bool:
-    """Whether somebody authorized, or logged out, elsewhere while the order had to wait for the store.
+    """Whether a person authorized or logged out elsewhere after `order` was given.
 
-    What was known when the order was given is older, whatever a clock says that was wrong or was set.
+    A grant that was known when the order was given is older, even if a wrong clock says otherwise.
     """
     return order.known != grant.authorized_at > order.at
 
 
 def _store_failed(state: State, event: Failed, now: Moment) -> Step:
-    """The store did not do what the run needs to go on: nothing was spent, so nothing is lost.
+    """The store failed before anything was spent, so nothing is lost.
 
-    People who wait are told. What they authorized is kept and tried again, since its code is used up.
+    Waiting people get an answer. Tokens of a new authorization are kept and stored later, since the code is used up.
     """
     told = [told for order in state.orders for told in _answered_order(order, event.denial)]
     kept = tuple(replace(order, caller=None) for order in state.orders if isinstance(order, Authorized))
-    # While the store is away the holder of an unfinished intent cannot finish it: its time counts anew.
+    # Without the store, the holder of an unfinished intent cannot finish. So its time starts again.
     state = replace(_lost_store(state, event.denial, now), orders=kept, look_at=now.boot + LOOK_EVERY, stranger=None)
     state, effects = _give_up(state, event.denial, now, longest=LOOK_EVERY)
     return state, (*told, *effects)
 
 
 def _lost_store(state: State, denial: Denial, now: Moment) -> State:
-    """Notes what the store said, and since when it fails."""
+    """Records why the store fails, and since when."""
     lost_at = now.boot if state.store_lost_at == NEVER else state.store_lost_at
     return replace(state, store_trouble=denial, store_lost_at=lost_at)
 
 
 def _beaten(state: State, _: Conflicted, now: Moment) -> Step:
-    """Somebody wrote without the lock, or after we had lost it: look again."""
+    """Another process wrote the store, so we have lost the lock: look again."""
     return _give_up(replace(state, look_at=now.boot), LOCK_LOST, now)
 
 
 def _give_up(
     state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
 ) -> Step:
-    """Ends an attempt that brought nothing. It is made again after `pause` seconds, or with growing ones."""
+    """Ends a failed attempt. The next follows after `pause` seconds, or after a growing pause."""
     state, told = _fail(state, trouble, now, pause=pause, longest=longest)
     state, effects = _release(state)
     return state, (told, *effects)
@@ -627,7 +626,7 @@ def _give_up(
 def _fail(
     state: State, trouble: Denial, now: Moment, *, pause: float | None = None, longest: float = LONGEST_PAUSE
 ) -> tuple[State, Report]:
-    """Counts an attempt that brought nothing, and sets the earliest time of the next."""
+    """Counts a failed attempt, and sets the earliest time of the next one."""
     failures = state.failures + 1
     wait = _pause(failures, now, longest=longest) if pause is None else pause
     spent = state.phase is Phase.SPENDING or bool(state.run.flaw)
@@ -643,22 +642,21 @@ def _fail(
 
 
 def _answered_order(order: Authorized | LogoutAsked | None, denial: Denial | None = None) -> tuple[Answer, ...]:
-    """Tells the person behind an order, if there is one who has not been told yet."""
+    """The answer to the person who gave the order, if that person still waits for one."""
     return (Answer(order.caller, denial or Go.ON),) if order and order.caller is not None else ()
 
 
 def _release(state: State) -> Step:
-    """Back to IDLE, without the lock."""
+    """Frees the lock and returns to IDLE."""
     return replace(state, phase=Phase.IDLE, locked=False, run=Run()), (FreeLock(),)
 
 
 def _pause(failures: int, now: Moment, *, longest: float) -> float:
-    """1, 2, 4 … seconds, of which a random part is left out, so that many processes do not come back together."""
+    """1, 2, 4 … seconds, less a random part of up to half, so that many processes do not retry together."""
     return min(longest, 2.0 ** min(failures - 1, 16)) * (0.5 + now.chance / 2)
 
 
 def _unavailable(reason: str) -> Denial:
-    """The token endpoint brought nothing for now."""
     return Denial(
         "token_unavailable",
         f"Krebit's token endpoint failed: {_sentence(reason)}",
@@ -676,11 +674,10 @@ def _announcement(grant: Grant, order: Authorized | LogoutAsked | None) -> Repor
 
 
 def _report(event: str, level: str = "info", **fields: object) -> Report:
-    """A line for the log."""
     return Report(event, level, tuple(fields.items()))
 
 
-# The whole table: in this phase, that result, leads there. mypy cannot match the event's type to its key: Any.
+# The whole table: (phase, result) -> what follows. `Any`, since mypy cannot match an event's type to its key.
 Transition = Callable[[State, Any, Moment], Step]
 TRANSITIONS: Final[dict[tuple[Phase, type[Event]], Transition]] = {
     (Phase.LOOKING, Read): _looked,

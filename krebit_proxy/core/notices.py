@@ -1,7 +1,7 @@
-"""What people should know about a grant beside its state, in words that page, `status`, `check` and alarm share.
+"""Notices about a grant that still serves calls, but may soon need a person.
 
-A grant may serve calls and still need somebody: the server has refused the refresh token, the upstream has refused the
-access token, or the authorization has an end that no renewal moves. Each of these is a notice here.
+There are three: Krebit has refused the refresh token, the API has refused the access token, or the authorization has an
+end that no renewal extends. The status page, `krebit-proxy status`, `krebit-proxy check` and the alarm share the texts.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from typing import Final
 from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.core.times import day, distance, moment
 
-WEEK: Final = 7 * 86400.0  # seconds before a fixed end from which people are told
+WEEK: Final = 7 * 86400.0  # seconds before a fixed end from which there is a notice
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is so, and what to do about it."""
+    """`text` says what is the matter, and `hint` what to do. `hint` may be empty."""
 
     text: str
     hint: str
@@ -24,12 +24,12 @@ class Notice:
 _REFUSED: Final = "Krebit refused the access token, and has not accepted it since."
 _SUSPECTED: Final = Notice(
     f"{_REFUSED} The proxy tries to renew it, and lets single calls through until one is accepted.",
-    "You need not do anything. If it stays so, look in the log for calls that were answered with 401.",
+    "You need not do anything. If this lasts, look in the log for calls that Krebit answered with 401.",
 )
 
 
 def notices(status: GrantStatus, now: float) -> list[Notice]:
-    """All that holds at `now`, the most urgent first."""
+    """The notices that hold at `now`, the most urgent first."""
     found = []
     if text := still_served(status, now):
         found.append(Notice(text, "Authorize again before then." if status.code == "reauthorization_required" else ""))
@@ -41,21 +41,21 @@ def notices(status: GrantStatus, now: float) -> list[Notice]:
 
 
 def still_served(status: GrantStatus, now: float) -> str:
-    """How long calls go on although something is wrong; empty when nothing is, or they do not."""
+    """A sentence on how long calls still work although something is wrong. Empty: all is well, or calls fail."""
     if not status.ready or status.code is None or status.expires_at is None:
         return ""
     return f"Calls still work until {moment(status.expires_at, now)}."
 
 
 def ending(status: GrantStatus, now: float) -> Notice:
-    """For a refresh token with a fixed end: when that is."""
+    """The notice of a fixed end of the refresh token."""
     end = status.refresh_token_expires_at or 0.0
     text = f"The authorization ends on {day(end)}, {distance(end, now)}. Renewals do not extend it."
     return Notice(text, "Run `krebit-proxy setup` where the proxy runs, and authorize again before then.")
 
 
 def refresh_token_end(status: GrantStatus, now: float) -> str:
-    """The end of the refresh token as one fact among others; empty where the server has named none."""
+    """The end of the refresh token in a few words. Empty: Krebit has named none."""
     end = status.refresh_token_expires_at
     if end is None:
         return ""

@@ -1,4 +1,4 @@
-"""Where a browser reaches this proxy, and whether a name leads there."""
+"""The origin at which browsers reach this proxy."""
 
 from urllib.parse import urlsplit
 
@@ -6,7 +6,7 @@ from krebit_proxy.core.loopback import is_loopback
 
 
 def own_origin(redirect_uri: str, allowed_hosts: tuple[str, ...] = ()) -> str | None:
-    """Where the browser comes back to this proxy, e.g. http://localhost:8321; None if it comes back elsewhere."""
+    """The origin of `redirect_uri`, for example http://localhost:8321. None if it does not lead to this proxy."""
     try:
         url = urlsplit(redirect_uri)
         host = _host(url.hostname)
@@ -19,9 +19,9 @@ def own_origin(redirect_uri: str, allowed_hosts: tuple[str, ...] = ()) -> str | 
 
 
 def serves(origin: str, authority: str) -> bool:
-    """Whether `authority`, a Host field, names the same place as `origin`.
+    """Whether `authority`, the value of a Host field, names the same host and port as `origin`.
 
-    The scheme is `origin`'s: what ends TLS in front of the proxy does not show here.
+    A default port is that of `origin`'s scheme, since a reverse proxy may end TLS in front of this proxy.
     """
     scheme = urlsplit(origin).scheme
     try:

@@ -6,13 +6,14 @@ from typing import Final
 
 # RFC 9110 5.6.7: "A sender MUST generate HTTP-date in the IMF-fixdate format", as Sun, 06 Nov 1994 08:49:37 GMT.
 _DATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
-_LONGEST_PATIENCE: Final = 600.0  # seconds; a longer Retry-After is not obeyed
+_LONGEST_PATIENCE: Final = 600.0  # seconds; a longer Retry-After counts as this
 
 
 def seconds_to_wait(retry_after: str | None, now: float) -> float | None:
-    """Seconds from a Retry-After field. RFC 9110 10.2.3: "either an HTTP-date or a number of seconds to delay".
+    """Seconds to wait, from 1 to 600, by the value of a Retry-After field. None: it is missing or invalid.
 
-    One at least, or a server that says zero again and again would be asked without end.
+    RFC 9110 10.2.3: it is "either an HTTP-date or a number of seconds to delay". Zero becomes one second, so that we
+    do not retry in a busy loop. `now` is seconds since the epoch.
     """
     wish = (retry_after or "").strip()
     if re.fullmatch(r"[0-9]{1,9}", wish):

@@ -1,4 +1,9 @@
-"""The one-time keys that open setup: for whoever has the client secret, the proxy and its command line."""
+"""One-time keys that open the setup pages.
+
+The proxy prints a link with such a key, and so does its command line. Both have the client secret, which signs the key,
+so nothing needs to be stored or sent between them. A key is valid for `KEY_LIFETIME` seconds, and only for one run of
+the proxy, since the next run does not remember which keys were used.
+"""
 
 import hmac
 from base64 import urlsafe_b64encode
@@ -10,19 +15,22 @@ KEY_LIFETIME: Final = 900  # seconds
 
 
 def mint_key(client_secret: Secret, *, run: str, now: float, nonce: bytes) -> str:
-    """A one-time key that opens setup for `KEY_LIFETIME` seconds of wall clock. `nonce` is 16 unguessable bytes.
+    """A new key.
 
-    It needs no memory: whoever has the client secret, the proxy or its command line, makes and checks it. `run` names
-    the one run of the proxy that takes it, for the next run does not remember which keys were used.
+    Args:
+        client_secret: The setting.
+        run: Identifies the run of the proxy that accepts the key.
+        now: Seconds since the epoch.
+        nonce: 16 unguessable bytes.
     """
     claim = f"{int(now) + KEY_LIFETIME}.{_base64url(nonce)}"
     return f"{claim}.{_seal(client_secret, claim, run)}"
 
 
 def check_key(client_secret: Secret, key: str, *, run: str, now: float) -> float | None:
-    """When `key` expires, by the wall clock; None if it is not for this run of the proxy, or too old.
+    """When `key` expires, in seconds since the epoch. None if it is forged, too old, or for another run of the proxy.
 
-    The caller knows which were used.
+    It does not check whether the key was used before: its caller must.
     """
     claim, _, seal = key.rpartition(".")
     if not key.isascii() or not hmac.compare_digest(_seal(client_secret, claim, run), seal):

@@ -1,21 +1,23 @@
-"""A refused token is suspected, not dead: when calls still try it, and how many renewals 401s may cause.
+"""A refused access token is suspected, not dead: which calls still use it, and how many renewals 401s may cause.
 
-A 401 may speak of the token (revoked, a restarted server) or of the path (401 where 403 is meant), and a new token may
-need a second until all servers know it. One answer cannot tell these apart, so the token stays in use with care:
+A 401 may be about the token (it was revoked, or the server lost it) or about the path (401 where 403 is meant). And a
+new token may need a second until all servers know it. One response cannot tell these apart. So the token stays in use,
+with care:
 
--   *Half-open.* While the token is suspected, one call goes on with it at once, then one a second: the probes. All
-    others wait for the renewal that is under way, or get an error of ours. So a token that is good after all is found
-    out within a second, and one that is dead costs the API a call a second.
--   *Cleared by an accepted call.* A probe that comes back as anything but 401 was sent after the refusal, and so says
-    more than it. Calls that were under way before the refusal prove nothing: at a real revocation their late answers
-    would hide it. Probes carry the number of the suspicion, other calls 0.
--   *Young tokens are waited for.* A token that is refused before its first success, and is younger than `YOUNG`, is
-    tried once more when it is `SETTLED` seconds old, before anything is concluded. Where such a token was good later,
-    calls wait for the next ones to settle before they are sent again.
--   *A token that replaced a suspected one is unproven:* one call tries it first, and the others wait for what comes of
-    that, so that a token which needs time costs one call and not all.
--   *One budget.* Renewals that are due because of a 401, and not of the clock, are limited. A real revocation needs
-    one; an API that says 401 to everything could cause one for each call.
+-   *Half-open.* While the token is suspected, one call uses it at once, and then one call a second. These calls are the
+    probes. All others wait for the renewal that is under way, or get an error from us. So a good token is recognized
+    within a second, and a dead one costs the API one call a second. Calls on paths that the API accepted before go
+    first, those on paths that it refused last.
+-   *Cleared by an accepted call.* A probe is sent after the 401. If its response is not a 401, the suspicion ends.
+    Calls that were under way before the 401 prove nothing: after a real revocation, their late responses would hide it.
+    So a probe has the number of the suspicion, and any other call 0.
+-   *Young tokens get time.* A token younger than `YOUNG` that was never accepted is not suspected at the first 401. The
+    call is sent once more when the token is `SETTLED` seconds old. If the token then turns out to be good, calls wait
+    for later tokens to settle, too, before they are sent again.
+-   *Unproven after a suspicion.* One call tries the token that replaced a suspected one. The others wait for the
+    result, so that a token which needs time costs one call, and not all.
+-   *One budget.* It limits the renewals that a 401 causes, and not the clock. A real revocation needs one renewal. An
+    API that answers 401 to everything could otherwise cause one for each call.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,21 +28,21 @@ from typing import Final
 PROBE_EVERY: Final = 1.0  # seconds between the calls that try a suspected token
 CONTENTION: Final = 3.0  # seconds for which a call on a good path has precedence over those on refused ones
 EVIDENCE: Final = 5.0  # seconds for which an accepted call shows that the token is good
-YOUNG: Final = 5.0  # seconds: how long a token may be unknown to servers that have not seen it yet
+YOUNG: Final = 5.0  # seconds for which a new token may be unknown to some servers
 SETTLED: Final = 2.0  # seconds after which a young token is tried again
-BURST: Final = 3.0  # renewals that 401s may cause at once
-REFILL: Final = 60.0  # seconds until one more may follow
-_ROUNDING: Final = 1e-6  # of times that were added up
+BURST: Final = 3.0  # renewals that 401s may cause in quick succession
+REFILL: Final = 60.0  # seconds until the budget allows one more
+_ROUNDING: Final = 1e-6  # tolerance for sums of times
 
 
 @dataclass(frozen=True, slots=True)
 class Unauthorized:
-    """A call came back with 401. It is charged to the token that it was sent with.
+    """A call that was answered with 401.
 
     Attributes:
-        generation: Of that token.
-        probe: Number of the suspicion where the call was a probe, else 0.
-        repeated: Whether the call had been tried with this token before, when that was young.
+        generation: Of the token that it was sent with. The 401 says nothing about any other token.
+        probe: The number of the suspicion if the call was a probe, else 0.
+        repeated: Whether the call was sent with this token twice, because it was young the first time.
     """
 
     generation: int
@@ -50,25 +52,24 @@ class Unauthorized:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Renewals that 401s may still cause. Times are seconds of the boot clock."""
+    """The renewals that 401s may still cause. Times are seconds of the boot clock."""
 
-    credits: float = BURST  # as of `counted_at`
+    credits: float = BURST  # at `counted_at`
     counted_at: float = 0.0
 
     def left(self, now: float) -> float:
-        """How many renewals may follow now; less than one is none."""
+        """How many renewals are possible now. Less than 1: none."""
         return min(BURST, self.credits + max(0.0, now - self.counted_at) / REFILL)
 
     def is_spent(self, now: float) -> bool:
-        """Whether no renewal may follow now."""
         return self.left(now) < 1 - _ROUNDING
 
     def changed(self, by: float, now: float) -> "Budget":
-        """One less, or one given back."""
+        """After `by` renewals were given back, or taken if it is negative."""
         return Budget(max(0.0, min(BURST, self.left(now) + by)), now)
 
     def next_at(self, now: float) -> float:
-        """When the next renewal may follow."""
+        """When the next renewal is possible."""
         return now + max(0.0, 1 - self.left(now)) * REFILL
 
 
@@ -82,19 +83,19 @@ class PathRecord(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the API has said of the current token, and what that may cost.
+    """What the API has said about the current token. Each method returns the state after an event.
 
     Attributes:
-        accepted: It has accepted the token at least once.
+        accepted: The API has accepted the token at least once.
         accepted_at: Boot clock: when a probe, or the first call with a token, was accepted last.
-        doubted: It refused the token while that was young.
-        lagging: It has refused a young token that it accepted later: new ones need time.
-        suspected: It refused the token, and no probe was accepted since.
+        doubted: It refused the token while the token was young.
+        lagging: It has refused a young token and accepted it later, so new tokens need time to settle.
+        suspected: It refused the token, and has accepted no probe since.
         unproven: The token replaced a suspected one, and no call with it was accepted yet.
-        number: Of the latest suspicion. A refused probe raises it, too, so that older probes clear nothing.
-        probe_at: Boot clock: from when on one call may try a suspected or unproven token.
-        wanted_at: Boot clock: when a call on a path that was not refused last wanted to.
-        budget: Of renewals that 401s cause.
+        number: Of the latest suspicion. A refused probe increases it, too, so that older probes clear nothing.
+        probe_at: Boot clock: when the next call may try a suspected or unproven token.
+        wanted_at: Boot clock: when a call on a path that was not refused last asked for the token.
+        budget: For the renewals that 401s cause.
     """
 
     accepted: bool = False
@@ -114,7 +115,7 @@ class Trust:
         return self.suspected or self.unproven
 
     def refused(self, refusal: Unauthorized, age: float, now: float) -> "Trust":
-        """After a 401 to the current token, which is `age` seconds old."""
+        """After a 401 to the current token. `age` is in seconds."""
         if self.must_settle(refusal, age):
             return replace(self, doubted=True)
         if self.budget.is_spent(now) and now < self.accepted_at + EVIDENCE:
@@ -126,11 +127,11 @@ class Trust:
         return self
 
     def must_settle(self, refusal: Unauthorized, age: float) -> bool:
-        """Whether the token may just be unknown yet, and the call has not been tried with it a second time."""
+        """Whether the token may be too new, so that the call should be sent with it once more."""
         return not self.accepted and not refusal.repeated and age < YOUNG
 
     def proven(self, probe: int, now: float) -> "Trust":
-        """After a call that was accepted."""
+        """After any response other than 401."""
         return replace(
             self,
             accepted=True,
@@ -155,11 +156,11 @@ class Trust:
         return now >= self.probe_at and (record is PathRecord.NEW or now >= self.wanted_at + CONTENTION)
 
     def probed(self, now: float) -> "Trust":
-        """After a probe was sent."""
+        """After one call was allowed to try the token."""
         return replace(self, probe_at=max(self.probe_at, now) + PROBE_EVERY)
 
     def of_next(self, now: float, *, charge: int) -> "Trust":
-        """For another token. `charge`: how often others have renewed it because of 401s."""
+        """For a new token. `charge`: how many renewals other processes have made because of 401s."""
         return Trust(
             accepted_at=self.accepted_at,
             lagging=self.lagging,

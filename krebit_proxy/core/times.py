@@ -1,34 +1,34 @@
-"""Points in time, as people read them and as programs do.
+"""Formats points in time, for people and for programs.
 
     moment(at, now)     14:03 CET, in 42 minutes
     day(at)             Friday 5 December 2025, 14:03 CET
     iso(at)             2025-12-05T13:03:00+00:00
 
-All are given in seconds since the epoch. People read them in `zone`, by default the zone of this computer.
+All arguments are seconds since the epoch. `zone` is the time zone to show, by default that of this computer.
 """
 
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
-# Seconds of a unit, and from how many seconds on it is used: from two of it, as rounded in the unit below.
+# Seconds of a unit, the number of seconds from which it is used (two units, after rounding), and its name.
 _UNITS: Final = ((86400, 2 * 86400 - 1800, "days"), (3600, 2 * 3600 - 30, "hours"), (60, 2 * 60, "minutes"))
 
 
 def moment(at: float, now: float, zone: tzinfo | None = None) -> str:
-    """Time of day and distance. The date stands before it when it is not today."""
+    """Time of day and distance. If it is not today, the date comes first."""
     then, today = _local(at, zone), _local(now, zone)
     form = "%H:%M %Z" if then.date() == today.date() else "%Y-%m-%d %H:%M %Z"
     return f"{then.strftime(form)}, {distance(at, now)}"
 
 
 def day(at: float, zone: tzinfo | None = None) -> str:
-    """A date in words, for something that is days away."""
+    """A date in words, for a time that is days away."""
     then = _local(at, zone)
     return f"{then:%A} {then.day} {then:%B %Y, %H:%M %Z}"
 
 
 def distance(at: float, now: float) -> str:
-    """How far a point in time is from `now`, e.g. `in 5 minutes` or `2 days ago`."""
+    """The distance from `now`, for example `in 5 minutes` or `2 days ago`."""
     seconds = round(abs(at - now))
     size, _, name = next((unit for unit in _UNITS if seconds >= unit[1]), (1, 0, "seconds"))
     number = round(seconds / size)

@@ -1,22 +1,22 @@
-"""Reads an answer of the token endpoint (RFC 6749, 5.1 and 5.2): tokens, a refusal, or no telling.
+"""Reads a response of the token endpoint (RFC 6749, 5.1 and 5.2): tokens, a refusal, or an unclear outcome.
 
-Whatever can be read is kept. A 2xx answer with a refresh token in it has rotated that token, whatever else is wrong:
-who throws it away because of the rest has lost the grant. So nothing below stops the reading. It costs a warning, or
-the access token:
+If a 2xx response contains a refresh token, the old one is usually gone, whatever else is wrong with the response. To
+discard it would lose the grant. So the reader keeps all that it can read. The faults below cost no more than a warning,
+or the access token:
 
     status        any from 200 to 299
-    Content-Type  not looked at, but for the charset of what is no UTF-8
-    coding        gzip and deflate though `identity` was asked for, or their names on content that is plain
-    charset       UTF-8 with a byte order mark, UTF-16 and UTF-32, Latin-1, any that is named
-    content       see `core.content`: form-encoded, text around JSON, JSON that breaks off, several documents
-    shape         tokens inside other objects or lists, in other spellings of their names, named twice
+    Content-Type  ignored, except for the charset of content that is not UTF-8
+    coding        gzip and deflate although we ask for `identity`, or named but not used
+    charset       UTF-8 with a byte order mark, UTF-16, UTF-32, Latin-1, any charset that Content-Type names
+    content       form-encoded, text around JSON, JSON that breaks off, several documents (see `core.content`)
+    shape         tokens inside other objects or lists, under other spellings of their names, or twice
     transfer      broken off after the tokens
-    token_type    anything, taken as Bearer
-    expires_in    missing or nonsense: an hour; under other names; a string
-    access token  missing, empty, too long, not fit for a header field, two different ones: `Rotated`
+    token_type    any; it counts as Bearer
+    expires_in    a string, or under another name; if it is missing or invalid, one hour is assumed
+    access token  missing, empty, too long, unfit for a header, or two different ones: the outcome is `Rotated`
 
-A refresh token is kept exactly as it came: it goes into a form, where every character has a place. Where there are
-several, the outermost counts, of equals the last, and never the one that was sent if there is another.
+A refresh token is kept exactly as it came, because a form can carry every character. If there are several, the
+outermost counts, among these the last, and the one that was sent only if there is no other.
 """
 
 import math
@@ -34,29 +34,38 @@ from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_error import displayable, error_text, error_word, is_transient, kind_of
 from krebit_proxy.core.token_response import NO_WORD, Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
 
-DEFAULT_LIFETIME: Final = 3600.0  # where the server does not say, or says nonsense
-LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; longer ones are not believed
+DEFAULT_LIFETIME: Final = 3600.0  # if the server names none, or an invalid one
+LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; a longer one counts as this
 LONGEST_TOKEN: Final = 16 * 1024  # bytes; it must fit into one header field
-NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a refresh token with more has no end
+NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a longer lifetime of a refresh token means that it does not expire
 
-# A token goes into a header field: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
+# A token goes into a header: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
 _UNUSABLE: Final = "a token response without a usable access token"
 _READ_CODINGS: Final = ("", "identity", "gzip", "x-gzip", "deflate")
-_NOT_PROCESSED: Final = (300, 301, 302, 303, 307, 308, 425, 429)  # nobody was there to spend a token
-_NOT_DEFINITE: Final = (408, 425, 429)  # of 4xx
+_NOT_PROCESSED: Final = (
+    300,
+    301,
+    302,
+    303,
+    307,
+    308,
+    425,
+    429,
+)  # the request was not processed: no token was spent
+_NOT_DEFINITE: Final = (408, 425, 429)  # these 4xx are no definite refusals
 
 
 def read_answer(answer: HttpAnswer, *, sent_at: float, previous: Secret | None, sent: Collection[str] = ()) -> Outcome:
-    """What an answer of the token endpoint comes to.
+    """The outcome that a response of the token endpoint stands for.
 
     Args:
-        answer: what came of it.
-        sent_at: wall clock, seconds, from before the request was sent; lifetime counts from there.
-        previous: the refresh token that was spent, or None for an authorization code.
-        sent: the secrets of the request, which an error text may repeat, and nobody may see.
+        answer: The response.
+        sent_at: Wall clock, seconds, just before the request was sent. Lifetimes count from there.
+        previous: The refresh token that was sent. None: an authorization code was sent.
+        sent: The secrets of the request. An error text may repeat them, so they are masked in it.
     """
     status, broken = answer.status, answer.broken
     content = decoded(answer.content, answer.fields.get("content-encoding", ""))
@@ -96,7 +105,7 @@ def _charset(answer: HttpAnswer) -> str:
 
 
 def _shown(word: str, sent: Collection[str]) -> str:
-    """The word itself if RFC 6749 allows it and it holds no secret. A known one means what it means in any case."""
+    """The error code if RFC 6749 allows its characters and it contains no secret. A known code is always shown."""
     known = kind_of(word) is not RefusalKind.OTHER and displayable(word) == word
     return word if known or displayable(word, sent) == word else "an error code that cannot be shown"
 
@@ -106,7 +115,7 @@ def _mark(*facts: object) -> str:
 
 
 def _status(status: int, title: str | None, sent: Collection[str]) -> str:
-    """The status, and the title of the page that came with it."""
+    """The status in words, with the title of an HTML page."""
     if title is None:
         return f"{NO_WORD}{status}"
     shown = displayable(title, sent)[:_LONGEST_TITLE]
@@ -114,7 +123,7 @@ def _status(status: int, title: str | None, sent: Collection[str]) -> str:
 
 
 def _flaw(objects: Objects) -> str:
-    """Why there are no tokens in a 2xx answer."""
+    """Why a 2xx response brings no tokens."""
     if objects.holders("access_token"):
         return f"{_UNUSABLE}: {_access_token(objects)[1]}"
     return "which is no token response"
@@ -126,33 +135,33 @@ def _flaw(objects: Objects) -> str:
 def _tokens(
     objects: Objects, status: int, sent_at: float, previous: Secret | None, broken: str
 ) -> Issued | Rotated | None:
-    """The tokens that can be read, or None."""
+    """The tokens in a 2xx response. None: it has no new ones."""
     refresh = _refresh_token(objects, previous)
     access, flaw = _access_token(objects)
     holders = [*objects.holders("access_token"), *objects.holders("refresh_token"), *objects.found[:1]]
     refresh_expires_at = _refresh_expires_at(holders, sent_at)
     if access is None:
         if refresh is None or (previous is not None and previous.matches(refresh)):
-            return None  # an error response may repeat what was sent
+            return None  # no new token: an error response may repeat the one that we sent
         return Rotated(Secret(refresh), f"{_UNUSABLE}: {flaw}", refresh_expires_at)
     warnings = _warnings(objects, status, broken)
     if access != objects.values("access_token")[0]:
-        warnings.append("The access token has white space around it, which was removed.")
+        warnings.append("The access token had white space around it. The proxy removed it.")
     expires_at = _expires_at(holders, sent_at)
     if expires_at is None:
         expires_at = sent_at + DEFAULT_LIFETIME
-        warnings.append("The token response has no usable expires_in; one hour is assumed.")
+        warnings.append("The token response has no valid expires_in. The proxy assumes one hour.")
     # RFC 6749 6: "The authorization server MAY issue a new refresh token, in which case the client MUST discard the
-    # old refresh token and replace it with the new refresh token." None, or an empty one: the old one stays.
+    # old refresh token and replace it with the new refresh token." If there is none, we keep the old one.
     renewed = previous if refresh is None else Secret(refresh)
     if renewed is None:
-        warnings.append("The token response has no refresh token: access ends when this token expires.")
+        warnings.append("The token response has no refresh token. Access ends when the access token expires.")
     tokens = Tokens(Secret(access), renewed, sent_at, expires_at, _scope(objects), refresh_expires_at)
     return Issued(tokens, tuple(warnings))
 
 
 def _access_token(objects: Objects) -> tuple[str | None, str]:
-    """The access token if it can be used, else what is wrong with it. Two different ones are none: which is ours?"""
+    """The access token, or None and the reason why it cannot be used. Of two different ones we cannot know ours."""
     found = {value.strip() if isinstance(value, str) else None for value in objects.values("access_token")}
     if not found:
         return None, "there is none"
@@ -160,16 +169,16 @@ def _access_token(objects: Objects) -> tuple[str | None, str]:
         return None, "there are two different ones"
     access = found.pop()
     if not access:
-        return None, "it is empty, or no text"
+        return None, "it is empty, or not a string"
     if len(access) > LONGEST_TOKEN:
         return None, "it is longer than 16 KiB"
     if not _TOKEN.fullmatch(access):
-        return None, "it has characters that a header field cannot carry"
+        return None, "it has characters that a header cannot contain"
     return access, ""
 
 
 def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
-    """The refresh token, exactly as it came."""
+    """The refresh token exactly as it came. Of several, a new one counts before `previous`, and the last of these."""
     values = [str(value) if type(value) is int else value for value in objects.values("refresh_token")]
     found = [value for value in values if isinstance(value, str) and _readable(value)]
     new = [value for value in found if previous is None or not previous.matches(value)]
@@ -177,19 +186,19 @@ def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
 
 
 def _scope(objects: Objects) -> str:
-    """RFC 6749 3.3: "a list of space-delimited, case-sensitive strings". Some send a list of JSON."""
+    """RFC 6749 3.3: "a list of space-delimited, case-sensitive strings". Some servers send a JSON list."""
     for value in objects.values("scope"):
         return " ".join(name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
     return ""
 
 
 def _readable(token: str) -> bool:
-    """Whether this can be sent at all: it is not blank, and each character is one, no half of a surrogate pair."""
+    """Whether a form can carry the token: it is not blank and contains no half of a surrogate pair."""
     return bool(token.strip()) and not re.search("[\ud800-\udfff]", token)
 
 
 def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
-    """What is unusual about the answer, never with anything of its content."""
+    """Sentences on what is unusual about the response. They quote nothing from its content."""
     warnings = []
     if status != 200:
         warnings.append(f"The token response has HTTP status {status} instead of 200.")
@@ -202,9 +211,9 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
     kinds = objects.values("token_type")
     # RFC 6749 5.1: token_type is "case insensitive".
     if not kinds:
-        warnings.append("The token response has no token_type; Bearer is assumed.")
+        warnings.append("The token response has no token_type. The proxy assumes Bearer.")
     elif str(kinds[0]).lower() != "bearer":
-        warnings.append("The token response has another token_type than Bearer; Bearer is assumed.")
+        warnings.append("The token_type of the token response is not Bearer. The proxy assumes Bearer.")
     return warnings
 
 
@@ -212,10 +221,10 @@ def _warnings(objects: Objects, status: int, broken: str) -> list[str]:
 
 
 def _expires_at(holders: list[Found], sent_at: float) -> float | None:
-    """When the access token ends, or None. It counts from before the request was sent."""
+    """When the access token expires, counted from `sent_at`. None: the response has no valid lifetime."""
     lifetime = _first(_seconds, holders, ("expiresin",))
     if lifetime is None and (until := _first(_epoch, holders, ("expiresat", "expireson", "expires"))) is not None:
-        # Facebook's `expires` are seconds to come; others send the moment.
+        # Facebook sends a lifetime in `expires`, others a moment.
         lifetime = until if until < _FIRST_MOMENT else until - sent_at
     if lifetime is None or lifetime < 1:
         return None
@@ -223,9 +232,9 @@ def _expires_at(holders: list[Found], sent_at: float) -> float | None:
 
 
 def _refresh_expires_at(holders: list[Found], sent_at: float) -> float | None:
-    """When the refresh token ends by itself, if the server says so.
+    """When the refresh token expires. None: the server does not say, or the token does not expire.
 
-    Keycloak says refresh_expires_in, and 0 for a token without an end; QuickBooks x_refresh_token_expires_in.
+    Keycloak names it refresh_expires_in, with 0 for no end. QuickBooks names it x_refresh_token_expires_in.
     """
     names = ("refreshtokenexpiresin", "refreshexpiresin", "xrefreshtokenexpiresin")
     lifetime = _first(_seconds, holders, names)
@@ -245,7 +254,7 @@ def _first(read: Any, holders: list[Found], names: tuple[str, ...]) -> float | N
 
 
 def _seconds(value: object) -> float | None:
-    """A lifetime: a number or a numeric string of at least one. None where it is anything else."""
+    """A number, or a string with a number, of at least one. None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -256,7 +265,7 @@ def _seconds(value: object) -> float | None:
 
 
 def _epoch(value: object) -> float | None:
-    """A moment, as seconds since the epoch: in seconds, in milliseconds, or as ISO 8601 with its offset."""
+    """Seconds since the epoch, from seconds, milliseconds, or ISO 8601 with an offset. None for anything else."""
     seconds = _seconds(value)
     if seconds is not None:
         return seconds / 1000 if seconds > _FIRST_MILLISECONDS else seconds
@@ -267,5 +276,5 @@ def _epoch(value: object) -> float | None:
     return moment.timestamp() if moment and moment.tzinfo else None
 
 
-_FIRST_MOMENT: Final = 1e9  # seconds: a moment of 2001, or a lifetime of 31 years
+_FIRST_MOMENT: Final = 1e9  # seconds: as a moment in 2001, as a lifetime 31 years
 _FIRST_MILLISECONDS: Final = 1e11  # as milliseconds in 1973, as seconds in the year 5138

@@ -1,7 +1,7 @@
-"""What one token request came to.
+"""The possible outcomes of one token request.
 
-Only `Issued` and `Rotated` bring tokens, and only a `Refusal` of the kind VERDICT says that the grant is dead.
-`core.token_answer` makes them from answers, and the token endpoint's client from failures to get one.
+Only `Issued` and `Rotated` bring tokens. Only a `Refusal` of the kind VERDICT means that the grant is dead.
+`core.token_answer` makes outcomes from responses, and `token_endpoint` makes `NotSent` when it cannot send a request.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from typing import Final
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
 
-NO_WORD: Final = "HTTP status "  # begins what stands for the server's word in a refusal without one
+NO_WORD: Final = "HTTP status "  # how `Refusal.error` starts if the server sent no error code
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A valid token response. `warnings` are short sentences for the log and for the person who set it up."""
+    """New tokens. `warnings` are sentences for the log and for the person who authorizes the proxy."""
 
     tokens: Tokens
     warnings: tuple[str, ...] = ()
@@ -24,41 +24,47 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A new refresh token came, and no access token that can be used: the old refresh token is gone all the same."""
+    """A new refresh token without a usable access token. The old refresh token is probably gone, so this counts."""
 
     refresh_token: Secret
-    reason: str  # what was wrong with the rest
+    reason: str  # what is wrong with the access token
     refresh_expires_at: float | None = None
 
 
 class RefusalKind(Enum):
-    """What a refusal says."""
+    """What a refusal is about."""
 
     VERDICT = "the refresh token, or the code, is dead"
-    CLIENT = "this client is not accepted, which only new settings can change"
-    OTHER = "a definite no, in words that do not say to what"
+    CLIENT = "the client is not accepted, and only other settings can change that"
+    OTHER = "a definite refusal for an unknown reason"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A definite no. Both texts are already safe to show; two refusals that say the same have the same `mark`.
+    """The server refused the request for good, in a way that makes a retry unlikely to help.
 
-    `error` is the server's own word, or the HTTP status where it has none.
+    Attributes:
+        error: The server's error code, or the HTTP status. Safe to show.
+        description: The server's description, or empty. Safe to show.
+        kind: What the refusal is about.
+        mark: Two refusals with the same content have the same mark.
+        page: Whether an HTML page said it. Then something in front of the token endpoint refused the request.
+        worded: Whether `error` is an error code, and not just a status.
     """
 
     error: str
     description: str = ""
     kind: RefusalKind = RefusalKind.OTHER
     mark: str = ""
-    page: bool = False  # an HTML page said it: something in front of the token endpoint
-    worded: bool = True  # with an error code, and not just a status
+    page: bool = False
+    worded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The token was certainly not spent: no connection, or a status that says nobody was there to spend it.
+    """The token was certainly not spent: there was no connection, or the status says that nothing was processed.
 
-    `retry_after` is seconds, if the server asked for patience.
+    `retry_after` is in seconds, if the server sent Retry-After.
     """
 
     reason: str
@@ -67,7 +73,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Sent, and no telling whether it was processed: time-out, reset, 5xx, an answer that is no token response."""
+    """Nobody knows whether the token was spent: after a time-out, a reset, a 5xx, or any other unexpected response."""
 
     reason: str
     retry_after: float | None = None
@@ -76,7 +82,7 @@ class Unclear:
 Outcome = Issued | Rotated | Refusal | NotSent | Unclear
 
 
-# RFC 6749 5.2.
+# RFC 6749 5.2. Other codes are not counted by name, since a server can invent any number of them.
 _ERROR_CODES: Final = frozenset(
     {
         "invalid_request",
@@ -90,7 +96,7 @@ _ERROR_CODES: Final = frozenset(
 
 
 def word_for(outcome: Outcome) -> str:
-    """One word for `outcome`, of a few that never get more: for a counter."""
+    """The label of `outcome` in metrics. There are only a few different ones."""
     match outcome:
         case Issued():
             return "ok"

@@ -35,7 +35,7 @@ async def test_a_wrong_address_is_explained_and_asked_for_again(folder: Path) ->
     command = await set_up_by_pasting(folder, first="http://localhost/setup/callback?code=x&state=y")
 
     assert command.process.returncode == 0
-    assert "krebit-proxy: This answer belongs to another attempt" in command.printed
+    assert "krebit-proxy: This response belongs to another attempt" in command.printed
     assert "what to do: paste the whole address" in command.printed
 
 

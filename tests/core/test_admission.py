@@ -287,7 +287,7 @@ def test_a_peer_outside_the_networks_may_not_call() -> None:
     host = (b"Host", b"10.0.0.1")
     assert call(host, rules=rules, peer=rules.peer("10.2.3.4", "10.0.0.1")).name == "10.0.0.0/8"
     error = refusal(host, rules=rules, peer=rules.peer("11.0.0.1", "10.0.0.1"))
-    assert (error.code, error.hint) == ("client_not_allowed", "access.allow_clients lists who may.")
+    assert (error.code, error.hint) == ("client_not_allowed", "Check access.allow_clients.")
 
 
 def test_a_missing_certificate_is_hinted_at() -> None:
@@ -434,7 +434,7 @@ def test_a_request_beyond_them_is_refused(key: bytes, method: bytes, target: byt
 
 def test_a_refusal_names_the_rule_that_would_be_needed() -> None:
     error = refusal(HOST, (b"X-Api-Key", b"k1"), rules=POLICY, method=b"DELETE", target=b"/api/invoices/17?q=secret")
-    assert error.hint == 'access.allow would need {methods: [DELETE], paths: ["/api/invoices/{id}"]}'
+    assert error.hint == 'To allow it, add to access.allow: {methods: [DELETE], paths: ["/api/invoices/{id}"]}'
 
 
 def test_the_rule_that_allows_a_request_is_told() -> None:

@@ -150,7 +150,7 @@ def test_an_answer_with_another_state_is_refused_whether_code_or_error(kind: str
 def test_an_answer_from_another_browser_is_refused(cookie: str | None) -> None:
     attempt = attempt_of(browser=Secret("cookie"))
 
-    with pytest.raises(Refused, match="another browser"):
+    with pytest.raises(Refused, match="Another browser"):
         verdict(attempt, read_response(answer_to(attempt)), now=NOW, browser=cookie)
 
 
@@ -158,7 +158,7 @@ def test_an_answer_is_refused_when_nothing_is_pending_and_when_it_comes_too_late
     attempt = attempt_of()
     response = read_response(answer_to(attempt))
 
-    with pytest.raises(Refused, match="No authorization is under way"):
+    with pytest.raises(Refused, match="No authorization is pending"):
         verdict(ENDED, response, now=NOW)
     with pytest.raises(Refused, match="ten minutes"):
         verdict(attempt, response, now=NOW + ATTEMPT_LIFETIME)
@@ -239,7 +239,7 @@ def test_a_pasted_address_is_understood_however_it_was_copied(text: str) -> None
         (Refusal("invalid_client"), "client id or the client secret", "`client_secret`"),
         (Refusal("invalid_grant"), "did not accept the code", f"`{CALLBACK}`"),
         (Refusal("{nonsense}"), "{nonsense}", f"`{CALLBACK}`"),
-        (Refusal("BAD_AUTH_CODE", "", RefusalKind.VERDICT), "accept the code. It works once", f"`{CALLBACK}`"),
+        (Refusal("BAD_AUTH_CODE", "", RefusalKind.VERDICT), "accept the code. A code works once", f"`{CALLBACK}`"),
         (Refusal("bad_client_id", "x", RefusalKind.CLIENT), "It said: bad_client_id: x", "`client_secret`"),
         (Refusal("HTTP status 404", "No."), "refused the request. It said: HTTP status 404: No.", "`oauth.token_url`"),
         (Refusal('HTTP status 403, a page titled "Wait"', page=True),
@@ -269,7 +269,7 @@ def issued(*, scope: str = "", refresh: str | None = "r") -> Issued:
 def test_a_scope_narrower_than_asked_for_is_pointed_out() -> None:
     assert cautions(issued(scope="read"), scope="read write") == [
         "careful",
-        "Krebit granted less than was asked for; missing: write.",
+        "Krebit granted less scope than requested. Missing: write.",
     ]
 
 

@@ -212,7 +212,7 @@ def test_a_new_refresh_token_is_kept_though_the_access_token_cannot_be_used(acce
 def test_an_answer_with_neither_says_what_is_wrong_with_the_access_token() -> None:
     unclear = answer({"access_token": "a b", "expires_in": 60})
 
-    assert unclear == Unclear(f"HTTP status 200, {UNUSABLE}it has characters that a header field cannot carry")
+    assert unclear == Unclear(f"HTTP status 200, {UNUSABLE}it has characters that a header cannot contain")
 
 
 def test_a_scope_may_be_a_list() -> None:
@@ -233,7 +233,7 @@ def test_any_token_type_is_taken_as_bearer_with_a_warning(kind: object) -> None:
     issued = answer(GOOD | {"token_type": kind})
 
     assert issued.tokens.access_token == Secret("a")
-    assert "Bearer is assumed" in issued.warnings[0]
+    assert "assumes Bearer" in issued.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ async def test_the_policy_is_by_what_a_path_means(start: StartProxy, upstream: U
     for target in ("/api/invoices/7%2Fpdf", "/api/invoices", "/api/invoices/7/pdf", "/api/other"):
         refused = await ask(proxy, "GET", target, tool)
         assert refused.code == "forbidden_path"
-        assert b"access.allow would need" in refused.content
+        assert b"To allow it, add to access.allow: " in refused.content
     assert (await ask(proxy, "POST", "/api/invoices/7", tool, b"X-HTTP-Method-Override: GET")).status == 405
     assert len(upstream.calls) == 2
 
@@ -282,7 +282,7 @@ async def test_the_commands_reach_a_proxy_that_speaks_tls_and_asks_for_certifica
     proxy = await start(**tls)
     reachable = proxy.settings.model_copy(update={"listen": (f"127.0.0.1:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
-    with pytest.raises(ProxyError, match="refuses the request: This address may not call"):
+    with pytest.raises(ProxyError, match="refuses the request: This client is not allowed"):
         await asyncio.to_thread(ask_proxy, reachable, "/api/x")
     assert upstream.calls == []
 

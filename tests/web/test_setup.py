@@ -309,7 +309,7 @@ async def test_an_answer_without_the_cookie_is_refused_and_spends_no_code(
     answer = await site.ask(f"/setup/callback?code=good-code&state={state}", cookie="")
 
     assert answer.status == 400
-    assert "another browser" in words(answer)
+    assert "Another browser" in words(answer)
     assert not server.requests
     assert (await site.come_back(state)).location == "/setup/done"
 
@@ -393,11 +393,9 @@ async def test_what_was_not_allowed_is_said_in_words_that_cannot_be_markup(site:
 
     assert answer.status == 400
     assert "<script" not in answer.text
-    assert "The authorization was not allowed at Krebit. It said: access_denied: <script>alert(1)</script>" in words(
-        answer
-    )
+    assert "The authorization was denied at Krebit. It said: access_denied: <script>alert(1)</script>" in words(answer)
     assert "x" * 301 not in answer.text
-    assert site.events("setup.refused")[-1]["reason"].startswith("The authorization was not allowed")
+    assert site.events("setup.refused")[-1]["reason"].startswith("The authorization was denied")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +404,7 @@ async def test_what_was_not_allowed_is_said_in_words_that_cannot_be_markup(site:
         (401, '{"error": "invalid_client"}', "Compare client_id and client_secret with the app"),
         (400, '{"error": "invalid_grant"}', "exactly this redirect URI: http://localhost:"),
         (500, "<h1>oops</h1>", "HTTP status 500"),
-        (200, "<h1>login</h1>", "no usable answer"),
+        (200, "<h1>login</h1>", "no usable response"),
         (429, "", "HTTP status 429"),
     ],
 )
@@ -521,7 +519,7 @@ async def test_a_wrong_address_is_explained_on_the_page_and_can_be_corrected(
     right = await site.ask("/setup/paste", "POST", data={"address": f"?code=good-code&state={state}"})
 
     assert (wrong.status, empty.status) == (400, 400)
-    assert "The answer has no code." in words(wrong)
+    assert "The address has no code." in words(wrong)
     assert wrong.headers["X-Krebit-Proxy-Error"] == "setup_failed"
     assert state in wrong.text
     assert right.location == "/setup/done"

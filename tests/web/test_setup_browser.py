@@ -124,7 +124,7 @@ async def test_who_does_not_allow_it_reads_why_and_can_start_again(browser: Brow
         await tab.goto(f"http://localhost:{site.port}/setup")
         await leave(tab, DENY, "/setup/callback")
 
-        assert "The authorization was not allowed at Krebit" in await tab.text()
+        assert "The authorization was denied at Krebit" in await tab.text()
         assert sandbox.counters["token_requests"] == 0
 
         await leave(tab, "a.go", "/oauth/authorize")
@@ -146,7 +146,7 @@ async def test_an_address_that_leads_elsewhere_is_pasted(browser: Browser, tmp_p
 
         await tab.fill("textarea", "https://sandbox.krebit.se/")
         await tab.click("button")
-        await tab.until("document.body.innerText.includes('The answer has no code.')")
+        await tab.until("document.body.innerText.includes('The address has no code.')")
         await tab.fill("textarea", history["entries"][-1]["url"])
         await leave(tab, "button", "/setup/done")
 
