@@ -76,7 +76,7 @@ from krebit_proxy.core.events import (
     TakeLock,
     Waiter,
     WakeAt,
-    Woke,
+    Wish,
     WriteGrant,
     Written,
     given,
@@ -119,16 +119,12 @@ def step(state: State, event: Event, now: Moment) -> Step:
     """The state after `event`, and what must be done. Raises IllegalEventError for a result without its effect."""
     effects: tuple[Effect, ...] = ()
     before = state.phase
-    match event:
-        case (
-            Demanded() | Accepted() | RefusedAgain() | Abandoned() | Authorized() | LogoutAsked() | Woke() | Stopping()
-        ):
-            state = _wish(state, event, now)
-        case _:
-            transition = TRANSITIONS.get((state.phase, type(event)))
-            if transition is None:
-                raise IllegalEventError(f"{type(event).__name__} in phase {state.phase.name}")
-            state, effects = transition(state, event, now)
+    if isinstance(event, Wish):
+        state = _wish(state, event, now)
+    elif transition := TRANSITIONS.get((state.phase, type(event))):
+        state, effects = transition(state, event, now)
+    else:
+        raise IllegalEventError(f"{type(event).__name__} in phase {state.phase.name}")
     state, started = _proceed(state, now)
     if state.phase is not before:
         state = replace(state, phase_since=now.boot)

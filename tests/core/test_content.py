@@ -186,7 +186,7 @@ def test_outer_objects_count_before_inner_ones_and_all_values_are_seen() -> None
     ("text", "shape"),
     [
         (JSON, ""),
-        (f"[{JSON}]", ""),
+        (f"[{JSON}]", "a list instead of an object"),
         ("access_token=a", "form-encoded content instead of JSON"),
         (f"{JSON};", "JSON that is broken, or has other text around it"),
     ],
