@@ -101,7 +101,7 @@ class KeyFile:
         await self._watch.follow(changed, pause=pause)
 
     def renewed(self, rules: Rules) -> Rules:
-        """`rules` with the keys that are in the file now. If the file is invalid: unchanged, with an error in the log."""
+        """`rules` with the keys that are in the file now. If the file is invalid: unchanged, and an error is logged."""
         try:
             keys = read_client_keys(self._path)
         except SettingsError as error:
@@ -129,7 +129,7 @@ def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
 
 
 def _certified(tls: ssl.SSLObject) -> str | None:
-    """The common name in the caller's certificate, which TLS has verified. None without a certificate; "" if unusable."""
+    """The common name in the caller's certificate, which TLS has verified. None: no certificate. "": no usable name."""
     certificate: dict[str, Any] | None = tls.getpeercert()
     if not certificate:
         return None

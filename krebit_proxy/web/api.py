@@ -24,7 +24,7 @@ _CONTINUE: Final = 1.0  # seconds to wait for 100 (Continue), which many servers
 _REFUSED_CONTENT: Final = 64 << 10  # bytes of a 401 that we read in order to reuse its connection for the replay
 _REFUSED_TIME: Final = 1.0  # seconds that we spend on that
 # Krebit needs only the head to refuse a token. An upload that outgrows the replay buffer pauses for this many seconds,
-# so that a 401 can arrive while the request can still be replayed. The pause is shorter if Krebit took this token before.
+# so that a 401 can arrive while the request can still be replayed. It is shorter if Krebit took this token before.
 _REFUSAL_WAIT: Final = 0.25
 _SHORT_REFUSAL_WAIT: Final = 0.02
 _AT_ONCE: Final = 64 << 10  # bytes of a response that are gathered for one write
@@ -202,8 +202,8 @@ class Api:
             self._metrics.replayed("not_held")
             raise Refused(
                 "not_replayed",
-                "Krebit refused the token during this request, and its body is too large for an automatic retry.",
-                hint="Send the request again.",
+                "Krebit refused the token during this request. The proxy no longer has the body, so it cannot retry.",
+                hint="Send the request again. To avoid this, raise replay.max_body.",
                 retry_after=1,
             )
         same_token = fresh.generation == refused.bearer.generation and not call.outcome.replayed

@@ -62,11 +62,8 @@ class Handshake(asyncio.Protocol):
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
             )
         except OSError as error:
-            reason = (
-                "closed to make room for another caller"
-                if self.phase.over
-                else f"TLS handshake failed: {type(error).__name__}"
-            )
+            failed = f"TLS handshake failed: {type(error).__name__}"
+            reason = "closed to make room" if self.phase.over else failed
         else:
             reason = "TLS handshake failed: the connection broke off"
         if not self._over:

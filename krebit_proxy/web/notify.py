@@ -3,8 +3,8 @@
 `Notifier` checks the grant every few seconds. `core.alarm` decides what to send and when to retry. Each way has a task
 of its own, so a way that hangs does not delay the other.
 
-The URL of a webhook is a secret, because it allows anyone to write into the channel. Only its scheme and host are shown.
-If a response quotes more of it, that part is masked.
+The URL of a webhook is a secret, because it allows anyone to write into the channel. Only its scheme and host are
+shown. If a response quotes more of it, that part is masked.
 """
 
 import asyncio
@@ -130,6 +130,7 @@ class Command:
         return shutil.which(self._line[0]) is None
 
     async def send(self, letter: Letter) -> Receipt:
+        """Runs the program once. If cancelled, kills it before it returns."""
         start = asyncio.create_subprocess_exec(
             *self._line,
             stdin=asyncio.subprocess.PIPE,

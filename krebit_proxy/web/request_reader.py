@@ -92,6 +92,7 @@ class RequestReader:
         return size + (self.receiving.content.size if self.receiving is not None else 0)
 
     def feed(self, data: bytes) -> None:
+        """Parses bytes from the caller. Raises nothing: invalid bytes become a `fault`."""
         if self.held is not None:
             self.held += data
             return
