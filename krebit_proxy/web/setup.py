@@ -161,9 +161,7 @@ class Setup:
         if not self._needed():
             done = "Setup is done. To authorize again, you need a one-time key."
             if not self._credentials.status().ready:
-                done = (
-                    "Setup may be done already. See the status page `/`. To authorize anyway, you need a one-time key."
-                )
+                done = "Setup may be done. See the status page `/`. To authorize anyway, you need a one-time key."
             raise Refused("setup_closed", done, hint=_KEY_HINT)
         if not _is_local(request):
             old = "This one-time key was used before, has expired, or is older than the last restart of the proxy."
@@ -243,10 +241,8 @@ class Setup:
         response, settled = read_response(query), self._settled
         if settled is None or not self._answers(settled.attempt, request, response):
             outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
-            attempt, self._attempt = (
-                self._attempt,
-                ENDED,
-            )  # used up; before the first await, so that nothing else can use it
+            # Used up now, before the first await. So nothing else can use it.
+            attempt, self._attempt = self._attempt, ENDED
             if response.names_issuer:
                 _log.info("setup.issuer_ignored", reason="there is only one authorization server")
             exchange = self._exchange(outcome, attempt.verifier, _peer(request))
