@@ -1,7 +1,7 @@
-"""One POST on a connection of its own, for what must be sent once and whose answer must not be lost.
+"""One POST on a connection of its own, for token requests: each is sent only once, and its answer must not be lost.
 
-A stale connection is the commonest way to lose an answer, so none is kept. Nothing is sent a second time, no redirect
-is followed, and nothing comes from the environment.
+Stale connections are the most common way to lose an answer, so none is kept. `post` never sends a request again,
+follows no redirects, and ignores the environment (HTTPS_PROXY and the like).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _DEFAULT_PORT: Final = {"https": 443, "http": 80}
 
 
 class NotReached(Exception):
-    """No connection, so nothing was sent. The text says why, in our words."""
+    """There was no connection, so nothing was sent. The text says why, in our words."""
 
 
 async def post(
@@ -34,16 +34,16 @@ async def post(
     connect_timeout: float,
     total_timeout: float,
 ) -> HttpAnswer:
-    """Sends `form`. Returns whatever came; `broken` says if that is not all.
+    """Sends `form`. Returns what arrived. `HttpAnswer.broken` says why if that is not all.
 
     Args:
-        url: http or https, with neither user nor fragment.
+        url: http or https, without user and fragment.
         form: sent as application/x-www-form-urlencoded.
-        fields: to send beside those that every request has.
-        tls: for https.
-        proxy: URL of a forward proxy; a tunnel is asked for.
-        connect_timeout: seconds until the connection is there, with tunnel and TLS.
-        total_timeout: seconds in all.
+        fields: headers in addition to the usual ones.
+        tls: needed for https.
+        proxy: URL of a forward proxy, which is asked for a tunnel.
+        connect_timeout: seconds to connect, with tunnel and TLS.
+        total_timeout: seconds in total.
 
     Raises:
         NotReached: nothing was sent.
@@ -53,7 +53,7 @@ async def post(
     try:
         request = _request(place, form, fields)
     except ValueError:
-        raise NotReached("the request cannot be written") from None
+        raise NotReached("the request contains characters that cannot be sent") from None
     deadline = asyncio.get_running_loop().time() + total_timeout
     try:
         async with asyncio.timeout(min(connect_timeout, total_timeout)):
@@ -72,21 +72,19 @@ async def post(
 
 
 class _Exchange(asyncio.Protocol):
-    """Collects an answer. `over` is how it ended: with nothing to say, or with why it broke off."""
+    """Collects an answer. The result of `over` is empty after an orderly end, else the reason why it broke off."""
 
     def __init__(self, *, head_only: bool = False) -> None:
         self.reader = AnswerReader()
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._head_only = head_only  # the answer to CONNECT has no content, whatever it says (RFC 9110, 9.3.6)
+        self._head_only = head_only  # the answer to CONNECT has no content, whatever its fields say (RFC 9110, 9.3.6)
 
     def data_received(self, data: bytes) -> None:
-        """Octets came."""
         self.reader.feed(data)
         if self.reader.done or (self._head_only and self.reader.status is not None):
             self._end("")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
         self._end("the connection broke off" if exc else "")
 
     def _end(self, why: str) -> None:
@@ -95,9 +93,9 @@ class _Exchange(asyncio.Protocol):
 
 
 def _request(url: SplitResult, form: dict[str, str], fields: dict[str, str]) -> bytes:
-    """Raises ValueError for what no message can hold."""
+    """The request as bytes. Raises ValueError for characters that cannot be sent."""
     content = urlencode(form).encode("ascii")
-    # RFC 9112 3.2: the target is in origin-form; what is no ASCII in a setting is percent-encoded.
+    # RFC 9112, 3.2: the target is in origin-form. Settings may contain characters beyond ASCII, so encode those.
     target = quote(f"{url.path or '/'}{'?' * bool(url.query)}{url.query}", safe="%/:@!$&'()*+,;=~?[]")
     lines = {
         "Host": _authority(url, explicit=url.port is not None),
@@ -114,14 +112,13 @@ def _request(url: SplitResult, form: dict[str, str], fields: dict[str, str]) -> 
 async def _connected(
     url: SplitResult, exchange: _Exchange, tls: ssl.SSLContext | None, proxy: str | None
 ) -> asyncio.Transport:
-    """Raises NotReached."""
     if proxy is None:
         transport = await _dialled(url, exchange, "its host name has no address", "no connection")
     else:
         transport = await _tunnelled(url, urlsplit(proxy))
     if url.scheme != "https":
         return transport
-    assert tls is not None  # see `post`
+    assert tls is not None  # required for https
     try:
         encrypted = await asyncio.get_running_loop().start_tls(transport, exchange, tls, server_hostname=url.hostname)
     except ssl.SSLCertVerificationError:
@@ -153,7 +150,6 @@ async def _dialled(url: SplitResult, exchange: _Exchange, nameless: str, closed:
 
 
 async def _tunnelled(url: SplitResult, proxy: SplitResult) -> asyncio.Transport:
-    """A tunnel through a forward proxy."""
     exchange = _Exchange(head_only=True)
     transport = await _dialled(proxy, exchange, *["no connection to upstream.proxy"] * 2)
     # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
@@ -173,7 +169,7 @@ def _check_tunnel(answer: HttpAnswer) -> None:
     if 200 <= answer.status < 300:
         return
     if answer.status == 407 and "basic" not in answer.fields.get("proxy-authenticate", "basic").lower():
-        raise NotReached("upstream.proxy wants another login than Basic, the only one that krebit-proxy can do")
+        raise NotReached("upstream.proxy requires a login other than Basic, but krebit-proxy supports only Basic")
     said = f" with HTTP status {answer.status}" if answer.status else ""
     raise NotReached(f"upstream.proxy refused the connection{said}")
 

@@ -1,4 +1,7 @@
-"""The whole program but its command line: `Proxy` puts store, credentials, upstream and edge together."""
+"""The whole program without its command line. `Proxy` connects store, credentials, upstream, pages and listeners.
+
+The order of `_start` matters: parts are stopped in the opposite order.
+"""
 
 import asyncio
 import gc
@@ -32,17 +35,17 @@ _log = structlog.get_logger()
 
 
 class Proxy:
-    """Store, credentials, upstream and listeners of one proxy, started and stopped together."""
+    """One proxy with all its parts. `start` it once, then `stop` it."""
 
     def __init__(self, settings: Settings, *, observe: Path | None = None) -> None:
-        """`observe`: a file for what callers do; meanwhile `access.read_only` and `access.allow` refuse nothing."""
+        """`observe`: a file that records requests. `access.read_only` and `access.allow` are not enforced then."""
         self._settings = settings
         self._observe = observe
         self._listeners = Listeners()
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
-        """Opens the store, reads the grant and listens. Raises ProxyError or OSError."""
+        """Starts all parts. Raises ProxyError or OSError, and stops those that were started."""
         try:
             await self._start()
         except BaseException:
@@ -63,7 +66,7 @@ class Proxy:
         metrics = Metrics()
         token_endpoint = TokenEndpoint(settings)
         credentials = Credentials(settings, open_store(settings), token_endpoint, metrics)
-        # Last of all: a refresh that is under way ends, and its answer is stored.
+        # Stopped after the server: a refresh under way finishes, and its tokens are stored.
         running.push_async_callback(credentials.close)
         await credentials.start()
 
@@ -96,26 +99,26 @@ class Proxy:
             notifier = Notifier(settings, credentials, origin or "", metrics=metrics, deliveries=deliveries)
             running.push_async_callback(notifier.close)
             notifier.start()
-        # What exists now lives as long as the process: the garbage collector need not look at it again.
+        # All objects of now live as long as the process. The garbage collector need not check them again.
         gc.freeze()
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens, e.g. http://127.0.0.1:8321, with the real port where the setting said 0."""
+        """Where it listens, e.g. http://127.0.0.1:8321, with the actual port if the setting said 0."""
         return self._listeners.urls
 
     async def stop(self) -> None:
-        """Stops accepting, finishes what is in flight within `limits.drain`, waits for a running refresh."""
+        """Stops accepting, lets calls finish for `limits.drain` seconds, and waits for a running refresh."""
         await asyncio.shield(self._running.aclose())
 
 
 async def _try_out(settings: Settings) -> None:
-    """Says at once what would go wrong at the first setup or refresh: that the store takes no lock, or no writes."""
+    """Logs an error now if the store cannot be locked or written, not only at the first setup or refresh."""
     store = open_store(settings)
     try:
         await store.probe()
     except StoreBusyError:
-        pass  # somebody is at it, so it works
+        pass  # another process uses it, so it works
     except StoreError as error:
         _log.error("store.unusable", reason=error.detail, hint=error.hint)
     finally:

@@ -113,7 +113,10 @@ async def test_a_form_goes_out_once_under_our_name() -> None:
 
 
 async def test_what_no_form_can_hold_is_not_sent() -> None:
-    assert await reason("http://127.0.0.1:1/", form={"token": "\ud800"}) == "the request cannot be written"
+    assert (
+        await reason("http://127.0.0.1:1/", form={"token": "\ud800"})
+        == "the request contains characters that cannot be sent"
+    )
 
 
 # What comes of an answer
@@ -251,7 +254,7 @@ async def test_every_event_loop_does(tmp_path: Path) -> None:
         (b"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=x\r\n\r\n",
          "upstream.proxy refused the connection with HTTP status 407"),
         (b"HTTP/1.1 407 X\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
-         "upstream.proxy wants another login than Basic, the only one that krebit-proxy can do"),
+         "upstream.proxy requires a login other than Basic, but krebit-proxy supports only Basic"),
         (b"garbage\r\n\r\n", "upstream.proxy refused the connection"),
         (b"", "upstream.proxy refused the connection"),
     ],

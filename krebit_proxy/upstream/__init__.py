@@ -1,24 +1,25 @@
 """One exchange with the upstream: a request out, a response in, on pooled connections.
 
-    exchange = await upstream.open(head, method="POST", content=5)    # the head is ready to be sent
+    exchange = await upstream.open(head, method="POST", content=5)    # head: the request line and fields, as bytes
     exchange.send(b"hello")
     exchange.finish()
     head = await exchange.response()
-    while chunk := exchange.read_nowait() or await exchange.read():   # b"" is the complete end
+    while chunk := exchange.read_nowait() or await exchange.read():   # b"": the content is complete
         ...
     exchange.release()
 
-- Errors before the head is returned are `Refused`, ready to be answered; afterwards they are `UpstreamBroken`, and the
-  caller must see a broken transfer.
-- Each exchange ends with `release` (after the end of the content) or `abort` (at any time); both may follow each other.
-- Both directions are bounded: `await drain()` after `send`; what is not read is not received, and whoever reads watches
-  how long that takes. While content is sent, wait for `response` in parallel: an early answer ends the sending (`drain`
-  raises, or `response` returns).
-- After a 101 that was asked for (`open(..., upgrade=True)`), `send` and `read` carry raw octets both ways.
+- Before the response head, errors are `Refused`: answer with them. Later they are `UpstreamBroken`: the transfer to the
+  caller must break off, too.
+- Each exchange ends with `release` (after the end of the content) or `abort` (at any time). Calling both does no harm.
+- Memory is limited in both directions. Call `await drain()` after `send`. While nobody reads, we stop receiving and
+  the time-outs pause, so limit the time of a slow reader yourself.
+- While you send content, wait for `response` in parallel, because the upstream may answer early. Then `drain` raises,
+  or `response` returns.
+- After a 101 to `open(..., upgrade=True)`, `send` and `read` carry raw octets.
 
-The rooms: `pool` (who uses which connection, whose time is up), `exchange` (one request), `response` (reading one
-response strictly), `connect` (name, TCP, forward proxy, TLS), `link` (a direct socket), `transport` (for loops that
-cannot watch a socket).
+The modules: `pool` (which exchange uses which connection, and all time-outs), `exchange` (one request, one response),
+`response` (the strict parser), `connect` (DNS, TCP, forward proxy, TLS), `link` (a connection on a socket),
+`transport` (a connection for event loops that cannot watch a socket).
 """
 
 from krebit_proxy.upstream.exchange import Exchange, UpstreamBroken

@@ -1,8 +1,8 @@
 """One request and its response on a link.
 
-Everything that the network does arrives through `received`, `flushed` and `ended`, called by the link; everything that
-the caller does are the public methods. Between them stand two waiters at most: one for news of the response, one until
-more of the request's content can be taken.
+The user of an exchange calls `send`, `finish`, `drain`, `response`, `read` and, at last, `release` or `abort`. The
+link calls `received`, `flushed` and `ended`. At most two waiters connect the two sides: one for progress of the
+response, one until more content of the request can be sent.
 """
 
 from collections.abc import Callable, Generator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from krebit_proxy.upstream.pool import Upstream
 
-HIGH_WATER: Final = 256 << 10  # octets, each way, above which the quicker side waits
-HELD: Final = 64 << 10  # octets of content kept for the one retry
+HIGH_WATER: Final = 256 << 10  # octets in a buffer, in each direction, above which the faster side waits
+HELD: Final = 64 << 10  # octets of a request that are kept for the one retry
 
 # RFC 9110, 9.2.2: "PUT, DELETE, and safe request methods are idempotent", and "A proxy MUST NOT automatically retry
 # non-idempotent requests".
@@ -30,11 +30,14 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 
 
 class UpstreamBroken(Exception):
-    """The transfer broke off after the response head was returned."""
+    """The transfer broke off after the response head was returned. The text is a sentence for people."""
 
 
 class Exchange:
-    """One request and its response. Made by `Upstream.open`; ended by `release` or `abort`, in every case."""
+    """One request and its response. `Upstream.open` makes it. It must end with `release` or `abort`.
+
+    Await it for a connection. Raises Refused(upstream_unreachable), which ends the exchange.
+    """
 
     __slots__ = ("_answered", "_drainer", "_error", "_finished", "_head", "_held", "_left", "_link", "_pool",
                  "_response", "_since", "_untaken", "_waiter")  # fmt: skip
@@ -43,22 +46,21 @@ class Exchange:
         self, pool: "Upstream", head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
     ) -> None:
         self._pool = pool
-        self._link: Link | None = None  # None while it waits for one
-        self._left = content  # octets of the request's content to come; None: chunked
+        self._link: Link | None = None  # None while it waits for a connection
+        self._left = content  # octets of content still to be sent; None: chunked
         self._finished = content == 0
-        self._head = head  # not sent yet: goes with the first content in one write
-        # What was sent, as long as all of it may be sent once more.
+        self._head = head  # not sent yet: one write carries it with the first content
+        # Everything sent so far, for the one retry. None: no retry.
         self._held: bytes | bytearray | None = b"" if retry and method in IDEMPOTENT else None
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
-        self._answered = False  # the head has been returned
+        self._answered = False  # whether the head has been returned
         self._waiter: Callable[[], None] | None = None
         self._drainer: asyncio.Future[None] | None = None
-        self._since = 0.0  # the last movement; while only the response is waited for: the end of the request
-        self._untaken = 0  # by the upstream, of what was sent, when that was looked at last
+        self._since = 0.0  # when data moved last. Without a response yet: when the request was complete
+        self._untaken = 0  # octets that the upstream had not taken at the last `check`
 
     def start(self, link: Link) -> None:
-        """Sends the request on `link`."""
         self._link = link
         if not link.uses:
             self._held = None  # a new connection is not stale
@@ -71,7 +73,6 @@ class Exchange:
         self._wake_drainer()
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """The exchange, once it has a connection. Raises Refused: upstream_unreachable; it is over then."""
         try:
             while self._link is None and self._error is None:
                 yield from self._progress().__await__()
@@ -90,9 +91,9 @@ class Exchange:
     # The request
 
     def send(self, data: bytes) -> None:
-        """Sends request content; chunks are framed here. Buffers what does not go at once: call `drain`.
+        """Sends content, and adds the chunked framing. Buffers without a limit: call `drain` after it.
 
-        Raises ValueError for more than the Content-Length said.
+        Raises ValueError if the content is longer than the Content-Length.
         """
         if not data:
             return
@@ -108,7 +109,7 @@ class Exchange:
         self._write(data)
 
     def finish(self) -> None:
-        """The request's content is complete. Raises ValueError when it is shorter than its Content-Length."""
+        """Completes the content. Raises ValueError if it is shorter than the Content-Length."""
         if self._finished:
             return
         if self._left:
@@ -134,19 +135,19 @@ class Exchange:
         self._link.write(data)
 
     async def drain(self) -> None:
-        """Waits until the upstream has taken most of what was sent.
+        """Waits until the upstream has taken most of the content.
 
-        Raises UpstreamBroken when it takes no more: then stop sending, and ask `response`.
+        Raises UpstreamBroken if it takes no more. Then stop sending, and call `response`.
         """
         while True:
             if self._error is not None or self._response.done or (self._link is not None and self._link.closed):
-                raise UpstreamBroken("the upstream takes no more content")
+                raise UpstreamBroken("Krebit takes no more of the body.")
             if self._link is not None and self._link.buffered <= HIGH_WATER:
                 return
             await self._progress()
 
     async def _progress(self) -> None:
-        """Waits until there is a link, or it has taken something, or there is nothing to wait for any more."""
+        """Waits until the exchange gets a link, the link takes data, or the exchange ends."""
         self._drainer = self._pool.loop.create_future()
         try:
             await self._drainer
@@ -156,9 +157,9 @@ class Exchange:
     # The response
 
     async def response(self) -> ResponseHead:
-        """The final head; earlier than the request's content ends if the upstream answers early.
+        """The final head. It may come before the request is complete.
 
-        Raises Refused: upstream_invalid, upstream_timeout or upstream_unreachable. The exchange is over then.
+        Raises Refused: upstream_invalid, upstream_timeout or upstream_unreachable. That ends the exchange.
         """
         if self._head:
             self._flush_head()
@@ -170,9 +171,9 @@ class Exchange:
         raise self._error
 
     async def continued(self, timeout: float) -> bool:
-        """Waits `timeout` seconds at most for the upstream's word to a request with `Expect: 100-continue`.
+        """Waits for 100 (Continue) after a head with `Expect: 100-continue`, `timeout` seconds at most.
 
-        True: send the content, because 100 (Continue) came or nothing did. False: `response` has the outcome.
+        True: send the content, because 100 or nothing came. False: call `response`, which has the head or the error.
         """
         self._flush_head()
         response = self._response
@@ -186,7 +187,7 @@ class Exchange:
         return response.head is None and self._error is None
 
     def read_nowait(self) -> bytes | None:
-        """Content at hand; b"" at its complete end; None when there is nothing yet: await `read`."""
+        """Content at hand. b"": it is complete. None: nothing has arrived, so await `read`."""
         response = self._response
         if response.buffered:
             self._since = self._pool.time()
@@ -200,13 +201,13 @@ class Exchange:
         return None
 
     async def read(self) -> bytes:
-        """The next content, b"" at its complete end. Raises UpstreamBroken when the response broke off."""
+        """The next content. b"": it is complete. Raises UpstreamBroken if the response breaks off."""
         while (data := self.read_nowait()) is None:
             await self._news()
         return data
 
     def whole(self, most: int) -> ResponseHead | None:
-        """The head of a response that is all there, with `most` octets of content; else None: await `response`."""
+        """The head of a response that has arrived completely, with at most `most` octets. None: await `response`."""
         response = self._response
         if not response.done or response.buffered > most:
             return None
@@ -214,11 +215,10 @@ class Exchange:
         return response.head
 
     def notify(self, callback: Callable[[], None] | None) -> None:
-        """Calls `callback` once there is news of the response, its failure included. One waits for it at a time."""
+        """Calls `callback` once, when more of the response arrives or it fails. Replaces an earlier callback."""
         self._waiter = callback
 
     def _news(self) -> "asyncio.Future[None]":
-        """A future that is done once there is news."""
         future = self._pool.loop.create_future()
         self.notify(partial(_done, future))
         return future
@@ -235,7 +235,7 @@ class Exchange:
     # The end
 
     def release(self) -> None:
-        """Gives the connection back, if another request may follow on it; ends it if not."""
+        """Gives the connection back to the pool, or closes it if no other request may follow on it."""
         link, response = self._link, self._response
         if link is None:
             self.abort()
@@ -250,8 +250,8 @@ class Exchange:
         response.close()
 
     def abort(self, error: Exception | None = None) -> None:
-        """Ends the connection at once; the upstream sees that the request was given up. `error`: what waiters get."""
-        self._error = error or self._error or UpstreamBroken("the exchange was given up")
+        """Cuts the connection, so that the upstream notices. Waiters get `error`."""
+        self._error = error or self._error or UpstreamBroken("The request was cancelled.")
         self._drop(self._link.abort if self._link is not None else None)
         self._response.close()
         self._wake()
@@ -263,10 +263,10 @@ class Exchange:
         if end is not None:
             end()
 
-    # What the link and the pool call
+    # Called by the link and the pool
 
     def received(self, link: Link, data: memoryview | bytes) -> None:
-        """Octets of the response."""
+        """Parses octets of the response. Pauses the link if its reader is too slow, aborts it if they are invalid."""
         response = self._response
         try:
             response.feed(data)
@@ -283,31 +283,30 @@ class Exchange:
             self._wake_drainer()
 
     def flushed(self, link: Link) -> None:
-        """The link took what was to be sent, or most of it."""
         self._since = self._pool.time()
         if link.buffered <= LOW_WATER:
             self._wake_drainer()
 
     def ended(self, _link: Link, error: Exception | None) -> None:
-        """The connection ended: the end of a close-delimited response, a stale connection, or a fault."""
+        """The connection ended. Either it completes the response, or the connection was stale, or it is an error."""
         response = self._response
         if response.end(clean=error is None):
             self._wake()
             self._wake_drainer()
         elif not response.started and self._held is not None:
             # RFC 9110, 9.2.2: an idempotent "request can be repeated automatically if a communication failure occurs
-            # before the client is able to read the server's response", here the death of a connection that was idle.
+            # before the client is able to read the server's response", here the end of a connection that had been idle.
             self._link = None
             spawn(self._again(), name="upstream.retry")
         elif response.started and response.head is None:
-            self.abort(self._invalid("it breaks off inside its head"))
+            self.abort(self._invalid("it ends inside its head"))
         elif response.head is None:
-            detail = "The upstream closed the connection without an answer."
+            detail = "Krebit closed the connection without a response."
             self.abort(Refused("upstream_unreachable", detail, hint=_AGAIN))
         elif not self._answered:
-            self.abort(self._invalid("it breaks off after its head"))
+            self.abort(self._invalid("it ends after its head"))
         else:
-            self.abort(UpstreamBroken("the upstream broke off"))
+            self.abort(UpstreamBroken("Krebit closed the connection too early."))
 
     async def _again(self) -> None:
         """The one retry, on a fresh connection."""
@@ -316,36 +315,36 @@ class Exchange:
         except Refused as refused:
             self.abort(refused)
             return
-        if self._error is not None:  # given up meanwhile
+        if self._error is not None:  # aborted meanwhile
             link.abort()
             return
         self._head, self._held = bytes(self._held or b""), None
         self.start(link)
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
-        """Ends the exchange if its time is up. While content waits to be taken it is the caller's time that runs."""
+        """Aborts the exchange after a time-out. None runs while response content waits for its reader."""
         link, response = self._link, self._response
         if link is None or response.done or response.buffered:
             return
         untaken = link.untaken()
-        if untaken < self._untaken:  # it takes content, however slowly
+        if untaken < self._untaken:  # the upstream takes content, however slowly
             self._since = now
         self._untaken = untaken
         waited = now - self._since
         if response.head is None and self._finished and not link.buffered:
             if waited > response_timeout:
-                detail = f"The upstream did not answer within {response_timeout:g} seconds."
+                detail = f"Krebit did not respond within {response_timeout:g} seconds."
                 self.abort(Refused("upstream_timeout", detail, hint=_AGAIN))
         elif waited > idle_timeout:
-            detail = f"Nothing moved for {idle_timeout:g} seconds."
+            detail = f"Krebit sent and took nothing for {idle_timeout:g} seconds."
             early = not self._answered
             self.abort(Refused("upstream_timeout", detail, hint=_AGAIN) if early else UpstreamBroken(detail))
 
     def _invalid(self, rule: str) -> Exception:
-        detail = f"The upstream's answer cannot be relayed: {rule}."
+        detail = f"Krebit's response is not valid HTTP: {rule}."
         if self._answered:
             return UpstreamBroken(detail)
-        return Refused("upstream_invalid", detail, hint="This is a fault at Krebit. Try again later.")
+        return Refused("upstream_invalid", detail, hint="This is a fault at Krebit. Retry later.")
 
 
 def _done(future: "asyncio.Future[None]") -> None:

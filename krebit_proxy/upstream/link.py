@@ -1,7 +1,7 @@
 """One connection to the upstream, on a non-blocking socket that the event loop only watches.
 
-TLS runs on `ssl.SSLSocket` straight on the socket. The transports of asyncio and uvloop take each record through two
-memory buffers and a state machine instead, which costs more than all the rest of a small request.
+TLS is an `ssl.SSLSocket` directly on the socket. The transports of asyncio and uvloop pass each record through two
+memory buffers and a state machine, which costs more than everything else that a small request needs.
 """
 
 import asyncio
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 _RECORD: Final = 16 << 10  # RFC 8446, 5.1: "The record layer fragments information blocks into ... 2^14 bytes or less"
 _READ: Final = 256 << 10
-LOW_WATER: Final = 64 << 10  # octets still to be sent at which the sender may go on
+LOW_WATER: Final = 64 << 10  # octets still to be sent at which a waiting sender goes on
 _WAIT: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 
-# One receive buffer for all links: what it holds is taken out before control goes back to the loop.
+# One receive buffer for all links. The owner copies the data before control goes back to the loop.
 _buffer: Final = bytearray(_READ)
 _view: Final = memoryview(_buffer)
 
 
 class Owner(Protocol):
-    """Whoever uses a link at the moment: an exchange, or the pool while it is idle."""
+    """The current user of a link: an exchange, or the pool while the link is idle."""
 
     def received(self, link: "Link", data: memoryview | bytes, /) -> None:
-        """Octets arrived; `data` is valid during the call only."""
+        """Octets arrived. `data` is valid only during the call."""
 
     def flushed(self, link: "Link", /) -> None:
-        """What is still to be sent has fallen below the low-water mark, or is gone."""
+        """The octets still to be sent have fallen to the low-water mark, or below."""
 
     def ended(self, link: "Link", error: Exception | None, /) -> None:
-        """Nothing more arrives. `error` is None after an orderly end: FIN, over TLS close_notify."""
+        """Nothing more arrives. `error` is None after an orderly end: FIN or, over TLS, close_notify."""
 
 
 class Octets(NamedTuple):
-    """How a socket sends octets, puts as many as asked for into a buffer, and says how many more it has at hand."""
+    """Three methods of a socket: send octets, receive up to n octets into a buffer, count decrypted octets at hand."""
 
     send: Callable[[bytes | memoryview], int]
     take: Callable[[int, bytearray | memoryview], int]
@@ -50,8 +50,8 @@ class Octets(NamedTuple):
 
     @classmethod
     def of(cls, sock: socket) -> Self:
-        # What `SSLSocket` puts around these methods of its C object costs as much as many a step of a request. Pythons
-        # without these have the public methods.
+        # The checks of `SSLSocket` around its C object take a noticeable part of a request. Fall back to the public
+        # methods on Pythons without this object.
         inner = getattr(sock, "_sslobj", None)
         if all(hasattr(inner, name) for name in ("write", "read", "pending")):
             return cls(inner.write, inner.read, inner.pending)  # type: ignore[union-attr]
@@ -59,7 +59,15 @@ class Octets(NamedTuple):
 
 
 class SocketLink:
-    """A link on a connected socket; TLS must be set up already."""
+    """A link on a connected socket, after the TLS handshake.
+
+    Attributes:
+        owner: Gets what arrives. An exchange, or the pool.
+        uses: How many requests it has carried.
+        buffered: Octets still to be sent.
+        closed: We have closed it, or its end was reported to the owner.
+        idle_since: When it became idle, by the loop's clock.
+    """
 
     __slots__ = ("_loop", "_octets", "_out", "_poll", "_read_wants_write", "_reading", "_socket", "_write_failed",
                  "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner", "uses")  # fmt: skip
@@ -87,11 +95,11 @@ class SocketLink:
     # Writing
 
     def untaken(self) -> int:
-        """Octets that the upstream has not taken: those still to be sent, and those that the kernel holds."""
+        """Octets that the upstream has not acknowledged: buffered here or in the kernel."""
         return self.buffered + unacknowledged(self._socket.fileno())
 
     def write(self, data: bytes, /) -> None:
-        """Sends, or keeps what cannot be sent yet. A failure shows as the end of what can be read."""
+        """Sends, and buffers the rest without a limit. After a failure, `Owner.ended` follows."""
         if self.closed or self._write_failed:
             return
         if not self._out:
@@ -107,7 +115,7 @@ class SocketLink:
             self.buffered += len(data)
 
     def _try(self, data: memoryview | bytes) -> int:
-        """Sends what goes now. After a want, OpenSSL must be given the same octets again: the caller keeps them."""
+        """Sends what the socket accepts now. If that is 0, OpenSSL must get the same octets again: keep them."""
         try:
             return self._octets.send(data)
         except ssl.SSLWantReadError:
@@ -116,8 +124,8 @@ class SocketLink:
             pass
         except OSError:
             # RFC 9112, 9.5: "A client sending a message body SHOULD monitor the network connection for an error
-            # response while it is transmitting the request." It may lie in the receive buffer: what can be
-            # read tells the end.
+            # response while it is transmitting the request." That response may
+            # be in the receive buffer, so read before reporting the end.
             self._write_failed = True
             self._drop()
             self._loop.call_soon(self._read)
@@ -171,20 +179,19 @@ class SocketLink:
     # Reading
 
     def pause(self) -> None:
-        """Stops reading, so that the upstream feels that the caller is slow."""
+        """Stops reading. TCP then slows down the upstream."""
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._socket)
 
     def resume(self) -> None:
-        """Reads again."""
         if not self._reading and not self.closed:
             self._reading = True
             self._loop.add_reader(self._socket, self._read)
 
     def settle(self) -> bool:
-        """Takes in what arrived but was not seen yet. False: the link cannot be used any more."""
-        # What came since the loop last looked belongs to no request: it must be seen before one is sent.
+        """Reads what the loop has not reported yet. False: the link is closed."""
+        # Octets that arrived before a request is sent do not belong to its response, so read them first.
         if self._poll.poll(0):
             self._read()
         return not self.closed
@@ -202,12 +209,12 @@ class SocketLink:
             self.owner.ended(self, error)
 
     def _receive(self) -> tuple[int, bool, Exception | None]:
-        """Fills the buffer with what is there: size, whether that was all there will be, and why."""
+        """Fills the buffer. Returns its size, whether the connection ended, and the error that ended it."""
         take = self._octets.take
         size = 0
         try:
             size = got = take(_READ, _buffer)
-            # A TLS socket gives one record at a time; one that is full, or not taken whole, has more behind it.
+            # A TLS socket gives one record at a time. After a full record, or a part of one, there is more.
             while got and size <= _READ - _RECORD and (got == _RECORD or self._octets.pending()):
                 got = take(_READ - size, _view[size:])
                 size += got
@@ -225,17 +232,16 @@ class SocketLink:
     # The end
 
     def close(self) -> None:
-        """Ends it in an orderly way."""
         if self.closed:
             return
         if self.tls is not None and not self._out and not self._write_failed:
-            # Sends close_notify, and does not wait for the other side's (RFC 8446, 6.1).
+            # Sends close_notify, without waiting for the one of the other side (RFC 8446, 6.1).
             with suppress(OSError, ValueError):
                 self.tls.unwrap()
         self._release()
 
     def abort(self) -> None:
-        """Ends it at once, so that the other side sees that something was cut."""
+        """Cuts the connection, without close_notify over TLS, so that the other side notices."""
         if not self.closed:
             self._release()
 

@@ -1,4 +1,4 @@
-"""The connections to one origin: who uses them, which are idle, and whose time is up."""
+"""The pool of connections to one origin, the exchanges on them, and all their time-outs."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,48 +15,54 @@ from krebit_proxy.upstream.exchange import Exchange
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# TLS handshakes at once. A thousand would take a second of the CPU in which nothing else gets done; most of a burst is
-# served sooner by the connections that become free meanwhile.
+# TLS handshakes at once. A thousand would block everything else for a second. Connections that become free meanwhile
+# serve most of a burst sooner.
 _DIALS: Final = 64
-_SLOWEST_LOOK: Final = 1.0  # seconds; deadlines are met to a tenth of themselves, or to this
+_LONGEST_INTERVAL: Final = 1.0  # seconds between checks; otherwise a tenth of the shortest time-out
 
 
 class Upstream:
-    """Opens exchanges with one origin, on idle connections where there are some. Raises SettingsError."""
+    """Opens exchanges with one origin.
+
+    A request takes the idle connection that was used last. If there is none, it waits, and the pool makes a new one.
+    The request that has waited longest gets the next connection, whether it is new or has become free.
+
+    Raises SettingsError if `upstream.ca_file` is unusable.
+    """
 
     def __init__(self, settings: Settings, batches: Batches | None = None) -> None:
-        """`batches` is that of the loop, where others use it too."""
+        """`batches`: shared with other users on this loop. None: its own."""
         self.batches = batches or Batches()
         self.origin = settings.upstream_origin
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)
         self._times = times = settings.upstream
         shortest = min(times.connect_timeout, times.response_timeout, times.idle_timeout, times.keepalive)
-        self._interval = min(shortest / 10, _SLOWEST_LOOK)
+        self._interval = min(shortest / 10, _LONGEST_INTERVAL)
         self._idle: list[Link] = []  # the most recently used last
         self._exchanges: set[Exchange] = set()
-        self._waiting: OrderedDict[Exchange, float] = OrderedDict()  # for a link, since when; the longest first
-        self._dials: set[asyncio.Task[None]] = set()  # that make links for them
-        self._due = False  # the next of those
+        self._waiting: OrderedDict[Exchange, float] = OrderedDict()  # -> since when, oldest first
+        self._dials: set[asyncio.Task[None]] = set()  # tasks that make connections for them
+        self._due = False  # whether `_dial_one` is scheduled
         self._look: asyncio.TimerHandle | None = None
         self._closed = False
-        self.loop: asyncio.AbstractEventLoop  # known with the first exchange
+        self.loop: asyncio.AbstractEventLoop  # set by the first `open`
         self.time: Callable[[], float]
 
     def open(
         self, head: bytes, *, method: str, content: int | None = 0, upgrade: bool = False, retry: bool = True
     ) -> Exchange:
-        """Sends a request's head on an idle connection, or on the first that becomes free or is made.
+        """Sends the head of a request, as soon as there is a connection.
 
-        Before there is a connection, no content may be sent: await the exchange for one. Without that, a failure to
-        connect is what `Exchange.response` raises.
+        Await the exchange for the connection before you send content. Otherwise `Exchange.response` raises the error if
+        connecting fails.
 
         Args:
-            head: request line and fields, with the blank line, ready to be sent.
+            head: request line, fields and the blank line.
             method: the request's method.
-            content: octets that `send` will bring; 0 is none, None: chunked.
-            upgrade: whether the head asks for another protocol, so that a 101 may come.
-            retry: whether an idempotent request may be sent again when its connection turns out to be stale.
+            content: octets of content that will follow. None: chunked.
+            upgrade: whether the head has an Upgrade field, so that a 101 is allowed.
+            retry: whether an idempotent request is sent again after its connection proves stale.
         """
         if self._look is None:
             self.loop = asyncio.get_running_loop()
@@ -73,7 +79,7 @@ class Upstream:
         return exchange
 
     def _dial(self) -> None:
-        """Has a link made, if too few are: one in each turn of the loop, for the turn of a busy one is long."""
+        """Starts a connection if too few are under way. One in each turn of the loop, so that others get their turn."""
         if not self._due and len(self._dials) < min(len(self._waiting), _DIALS):
             self._due = True
             self.loop.call_soon(self._dial_one)
@@ -90,7 +96,7 @@ class Upstream:
         self._dial()
 
     async def _connect(self) -> None:
-        """A new link for whoever has waited longest by then."""
+        """Connects, and gives the link, or the error, to the exchange that has waited longest."""
         try:
             link = await self.connect()
         except Refused as refused:
@@ -100,7 +106,7 @@ class Upstream:
             self._offer(link)
 
     def _offer(self, link: Link) -> None:
-        """Has the next request sent on a link that nobody uses, or keeps it."""
+        """Gives a free link to the next waiting exchange, or keeps it as idle."""
         if self._closed:
             link.close()
         elif self._waiting:
@@ -111,7 +117,7 @@ class Upstream:
             self._idle.append(link)
 
     def _take(self) -> Link | None:
-        """The idle link that was used last: it is the least likely to be stale."""
+        """The idle link that was used last, because it is the least likely to be stale."""
         while self._idle:
             link = self._idle.pop()
             if self.time() - link.idle_since > self._times.keepalive:
@@ -121,7 +127,7 @@ class Upstream:
         return None
 
     def _look_around(self) -> None:
-        """Ends what is over its time. One timer for all: a timer for each request would cost more than the rest."""
+        """Enforces all time-outs. One timer for all, because one for each request would cost more than the rest."""
         now = self.time()
         for exchange in list(self._exchanges):
             exchange.check(now, self._times.response_timeout, self._times.idle_timeout)
@@ -129,14 +135,14 @@ class Upstream:
             if now - since > self._times.connect_timeout:
                 exchange.abort(self._connector.too_slow())
         expired = [link for link in self._idle if now - link.idle_since > self._times.keepalive]
-        del self._idle[: len(expired)]  # the longest idle come first
+        del self._idle[: len(expired)]  # the list begins with those that were idle longest
         for link in expired:
             link.close()
         busy = self._exchanges or self._idle
         self._look = self.loop.call_later(self._interval, self._look_around) if busy else None
 
     async def close(self) -> None:
-        """Ends every connection; exchanges that are still open break off."""
+        """Closes all connections. Open exchanges are aborted."""
         self._closed = True
         if self._look is not None:
             self._look.cancel()
@@ -150,14 +156,14 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.origin}: {len(self._exchanges)} active, {len(self._idle)} idle>"
 
-    # What exchanges call
+    # Called by exchanges
 
     async def connect(self) -> Link:
         """A new link. Raises Refused(upstream_unreachable)."""
         return await self._connector.connect(self)
 
     def put_back(self, exchange: Exchange, link: Link) -> None:
-        """An exchange is complete, and its link may carry another one."""
+        """Takes back the link of a complete exchange, for reuse."""
         self._exchanges.discard(exchange)
         link.owner = self
         if link.uses == 1:
@@ -165,14 +171,14 @@ class Upstream:
         self._offer(link)
 
     def forget(self, exchange: Exchange) -> None:
-        """An exchange is over, and its link too."""
+        """Removes an exchange that has ended without a reusable link."""
         self._exchanges.discard(exchange)
         self._waiting.pop(exchange, None)
 
-    # What idle links call
+    # Called by idle links
 
     def received(self, link: Link, _data: memoryview | bytes) -> None:
-        """Octets that nobody asked for: RFC 9112, 9.2: "message delimitation is now ambiguous"."""
+        """Octets without a request. RFC 9112, 9.2: "message delimitation is now ambiguous"."""
         # "If a client receives data on a connection that doesn't have outstanding requests, the client MUST NOT
         # consider that data to be a valid response; the client SHOULD close the connection".
         self._discard(link)
@@ -181,7 +187,7 @@ class Upstream:
         """An idle link has nothing to send."""
 
     def ended(self, link: Link, _error: Exception | None) -> None:
-        """The upstream closed an idle connection, as it may."""
+        """The upstream closed an idle connection, which it may do at any time."""
         self._discard(link)
 
     def _discard(self, link: Link) -> None:

@@ -1,4 +1,7 @@
-"""Reads one response: its head strictly, then its content by one of the four framings of RFC 9112, 6.3."""
+"""Reads one response strictly: its head, then its content by one of the four framings of RFC 9112, 6.3.
+
+httptools parses heads and chunks. Other content bypasses it.
+"""
 
 import re
 from dataclasses import dataclass
@@ -8,10 +11,10 @@ import httptools
 
 from krebit_proxy.core.fields import Names, connection_options, folded
 
-# What a head may take, 1xx answers before it included. Krebit's are small; 60 kB of Set-Cookie must pass.
+# Octets of a head, with all 1xx responses before it. Krebit's heads are small, but 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
 
-# RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )"; the parser lets every octet pass.
+# RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )". The parser does not check that.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _H: Final = ord("H")
 _MOST_DIGITS: Final = 18
@@ -20,19 +23,19 @@ Octets = bytes | bytearray | memoryview
 
 
 class InvalidResponse(Exception):
-    """What came is not HTTP/1.x that may be relayed. The text names the rule, never the octets."""
+    """The response is not valid HTTP/1.x. The text names the broken rule, and quotes nothing of the response."""
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """The final head of a response. Reason and fields are raw, in the order they came."""
+    """The final head of a response. Reason and fields are raw, in their original order."""
 
     version: str  # "1.0" or "1.1"
     status: int
     reason: bytes
     names: Names  # of the fields, in lower case
     fields: list[tuple[bytes, bytes]]
-    length: int | None  # Content-Length; None: chunked, close-delimited, or not said
+    length: int | None  # Content-Length; None: chunked, close-delimited, or absent
     chunked: bool
     has_content: bool  # False for HEAD, 101, 204 and 304
     persistent: bool  # the connection may carry another request afterwards
@@ -41,9 +44,13 @@ class ResponseHead:
 class Response:
     """The response to one request, fed with octets as they arrive.
 
-    `head` is None until the final head is complete; `chunks` then collects content, without framing and trailers, of
-    which `buffered` octets were not taken yet; `done` says that the content is complete; `surplus` that octets came
-    after its end.
+    Attributes:
+        head: The final head. None until it is complete.
+        chunks: Content that was not taken yet, without framing and trailers.
+        buffered: Octets in `chunks`.
+        continued: A 100 (Continue) has arrived.
+        done: The content is complete.
+        surplus: Octets arrived after the end of the content, so the connection cannot be reused.
     """
 
     __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values", "buffered",
@@ -51,7 +58,7 @@ class Response:
 
     def __init__(self, method: str, *, upgrade: bool = False) -> None:
         self.head: ResponseHead | None = None
-        self._sent: list[bytes] = []  # the names of the fields, and
+        self._sent: list[bytes] = []  # names of the fields, as sent
         self._values: list[bytes] = []
         self.chunks: list[bytes] = []
         self.buffered = 0
@@ -61,14 +68,14 @@ class Response:
         self._bodiless = method == "HEAD"
         self._upgrade = upgrade
         self._reason = b""
-        self._seen = 0  # octets before the final head was complete
+        self._seen = 0  # octets before the end of the final head
         self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
-        # A parser for each response: nothing of one message can leak into the next one.
+        # A new parser for each response, so that no state leaks into the next one.
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     @property
     def started(self) -> bool:
-        """An octet has come, so the request must not be sent again."""
+        """An octet has arrived, so the request must not be sent again."""
         return self._seen > 0
 
     @property
@@ -78,14 +85,13 @@ class Response:
 
     @property
     def open_ended(self) -> bool:
-        """Whether the content ends where the connection ends."""
+        """Whether the content ends with the connection."""
         head = self.head
         if head is None or head.chunked or head.length is not None:
             return False
         return head.has_content or head.status == 101
 
     def feed(self, data: Octets) -> None:
-        """Takes what arrived. Raises InvalidResponse."""
         head = self.head
         if head is None or (head.chunked and not self.done):
             self._parse(data)
@@ -95,7 +101,7 @@ class Response:
             self._pass(data)
 
     def take(self) -> bytes:
-        """All content at hand; b"" is none."""
+        """All content at hand, b"" if there is none."""
         chunks, self.buffered = self.chunks, 0
         if len(chunks) == 1:
             return chunks.pop()
@@ -104,7 +110,7 @@ class Response:
         return data
 
     def _pass(self, data: Octets) -> None:
-        """Content whose end is known by counting, or by the end of the connection, needs no parser."""
+        """Takes content that ends after a known length, or with the connection. It needs no parser."""
         if self._left is not None:
             self.surplus = len(data) > self._left
             data = data[: self._left]
@@ -117,7 +123,7 @@ class Response:
         http = self._http
         assert http is not None
         if self.head is None:
-            # The parser knows RTSP and ICE, too, and lets empty lines pass.
+            # The parser would accept RTSP, ICE and empty lines, too.
             if not self._seen and data[0] != _H:
                 raise InvalidResponse("it does not begin with HTTP/")
             self._seen += len(data)
@@ -127,7 +133,7 @@ class Response:
             if rest := data[upgraded.args[0] :]:
                 self._pass(rest)
         except httptools.HttpParserError as error:
-            # Octets after a complete response are not an error of it: they cost the connection, nothing else.
+            # Octets after a complete response do not invalidate it. They only prevent reuse of the connection.
             if not self.done:
                 raise _reason_of(error) from None
             self.surplus = True
@@ -135,7 +141,7 @@ class Response:
             raise InvalidResponse("its head is too large")
 
     def end(self, *, clean: bool) -> bool:
-        """The connection ended. True: the response is complete by that."""
+        """The connection ended. Returns whether the response is complete."""
         # RFC 9112, 8: "A response that has neither chunked transfer coding nor Content-Length is terminated by closure
         # of the connection and, if the header section was received intact, is considered complete unless an error was
         # indicated by the underlying connection": by a reset, or over TLS by an end without close_notify (9.8).
@@ -144,30 +150,29 @@ class Response:
         return self.done
 
     def close(self) -> None:
-        """Frees the parser, which holds this object and is held by it."""
+        """Frees the parser, which is in a reference cycle with this object."""
         self._http = None
 
-    # What httptools calls.
+    # Callbacks of httptools
 
     def on_message_begin(self) -> None:
-        """Another message: after a 1xx that is the next answer, after the final one it is surplus."""
+        """A message begins. After a 1xx it is the next response, after the final one it is surplus."""
         if self.done:
             self.surplus = True
         else:
             self._sent, self._values, self._reason = [], [], b""
 
     def on_status(self, reason: bytes) -> None:
-        """A part of the reason phrase."""
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head. RFC 9110, 6.5.1: trailers are not merged into it; they are dropped."""
+        """A field of the head, or a trailer. RFC 9110, 6.5.1 allows us to drop trailers."""
         if self.head is None:
             self._sent.append(name)
             self._values.append(value)
 
     def on_headers_complete(self) -> None:
-        """A head is complete, an interim or the final one."""
+        """Checks a complete head: of a 1xx response, or the final one."""
         http = self._http
         if self.done or http is None:
             return
@@ -211,13 +216,12 @@ class Response:
         # RFC 9110, 15.2.2: the server "is willing to comply with the client's request, via the Upgrade header field,
         # for a change in the application protocol".
         if not self._upgrade:
-            raise InvalidResponse("it switches protocols unasked")
+            raise InvalidResponse("it switches protocols without a request for that")
         self._left = None
         fields = list(zip(self._sent, self._values, strict=True))
         self.head = ResponseHead(version, 101, self._reason, names, fields, None, False, False, False)
 
     def on_body(self, data: bytes) -> None:
-        """Content, without its framing."""
         if self.done:
             self.surplus = True
             return
@@ -227,28 +231,27 @@ class Response:
             self._left -= len(data)
 
     def on_message_complete(self) -> None:
-        """A message is complete; a 1xx answer is one too, and does not count."""
+        """A message is complete. A 1xx response is one too, but does not count."""
         if self.head is not None and self.head.status != 101:
             self.done = True
 
 
 def _framing(names: Names, fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
-    """Content-Length, whether chunked, whether the connection persists. Raises InvalidResponse."""
+    """Content-Length, whether it is chunked, and whether the connection persists. Raises InvalidResponse."""
     persistent = version == "1.1" and b"close" not in connection_options(names, fields)  # RFC 9112, 9.3
     lengths, codings = names.at.get(b"content-length"), names.at.get(b"transfer-encoding")
     if codings is not None:
         if lengths is not None:
             raise InvalidResponse("it has both Content-Length and Transfer-Encoding")
         # RFC 9112, 6.1: who "receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat the
-        # message as if the framing is faulty". And we asked for no other coding than chunked.
+        # message as if the framing is faulty". Our requests accept no coding other than chunked.
         coding = fields[codings[0]][1]
         if len(codings) > 1 or version != "1.1" or coding.strip(b" \t").lower() != b"chunked":
             raise InvalidResponse("its Transfer-Encoding is not exactly chunked")
         return None, True, persistent
     if lengths is None:
         return None, False, persistent
-    # The parser refuses all but digits, and a second one; what it lets pass is checked all the same, for the whole
-    # framing hangs on it.
+    # The parser already refuses repeated lengths and anything but digits. Check again: all framing depends on it.
     length = fields[lengths[0]][1].strip(b" \t")
     if len(lengths) > 1 or not length.isdigit() or len(length) > _MOST_DIGITS:
         raise InvalidResponse("its Content-Length is not one number")
@@ -257,4 +260,4 @@ def _framing(names: Names, fields: list[tuple[bytes, bytes]], version: str) -> t
 
 def _reason_of(error: httptools.HttpParserError) -> InvalidResponse:
     cause = error.__context__
-    return cause if isinstance(cause, InvalidResponse) else InvalidResponse(f"the parser says: {error}")
+    return cause if isinstance(cause, InvalidResponse) else InvalidResponse(f"the HTTP parser reports: {error}")

@@ -1,6 +1,6 @@
-"""A link on an ordinary transport, for event loops that cannot watch a socket (Windows' proactor).
+"""A link on an asyncio transport, for event loops that cannot watch a socket (the proactor loop of Windows).
 
-Slower, and blind in one point: asyncio does not tell a TLS connection that was cut from one that was closed.
+It is slower than `SocketLink`. And with TLS, asyncio reports a cut connection in the same way as a closed one.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from krebit_proxy.upstream.link import LOW_WATER, Owner
 
 
 class TransportLink(asyncio.Protocol):
-    """The same promises as `SocketLink`, kept by a transport: its methods do what theirs do."""
+    """A transport with the methods and attributes of `SocketLink`."""
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner

@@ -1,4 +1,7 @@
-"""Takes callers from a listening socket: all that wait, whenever some do."""
+"""Accepts connections on a listening socket: all that wait, not one in each turn of the event loop.
+
+`Serving` makes a connection of each (plain HTTP). `Accepting` hands out bare sockets, for TLS: see `web.handshake`.
+"""
 
 import asyncio
 import socket
@@ -10,20 +13,20 @@ import structlog
 
 from krebit_proxy.tasks import spawn
 
-Take = Callable[[socket.socket], None]  # begins something with the socket of a caller
+Take = Callable[[socket.socket], None]  # gets the socket of a new caller
 
-BACKLOG: Final = 1024  # callers that may wait
-_AT_ONCE: Final = 64  # callers; those who are being served get their turn after so many
-_PAUSE: Final = 1.0  # seconds after the system had no descriptor or memory left for a connection
+BACKLOG: Final = 1024  # callers that may wait to be accepted
+_AT_ONCE: Final = 64  # callers accepted in a row, before the connected ones get their turn
+_PAUSE: Final = 1.0  # seconds to wait when the system has no descriptor or memory left for a connection
 _log: Final = structlog.get_logger()
 
 
 class Serving:
-    """Makes a connection of each caller, with a protocol of its own.
+    """Gives each caller a connection and a protocol of its own.
 
-    The event loop takes callers, for it does so for less than we could. But libuv, and so uvloop, takes one in each
-    turn, which may serve hundreds of requests: of a thousand callers that come together, the last would wait for a
-    thousand such turns. So we take those that wait behind the one that it took.
+    The event loop accepts, because that is cheaper than in Python. But libuv, and so uvloop, accepts one caller in each
+    turn, and a turn may serve hundreds of requests. Of a thousand callers that come together, the last would wait for a
+    thousand turns. So after each caller that the loop accepts, we accept the others that wait.
     """
 
     def __init__(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
@@ -33,13 +36,11 @@ class Serving:
         self._looking = False
 
     async def begin(self) -> Self:
-        """Takes callers from now on."""
-        # create_unix_server would remove the file of the socket when it closes, also where it is systemd's.
+        # create_unix_server would remove the file of the socket on close, even if systemd owns it.
         self._server = await self._loop.create_server(self._arrived, sock=self._sock, backlog=BACKLOG)
         return self
 
     async def close(self) -> None:
-        """Takes no more, and closes the socket."""
         self._server.close()
 
     def _arrived(self) -> asyncio.BaseProtocol:
@@ -50,19 +51,19 @@ class Serving:
 
     def _take_others(self) -> None:
         self._looking = False
-        with suppress(OSError):  # there are none, or the loop will meet it too
+        with suppress(OSError):  # if the error lasts, the loop reports it
             for caller in _waiting(self._sock):
                 spawn(self._connect(caller), name="connection")
 
     async def _connect(self, caller: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._protocol, caller)
-        except OSError:  # it left at once
+        except OSError:  # the caller left at once
             caller.close()
 
 
 class Accepting:
-    """Gives each caller's socket to `take`, from now on until it is closed."""
+    """Gives each caller's socket to `take`, until `close`."""
 
     def __init__(self, sock: socket.socket, take: Take) -> None:
         self._sock = sock
@@ -70,7 +71,7 @@ class Accepting:
         self._task = spawn(self._accept(), name="accept")
 
     async def close(self) -> None:
-        """Takes no more. A socket that is open but not looked at would have callers wait for nothing: it is closed."""
+        """Stops, and closes the socket: on an open one, callers would wait in the backlog for nothing."""
         self._task.cancel()
         await asyncio.wait({self._task})
         self._sock.close()
@@ -85,7 +86,7 @@ class Accepting:
                     self._give(caller)
                 await asyncio.sleep(0)
             except ConnectionAbortedError:
-                pass  # it left while it waited
+                pass  # the caller left while it waited
             except OSError as error:
                 _log.warning("connection.not_accepted", reason=error.strerror)
                 await asyncio.sleep(_PAUSE)
@@ -93,13 +94,13 @@ class Accepting:
     def _give(self, caller: socket.socket) -> None:
         try:
             self._take(caller)
-        except Exception as error:  # whatever one caller leads to, the next one must get in
+        except Exception as error:  # a fault with one caller must not keep out the next one
             _log.exception("connection.failed", error=type(error).__name__)
             caller.close()
 
 
 def _waiting(sock: socket.socket) -> Iterator[socket.socket]:
-    """The sockets of callers who wait at `sock`. Raises OSError, as its `accept` does."""
+    """Accepts callers that wait, `_AT_ONCE` at most. Raises OSError."""
     with suppress(BlockingIOError):
         for _ in range(_AT_ONCE):
             caller, _address = sock.accept()

@@ -1,4 +1,7 @@
-"""What admission needs of the world: the rules from the settings, the keys from their file, the peer of a socket."""
+"""Collects what `core.admission` decides on: rules from the settings, client keys from their file, peers from sockets.
+
+The decision itself has no I/O, so it stands in `core`.
+"""
 
 import asyncio
 import re
@@ -22,22 +25,22 @@ _CALLER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
 _DIGEST: Final = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 _PEERGROUPS: Final = 59  # SO_PEERGROUPS of Linux, which the socket module does not name
-_MOST_GROUPS: Final = 1 << 16  # what Linux lets a process have
+_MOST_GROUPS: Final = 1 << 16  # Linux's limit for a process
 _log: Final = structlog.get_logger()
 
 
 class HasRules(Protocol):
-    """What admits callers by rules that may be replaced."""
+    """Something with access rules that a key file may replace: the server."""
 
     rules: Rules
 
 
 def access_rules(settings: Settings) -> Rules:
-    """What `settings.access` states. Reads the file of client keys. Raises SettingsError with every problem."""
+    """The rules of `settings.access`. Reads the file of client keys. Raises SettingsError with every problem."""
     access = settings.access
     owner = next((client for client in access.allow_clients if client.startswith(("uid:", "gid:"))), None)
     if owner and not hasattr(socket, "SO_PEERCRED"):
-        text = "this system does not tell who is at the other end of a unix socket; use its mode, or client_keys_file"
+        text = "this system cannot identify users of a unix socket; restrict its mode, or set access.client_keys_file"
         raise SettingsError([f"access.allow_clients: {owner}: {text}"])
     return Rules.compiled(
         allowed_hosts=access.allowed_hosts,
@@ -54,8 +57,8 @@ def access_rules(settings: Settings) -> Rules:
 def read_client_keys(path: Path) -> dict[str, bytes]:
     """The SHA-256 of each caller's key, by the caller's name.
 
-    A line is `name:key`, or `name:sha256:HEX` so that the file holds no key; empty lines and comments (#) do not count.
-    Raises SettingsError with every problem by its line, and nothing of the keys.
+    A line is `name:key`, or `name:sha256:HEX` if the file shall hold no key. Empty lines and comments (#) are skipped.
+    Raises SettingsError with one text for each bad line. The texts contain no keys.
     """
     if problem := file_problem(path):
         raise SettingsError([f"access.client_keys_file: {problem}"])
@@ -70,27 +73,27 @@ def read_client_keys(path: Path) -> dict[str, bytes]:
             continue
         name, _, key = line.partition(":")
         if not _CALLER.fullmatch(name) or not _KEY.fullmatch(key):
-            problems.append(f"{path}:{number}: is no line of the form name:key")
+            problems.append(f"{path}:{number}: is not of the form name:key")
         elif name in keys or _digest(key) in keys.values():
-            problems.append(f"{path}:{number}: has the name or the key of a line above it")
+            problems.append(f"{path}:{number}: repeats the name or the key of a line above it")
         else:
             keys[name] = _digest(key)
     if not keys and not problems:
-        problems.append(f"access.client_keys_file: {path} has no key; write name:key, one a line")
+        problems.append(f"access.client_keys_file: {path} has no key; write one name:key on each line")
     if problems:
         raise SettingsError(problems)
     return keys
 
 
 class KeyFile:
-    """The file of client keys, which may change while the proxy runs."""
+    """Watches the file of client keys: a change takes effect without a restart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._watch = FileWatch(path)
 
     async def follow(self, server: HasRules, *, pause: float = 1.0) -> None:
-        """Gives `server` the keys of each new state of the file, without end."""
+        """Updates the rules of `server` after each change of the file. Runs until cancelled. `pause`: seconds."""
 
         def changed() -> None:
             server.rules = self.renewed(server.rules)
@@ -98,11 +101,11 @@ class KeyFile:
         await self._watch.follow(changed, pause=pause)
 
     def renewed(self, rules: Rules) -> Rules:
-        """`rules` with the keys that are in the file now. A file that cannot be used changes nothing but the log."""
+        """`rules` with the keys that are in the file now. If the file is invalid: unchanged, and an error is logged."""
         try:
             keys = read_client_keys(self._path)
         except SettingsError as error:
-            _log.error("access.keys_refused", problems=error.problems, hint="the keys before stay in use")
+            _log.error("access.keys_refused", problems=error.problems, hint="the previous keys stay in use")
             return rules
         _log.info("access.keys_read", callers=len(keys))
         return replace(rules, keys=tuple(keys.items()))
@@ -114,19 +117,19 @@ def _digest(key: str) -> bytes:
 
 
 def peer_of(transport: asyncio.BaseTransport, rules: Rules) -> Peer:
-    """Who is at the other end of a caller's connection."""
+    """The other end of a caller's connection: its address, its user on a unix socket, its certificate on TLS."""
     sock = transport.get_extra_info("socket")
     tls = transport.get_extra_info("ssl_object")
     scheme = b"http" if tls is None else b"https"
     if sock.family == getattr(socket, "AF_UNIX", None):
         return rules.unix_peer(*_owner(sock), scheme=scheme)
-    # A caller that is gone already has no address any more; nothing that it sent will be answered.
+    # A caller that has already left has no address. Any will do, because it gets no response.
     remote, local = (transport.get_extra_info(name) or ("::",) for name in ("peername", "sockname"))
     return rules.peer(remote[0], local[0], scheme=scheme, name=_certified(tls) if tls else None)
 
 
 def _certified(tls: ssl.SSLObject) -> str | None:
-    """The common name in the caller's certificate, which TLS has verified; None when there is no certificate."""
+    """The common name in the caller's certificate, which TLS has verified. None: no certificate. "": no usable name."""
     certificate: dict[str, Any] | None = tls.getpeercert()
     if not certificate:
         return None
@@ -135,7 +138,7 @@ def _certified(tls: ssl.SSLObject) -> str | None:
 
 
 def _owner(sock: socket.socket) -> tuple[int | None, *tuple[int, ...]]:
-    """The uid and all gids of the process that connected to a unix socket; None where the system does not tell."""
+    """The uid and all gids of the process that connected to a unix socket. The uid is None if the system hides it."""
     if not hasattr(socket, "SO_PEERCRED"):
         return (None,)
     _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

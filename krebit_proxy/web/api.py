@@ -1,4 +1,8 @@
-"""One call of the API, forwarded. `Api.forward` is the whole story; what happens after a 401 is `_after_refusal`."""
+"""Forwards API calls to Krebit, with a bearer token.
+
+`Api.forward` handles every call. `begin` and `complete` are a shortcut for the usual one: no content, a token at hand,
+a small response. They need neither a task nor any waiting. `_after_refusal` decides what follows a 401.
+"""
 
 import asyncio
 from time import monotonic
@@ -15,21 +19,21 @@ from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream import Exchange, ResponseHead, Upstream, UpstreamBroken
 from krebit_proxy.web.call import Call
 
-_LONG_UPLOAD: Final = 300.0  # seconds that a token should still have when much content is about to be sent
-_CONTINUE: Final = 1.0  # seconds that an upstream gets to say 100 (Continue); many never say it
-_REFUSED_CONTENT: Final = 64 << 10  # bytes of a 401 that we read, so that its connection can carry the replay
-_REFUSED_TIME: Final = 1.0  # and seconds
-# An upstream that refuses a token does so by the head alone. Before what is kept for a replay is let go, it gets this
-# many seconds to say so; fewer when it has taken the same token before.
-_SECOND_THOUGHT: Final = 0.25
-_SHORT_THOUGHT: Final = 0.02
-_AT_ONCE: Final = 64 << 10  # bytes; more are not gathered before they are written
+_LONG_UPLOAD: Final = 300.0  # seconds that a token should still be valid at the start of a large upload
+_CONTINUE: Final = 1.0  # seconds to wait for 100 (Continue), which many servers never send
+_REFUSED_CONTENT: Final = 64 << 10  # bytes of a 401 that we read in order to reuse its connection for the replay
+_REFUSED_TIME: Final = 1.0  # seconds that we spend on that
+# Krebit needs only the head to refuse a token. An upload that outgrows the replay buffer pauses for this many seconds,
+# so that a 401 can arrive while the request can still be replayed. It is shorter if Krebit took this token before.
+_REFUSAL_WAIT: Final = 0.25
+_SHORT_REFUSAL_WAIT: Final = 0.02
+_AT_ONCE: Final = 64 << 10  # bytes of a response that are gathered for one write
 _LAST_CHUNK: Final = b"0\r\n\r\n"
-_REFUSALS: Final = frozenset({401, 403})  # statuses that may speak of the token
+_REFUSALS: Final = frozenset({401, 403})  # statuses that may mean a bad token
 
 
 class SentRequest:
-    """A request that was sent, the head of its response, and the sending of content that may still go on."""
+    """A request that was sent upstream, the head of its response, and the upload that may still go on."""
 
     __slots__ = ("bearer", "exchange", "response", "upload")
 
@@ -48,32 +52,31 @@ class SentRequest:
             await self.stop_sending()
             upload = self.upload
             if upload is not None and not upload.cancelled() and (error := upload.result()) is not None:
-                raise error from None  # the caller's fault, and the reason for the end of the exchange
+                raise error from None  # the caller's content failed, which ended the exchange
             raise
         return self
 
     def abort(self) -> None:
-        """Gives it up."""
         self.exchange.abort()
 
     async def stop_sending(self) -> None:
-        """Ends the sending of content; what was not taken from the caller stays there."""
+        """Cancels the upload. Content that was not sent stays in the call."""
         upload = self.upload
         if upload is not None and not upload.done():
             upload.cancel()
             await asyncio.wait({upload})
 
     async def discard(self) -> None:
-        """Gives up on the response, and keeps its connection if that costs little."""
+        """Drops the response, but keeps its connection if the rest is short."""
         try:
             await self.stop_sending()
-            if self.upload is None or not self.upload.cancelled():  # else the connection is of no use any more
+            if self.upload is None or not self.upload.cancelled():  # else the connection cannot be reused
                 async with asyncio.timeout(_REFUSED_TIME):
                     await self._read_to_end()
         except (TimeoutError, UpstreamBroken):
             pass
         finally:
-            self.exchange.abort()  # unless it is released
+            self.exchange.abort()  # without effect after `release`
 
     async def _read_to_end(self) -> None:
         size = 0
@@ -98,12 +101,12 @@ class Api:
         self._max_kept = settings.replay.max_body
         self._budget = ReplayBudget(settings.replay.max_total)
         self._breaker = Breaker()
-        self._accepted: Bearer | None = None  # the last that the upstream accepted
+        self._accepted: Bearer | None = None  # the latest token that Krebit took
 
-    # What nearly all calls need: no content, a token and a connection at hand, a small response. No task, no waiting.
+    # The shortcut
 
     def begin(self, call: Call) -> bool:
-        """Sends a call that has to wait for nothing but its response. False: `forward` it. Raises Refused."""
+        """Sends a call that has no content, if a token is at hand. False: use `forward`. Raises Refused."""
         request = call.request
         if request.head.length != 0 or request.upgrade is not None:
             return False
@@ -118,7 +121,7 @@ class Api:
         return True
 
     def complete(self, call: Call) -> bool:
-        """Relays a response that has come whole, and is small, in one write. False: `forward` has to see to it."""
+        """Relays a small response that has arrived completely, in one write. False: use `forward`."""
         attempt = call.attempt
         assert attempt is not None  # `begin` made it
         exchange = attempt.exchange
@@ -143,10 +146,10 @@ class Api:
     # Everything else
 
     async def forward(self, call: Call) -> None:
-        """Answers one call with the upstream's response.
+        """Answers one call with Krebit's response.
 
-        Raises Refused for an answer of our own. After the head of the response was sent, every error means that the
-        transfer is broken.
+        Raises Refused to answer with an error of our own. Once the head of the response is sent, any error means that
+        the transfer broke off.
         """
         target = upstream_target(call.request.target)
         kept = Kept(self._max_kept, self._budget)
@@ -171,7 +174,7 @@ class Api:
         return await self._send(call, target, bearer, kept)
 
     def _accept(self, bearer: Bearer) -> None:
-        """The upstream took this token, which it may have refused before."""
+        """Notes that Krebit took this token: an earlier 401 was not the token's fault."""
         if bearer is not self._accepted:
             self._accepted = bearer
             self._credentials.accepted(bearer)
@@ -179,13 +182,13 @@ class Api:
                 self._breaker.clear(bearer.generation, monotonic())
 
     async def _after_refusal(self, call: Call, target: bytes, kept: Kept, refused: SentRequest) -> SentRequest:
-        """The upstream refused the token: sends the request again, once, with a better one, if one is to be had.
+        """Replays a request whose token Krebit refused, with another token. Returns the response to relay.
 
-        Returns what is to be relayed. A token that is so young that not all of the upstream may know it is tried a
-        second time before anything is concluded, so a request may be sent three times.
+        Normally one replay. But a new token may not have reached all of Krebit's servers yet, so the credentials may
+        offer the same token again first. Then a request is sent three times at most.
 
-        Raises Refused: what the credentials say when there is no other token (our answer then, never that 401), or
-        not_replayed.
+        Raises Refused: not_replayed, or the error of the credentials if no other token can be had. The caller then gets
+        that error, not the 401.
         """
         barred = not self._renewed_since(refused) and self._breaker.is_open(target, monotonic())
         decision = decide(refused.response.status, _challenges(refused.response), held=kept.complete, barred=barred)
@@ -205,17 +208,17 @@ class Api:
             self._metrics.replayed("not_held")
             raise Refused(
                 "not_replayed",
-                "Krebit refused the token while this request was under way, and the body is no longer kept.",
-                hint="Send the request again.",
+                "Krebit refused the token during this request. The proxy no longer has the body, so it cannot retry.",
+                hint="Send the request again. To avoid this, raise replay.max_body.",
                 retry_after=1,
             )
-        settled = fresh.generation == refused.bearer.generation and not call.outcome.replayed
+        same_token = fresh.generation == refused.bearer.generation and not call.outcome.replayed
         call.outcome.replayed = True
         sent = await self._send(call, target, fresh, kept)
         if sent.response.status != 401:
             self._accept(fresh)
             self._metrics.replayed("done")
-        elif settled:
+        elif same_token:
             return await self._after_refusal(call, target, kept, sent)
         else:
             self._credentials.refused_again(fresh)
@@ -224,7 +227,7 @@ class Api:
         return sent
 
     async def _better_bearer(self, refused: SentRequest, *, repeated: bool) -> Bearer | None:
-        """What the credentials offer instead. Meanwhile the 401 is kept, since it may have to be relayed."""
+        """Another token, or None: then the 401 is relayed."""
         try:
             await refused.stop_sending()
             return await self._credentials.after_401(refused.bearer, repeated=repeated)
@@ -233,11 +236,11 @@ class Api:
             raise
 
     def _renewed_since(self, sent: SentRequest) -> bool:
-        """Another request may have brought a newer token meanwhile: to send this one again costs no refresh then."""
+        """Whether there is a newer token already, so that a replay costs no refresh."""
         return self._credentials.generation > sent.bearer.generation
 
     async def _lasting_bearer(self, call: Call) -> Bearer | None:
-        """A token for a request with content: one that lasts, when it could not be sent again."""
+        """A token for a request with content: one that stays valid for long if the content is too large to replay."""
         if call.length is None or call.length > self._max_kept:
             return await self._credentials.bearer(lifetime=_LONG_UPLOAD)
         return self._credentials.current()
@@ -279,7 +282,7 @@ class Api:
         return await attempt.answered()
 
     def _send_content(self, call: Call, attempt: SentRequest, kept: Kept) -> None:
-        """Sends what is kept from the first time, then what the caller has and will have."""
+        """Sends the content kept for a replay, then what has arrived. A task sends the rest."""
         exchange = attempt.exchange
         for piece in kept.pieces:
             exchange.send(piece)
@@ -290,18 +293,18 @@ class Api:
                 exchange.send(piece)
             exchange.finish()
             return
-        patience = _SHORT_THOUGHT if attempt.bearer is self._accepted else _SECOND_THOUGHT
+        patience = _SHORT_REFUSAL_WAIT if attempt.bearer is self._accepted else _REFUSAL_WAIT
         attempt.upload = spawn(_upload(call, exchange, kept, patience), name="request content")
 
     # Relaying
 
     async def _relay(self, call: Call, target: bytes, attempt: SentRequest) -> None:
-        """Gives the response to the caller. Raises UpstreamBroken when it breaks off."""
+        """Sends the response to the caller. Raises UpstreamBroken if it breaks off."""
         exchange, response = attempt.exchange, attempt.response
         try:
             if response.status < 300:
                 self._breaker.reset(target)
-            elif attempt.upload is not None:  # refused, or to be found elsewhere: it needs no more content
+            elif attempt.upload is not None:  # an error or a redirect needs no more content
                 await attempt.stop_sending()
             if response.status == 101:
                 await self._tunnel(call, attempt)
@@ -327,7 +330,7 @@ class Api:
         more = response.has_content
         while more:
             piece = exchange.read_nowait()
-            if piece is None:  # nothing at hand: what there is goes out, with the head in one write
+            if piece is None:  # nothing more has arrived: write what there is, with the head
                 if pending:
                     call.write(pending, status=status)
                     pending = b""
@@ -393,9 +396,9 @@ def _chunk(piece: bytes) -> bytes:
 
 
 async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -> ProxyError | None:
-    """Sends content as it comes from the caller. Returns what was wrong with it; the exchange is given up then.
+    """Sends content as it arrives from the caller. If it is malformed or late, aborts the exchange and returns why.
 
-    `patience`: seconds since the head was sent, in which the upstream may refuse the token before content is let go.
+    `patience`: seconds after the head that content is kept for a replay, even if more of it is waiting.
     """
     content = call.content
     started = monotonic()
@@ -412,7 +415,7 @@ async def _upload(call: Call, exchange: Exchange, kept: Kept, patience: float) -
         exchange.abort()
         return error
     except UpstreamBroken:
-        pass  # whoever waits for the response learns of it there
+        pass  # `Exchange.response` or `read` raises it too
     return None
 
 

@@ -1,7 +1,8 @@
-"""The way to our own pages, which aiohttp serves: each request for one goes through a protocol of aiohttp's own.
+"""Passes requests for our own pages to aiohttp, which serves them.
 
-What admission has found out is not asked again. aiohttp reads a request whose target is a path, and whose Host is the
-authority by which the caller was admitted. Who that caller is, and what it would rather get, is in its `Visit`.
+Each such request is written out again for a protocol of aiohttp, with a path as its target and the admitted authority
+as its Host. So pages rely on what admission has checked. They find the peer, the authority and the preferred format in
+`request[VISIT]`.
 """
 
 import asyncio
@@ -20,21 +21,21 @@ from krebit_proxy.web.call import Call
 Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 LONGEST_FORM: Final = 64 << 10  # bytes of content that a page may get; our forms are small
-_ROOM: Final = 1 << 20  # for the parser, whose limits are not ours: what comes here has passed limits.header_bytes
-# What belongs to the caller's connection and to the framing of its request, and is said anew.
-_SAID_ANEW: Final = frozenset(
+_ROOM: Final = 1 << 20  # bytes; aiohttp's own limits must not bite, because limits.header_bytes was checked before
+# Fields about the connection or the framing. They are written anew, or left out.
+_REWRITTEN: Final = frozenset(
     (b"host", b"connection", b"upgrade", b"expect", b"content-length", b"transfer-encoding", b"trailer")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What is known of a request for a page.
+    """What admission found out about a request for a page.
 
     Attributes:
         peer: The other end of its connection.
-        authority: The host and port by which the caller knows us; empty when it named none.
-        prefers: Whether it would rather get a page or JSON.
+        authority: Host and port as the caller named them; empty if it named none.
+        prefers: Whether it wants a page or JSON.
     """
 
     peer: Peer
@@ -46,7 +47,7 @@ VISIT: Final = web.RequestKey("visit", Visit)
 
 
 class Bridge:
-    """Has pages answer calls."""
+    """Lets pages, which are handlers of aiohttp, answer calls."""
 
     def __init__(self) -> None:
         self._server = web.Server(
@@ -61,12 +62,12 @@ class Bridge:
         )
 
     async def answer(self, call: Call, page: Page) -> None:
-        """Has `page` answer a call whose content is complete. Raises what `page` raises."""
+        """Answers a call whose content is complete with `page`. Raises what `page` raises."""
         wire = _Wire(call)
         protocol = self._server()
         protocol.connection_made(wire)
         try:
-            protocol.data_received(_as_read(call))
+            protocol.data_received(_rewritten(call))
             request = await wire.request
             asked = call.request
             request[VISIT] = Visit(asked.peer, asked.authority().decode("latin-1"), asked.prefers)
@@ -80,12 +81,12 @@ class Bridge:
 
 
 class _Wire(asyncio.Transport):
-    """Where aiohttp believes the caller to be: what it writes becomes the response of the call."""
+    """The transport that aiohttp sees: bytes written to it become the response of the call."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._call = call
-        self.status = 0  # of the response, once there is one
+        self.status = 0  # of the response, once it is known
         self.request: asyncio.Future[web.BaseRequest] = asyncio.get_running_loop().create_future()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -94,7 +95,7 @@ class _Wire(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         transport = self._call.connection.transport
-        # The options of the socket are not aiohttp's to set.
+        # Hide the socket: aiohttp would set options on it.
         return default if transport is None or name == "socket" else transport.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
@@ -102,11 +103,11 @@ class _Wire(asyncio.Transport):
 
     def close(self) -> None:
         if not self.request.done():
-            self.request.set_exception(Refused("bad_request", "This is not a request that a page can answer."))
+            self.request.set_exception(Refused("bad_request", "The page cannot read this request."))
 
 
 async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
-    """Gives a request to `Bridge.answer`, and waits until that is through with it."""
+    """Hands the parsed request to `Bridge.answer`, and waits until that has finished."""
     wire = request.transport
     assert isinstance(wire, _Wire)  # there are no other transports
     if not wire.request.done():  # else the caller has left meanwhile
@@ -115,15 +116,15 @@ async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
     return await never  # `connection_lost` cancels it
 
 
-def _as_read(call: Call) -> bytes:
-    """The request as aiohttp shall see it."""
+def _rewritten(call: Call) -> bytes:
+    """The request as bytes for aiohttp's parser."""
     request, content = call.request, call.content.take_all()
     # Each field once, for aiohttp refuses some that come twice. Only cookies may stand on several lines.
     fields: dict[bytes, bytes] = {}
     for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
         if name == b"cookie" and name in fields:
             fields[name] += b"; " + value
-        elif name not in _SAID_ANEW:
+        elif name not in _REWRITTEN:
             fields.setdefault(name, value)
     lines = [
         b"%b %b HTTP/1.%d" % (request.method, origin_form(request.target)[0], not request.head.http10),

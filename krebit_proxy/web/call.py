@@ -1,4 +1,7 @@
-"""One request of a caller as the edge sees it: its head, its content as it arrives, and the way back."""
+"""One request of a caller and its response: head, content as it arrives, how to answer, what to log.
+
+`Connection` makes a `Call` as soon as the head of a request is complete. `Api` or a page answers it.
+"""
 
 import asyncio
 import re
@@ -15,20 +18,23 @@ if TYPE_CHECKING:
     from krebit_proxy.web.api import SentRequest
     from krebit_proxy.web.connection import Connection
 
-HIGH_WATER: Final = 256 << 10  # bytes of content waiting to be taken at which reading from the caller stops
-LOW_WATER: Final = 64 << 10  # and at which it goes on
-_AUTHORITY: Final = re.compile(rb"^(?:[^/]*//[^/]*|[^/]*@)")  # of a target that is no path; it may hold a password
-_SOON_OVER: Final = 64 << 10  # content that we rather read to its end than close the connection
+HIGH_WATER: Final = 256 << 10  # bytes waiting in `Content` at which we stop reading from the caller
+LOW_WATER: Final = 64 << 10  # bytes at which we read on
+_AUTHORITY: Final = re.compile(rb"^(?:[^/]*//[^/]*|[^/]*@)")  # of an absolute target; may contain a password
+_SOON_OVER: Final = 64 << 10  # bytes of remaining content that we read in order to keep the connection
 
 
 class Content:
-    """The content of a request, without its framing, in the pieces that it came in. One reader at a time.
+    """The content of a request, without its framing, in the pieces in which it arrived. It has one reader at a time.
+
+        while await content.ready():
+            piece = content.take()
 
     Attributes:
         complete: All of it has arrived.
-        error: Why nothing good comes any more; the reader gets it.
+        error: Why the rest cannot be had. The reader gets it as an exception.
         expected: The caller waits for 100 (Continue) before it sends anything.
-        deadline: By the loop's clock. When it passes while the reader waits, the content has failed.
+        deadline: When a waiting reader gives up, by the loop's clock. Infinite while no reader waits.
         received: Bytes so far.
         size: Bytes that can be taken now.
     """
@@ -65,7 +71,7 @@ class Content:
         self._wake()
 
     def expire(self, now: float) -> None:
-        """Fails when the caller has kept the reader waiting for too long."""
+        """Fails if the reader has waited past the deadline."""
         if now >= self.deadline:
             self.deadline = inf
             self.fail(late())
@@ -77,7 +83,7 @@ class Content:
     # The reader's side
 
     async def ready(self) -> bool:
-        """Waits for the next piece; False at the complete end. Raises Refused when the content is malformed or late."""
+        """Waits for the next piece. False: the content is complete. Raises Refused if it is malformed or late."""
         while True:
             if self.error is not None:
                 raise self.error
@@ -99,11 +105,9 @@ class Content:
 
     @property
     def next_size(self) -> int:
-        """The size of the piece that `take` gives next."""
         return len(self._pieces[0])
 
     def take(self) -> bytes:
-        """The next piece, after `ready`."""
         piece = self._pieces.popleft()
         self.size -= len(piece)
         self._make_room()
@@ -127,21 +131,21 @@ NO_CONTENT.complete = True
 
 
 def late() -> Refused:
-    """What a caller gets whose content does not come."""
-    return Refused("request_timeout", "The body of the request did not arrive in time.")
+    """The error for content that stops arriving."""
+    return Refused("request_timeout", "The request body did not arrive in time.")
 
 
 class Outcome:
-    """What became of a call, for the log, the metrics and whoever has to end it.
+    """How a call went: for the log, the metrics and the end of the connection.
 
     Attributes:
-        id: By which the log knows the call.
+        id: The call's id in the log, and in errors.
         started: When it began, by the loop's clock.
         status: Of the response; 0 until its head is written.
         sent: Bytes of the response, its head included.
-        code: Of the error that ended it.
-        replayed: It was sent upstream again after a 401.
-        silent: The end of the response is the end of the connection, so an orderly close would look like completion.
+        code: Of the error that ended it; empty if none did.
+        replayed: It was sent to Krebit again after a 401.
+        silent: The response ends with the connection, so a broken one needs a reset: a close would look like its end.
     """
 
     __slots__ = ("code", "id", "replayed", "sent", "silent", "started", "status")
@@ -154,15 +158,15 @@ class Outcome:
 
 
 class Call:
-    """One request of a caller, and its answer.
+    """One request of a caller, and the way to answer it.
 
     Attributes:
-        request: What it says of itself.
-        content: What it brings; bytes appear as they arrive.
-        fault: What the reader found wrong with it. Such a call is answered in its turn like any other.
+        request: Method, target and headers.
+        content: Its body; bytes appear as they arrive.
+        fault: The error, if it is not valid HTTP. It gets its answer after the calls before it.
         caller: Who sent it, once it is admitted.
-        attempt: The request as it was sent upstream without a task.
-        persistent: The connection stays open after this call; `connection_field` has the last word.
+        attempt: The upstream request, if `Api.begin` sent one.
+        persistent: The connection may stay open after this call. `connection_field` makes it final.
     """
 
     __slots__ = ("attempt", "caller", "connection", "content", "fault", "outcome", "persistent", "request")
@@ -186,11 +190,11 @@ class Call:
 
     @property
     def length(self) -> int | None:
-        """Bytes of content; None: chunked."""
+        """Bytes of content. None: chunked."""
         return self.request.head.length
 
     def connection_field(self) -> bytes:
-        """Decides, with the head of the response, whether the connection stays open, and says so in a line."""
+        """Decides, with the head of the response, whether the connection stays open. Returns the line that says so."""
         if self.persistent and (self.connection.draining or not (self.content.complete or self._content_ends_soon())):
             self.persistent = False
         if not self.persistent:
@@ -199,13 +203,13 @@ class Call:
 
     def _content_ends_soon(self) -> bool:
         content, length = self.content, self.length
-        # A caller that still waits for 100 (Continue) may send its content or not: nobody can tell what comes next.
+        # A caller that waits for 100 (Continue) may or may not send its content, so the next bytes are ambiguous.
         if content.expected or content.error is not None or length is None:
             return False
         return length - content.received <= _SOON_OVER
 
     def write(self, data: bytes, *, status: int = 0) -> None:
-        """Sends a part of the response; `status` comes with its head."""
+        """Sends a part of the response. The part with the head names its `status`."""
         outcome = self.outcome
         if status:
             outcome.status = status
@@ -213,18 +217,17 @@ class Call:
         self.connection.write(data)
 
     def reply(self, data: bytes, *, status: int) -> None:
-        """Sends the whole response, together with others that are ready by now."""
+        """Sends the whole response in one batch with those of other calls."""
         outcome = self.outcome
         outcome.status = status
         outcome.sent = len(data)
         self.connection.reply(data)
 
     async def drain(self) -> None:
-        """Waits until the caller has taken enough of what was written."""
         await self.connection.drain()
 
     def go_on(self) -> None:
-        """Asks for the content of a caller that waits for that."""
+        """Sends 100 (Continue) if the caller waits for it."""
         # RFC 9110, 10.1.1: a server "MAY omit sending a 100 (Continue) response if it has already received some or all
         # of the content for the corresponding request". It is never sent to HTTP/1.0.
         if self.content.expected:
@@ -234,11 +237,11 @@ class Call:
 
     @property
     def caller_name(self) -> str:
-        """Who sent it; as far as the connection tells, when it was refused."""
+        """Who sent it. If admission refused it: who the connection says."""
         return (self.caller or self.request.peer.caller).name
 
     def log(self, seconds: float, caller: str) -> None:
-        """Writes what the log says of it: no query, no field. `seconds`: how long it took. `caller`: who sent it."""
+        """Writes request.done. No query and no header gets into the log. `seconds`: its duration."""
         request, outcome = self.request, self.outcome
         path = request.target.partition(b"?")[0]
         if not path.startswith(b"/"):

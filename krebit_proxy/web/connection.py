@@ -1,22 +1,22 @@
-"""One caller's connection: it reads requests, has them answered in order, and ends in time.
+"""One caller's connection. It reads requests, answers them in order, and always ends in time.
 
 How a request travels, in the order in which it happens:
 
-1. `data_received` gives the bytes to the `RequestReader`, which makes a `Call` of each request as soon as its head is
-   complete. Everything after that happens in `Batches`, together with what other connections have to do by then.
-2. `_proceed` takes the first call that waits and asks `Server.begin`, which admits it. Then there are four ways:
-   - It is a plain call of the API with a token at hand: `Api.begin` has sent it, and the connection is SENT. There is
-     no task; `relay` is called once there is news of the response.
-   - It is answered at once: by `_fail` when it is refused, by the server when it is an OPTIONS about the proxy.
-   - It is for one of our pages and has content: READING. `_proceed` goes on when more of it has come; then as below.
-   - For everything else a task of its own runs `Server.answer`: WORKING for `Api.forward`, PAGE for one of our pages.
-3. `_relay` has `Api.complete` write a response that has come whole. If it has not, the call becomes WORKING, too.
-4. `_answered` has the call logged and counted, and decides what comes next: the next request (IDLE), throwing away
-   what is left of this one's content (SKIPPING, REFUSED), or the end (LINGERING, CLOSING).
+1. `data_received` gives the bytes to the `RequestReader`. It makes a `Call` of each request as soon as the head is
+   complete. All further steps run in `Batches`, together with those of other connections.
+2. `_proceed` takes the first waiting call and passes it to `Server.begin`, which admits it. There are four cases:
+   - A plain API call, with a token at hand. `Api.begin` sends it, and the connection is SENT. It needs no task: the
+     exchange calls `relay` once the response arrives or fails.
+   - A call with an immediate answer. `_fail` answers refused calls, the server answers OPTIONS about the proxy.
+   - A call for one of our pages, with content. The connection is READING until the content is complete, then PAGE.
+   - All others. A task runs `Server.answer`. The connection is WORKING for `Api.forward`, PAGE for a page.
+3. `_relay` lets `Api.complete` write a response that has arrived completely. Otherwise the call becomes WORKING.
+4. `_answered` logs and counts the call, and decides what follows: the next request (IDLE), the rest of this one's
+   content to skip (SKIPPING, REFUSED), or the end (LINGERING, CLOSING).
 
-Every step that can go wrong is taken within `_proceed`, `_relay` or `_answer`, and whatever goes wrong there ends in
-`_fail`: in an answer, or in a break that the caller sees. Whatever does not happen meets the deadline of its phase:
-`check` looks about once a second. The phases, and what leads from one to the next, are those of `core.connection`.
+All steps that may fail run within `_proceed`, `_relay` or `_answer`. Each exception there ends in `_fail`: in an error
+response, or in a broken connection that the caller notices. If nothing happens at all, the deadline of the phase ends
+it: `check` runs about once a second. `core.connection` defines the phases, their deadlines and their order.
 """
 
 import asyncio
@@ -44,14 +44,16 @@ if TYPE_CHECKING:
     from krebit_proxy.web.server import Server
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
-_FULL: Final = Refused("overloaded", "All connections are busy.", hint="Raise limits.connections.", retry_after=1)
-_LATE_HEAD: Final = Refused("request_timeout", "The headers of the request did not arrive in time.")
-_LATE_ANSWER: Final = Refused("upstream_timeout", "The request was not answered in time.")
+_FULL: Final = Refused(
+    "overloaded", "All connections are busy.", hint="Retry later, or raise limits.connections.", retry_after=1
+)
+_LATE_HEAD: Final = Refused("request_timeout", "The request headers did not arrive in time.")
+_LATE_ANSWER: Final = Refused("upstream_timeout", "The proxy could not answer the request in time.")
 _log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
-    """One caller's connection, in one of the phases of `core.connection` since `since`, by the loop's clock."""
+    """One caller's connection, in `phase` since `since` (by the loop's clock). It answers one call at a time."""
 
     __slots__ = ("_batches", "_call", "_flow", "_reader", "_rest", "_server", "peer", "phase", "since", "task",
                  "transport")  # fmt: skip
@@ -64,8 +66,8 @@ class Connection(asyncio.Protocol):
         self._batches = server.batches
         self._reader = RequestReader(self, server.reader_settings)
         self._call: Call | None = None  # being answered
-        self._rest = NO_CONTENT  # of a call that has been answered, to be thrown away
-        self.task: asyncio.Task[None] | None = None  # what answers a call that needs one
+        self._rest = NO_CONTENT  # of a call that was answered early; it is skipped
+        self.task: asyncio.Task[None] | None = None  # answers the call, if it needs a task
         self.transport: asyncio.Transport | None = None
         self.phase = phases.FRESH
         self.since = server.time()
@@ -73,18 +75,17 @@ class Connection(asyncio.Protocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A caller connected."""
         self.transport = cast("asyncio.Transport", transport)
         self._flow = Flow(self.transport)
         self.peer = peer_of(transport, self._server.rules)
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError):  # the caller has left already
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if not self._server.seats.take(self):
             self._reader.fail(_FULL)
             self._batches.do(ANSWER, Connection._proceed, self)
 
     def connection_lost(self, _exc: BaseException | None) -> None:
-        """The caller left, or we closed: whatever was being done for it ends here."""
+        """The caller left, or we closed: ends all work for it."""
         self._server.seats.leave(self)
         self.transport = None
         self._reader.close()
@@ -96,24 +97,21 @@ class Connection(asyncio.Protocol):
         self._enter("end")
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the caller."""
         flow, reader = self._flow, self._reader
         flow.moved += len(data)
         if self.phase.over:
             return
         reader.feed(data)
         self._batches.do(ANSWER, Connection._proceed, self)
-        # One small request at a time is what nearly always arrives: there is nothing to add up.
+        # Nearly always one small request arrives. Skip the sum of `backlog` then.
         busy = reader.receiving is not None or reader.held is not None or len(reader.calls) > 1
         if busy and reader.backlog >= HIGH_WATER:
             flow.hold()
 
     def pause_writing(self) -> None:
-        """The caller does not take what is written."""
         self._flow.full = True
 
     def resume_writing(self) -> None:
-        """The caller has taken what was written."""
         self._flow.resume()
         self._batches.do(ANSWER, Connection._proceed, self)
 
@@ -121,22 +119,22 @@ class Connection(asyncio.Protocol):
 
     @property
     def draining(self) -> bool:
-        """No further request is taken."""
+        """Whether no further request is accepted."""
         return self._server.draining or self.phase.over
 
     def write(self, data: bytes) -> None:
-        """Sends to the caller, or keeps what cannot be sent yet."""
+        """Sends now. The transport buffers the rest, without a limit: call `drain` after it."""
         if self.transport is not None:
             self._flow.moved += len(data)
             self.transport.write(data)
 
     def reply(self, data: bytes) -> None:
-        """Sends a whole response, together with others that are ready by now, and after those before it."""
+        """Sends a whole response in one batch with those of other connections, in order."""
         if self.transport is not None:
             self._batches.do(REPLY, self.transport.write, data)
 
     async def drain(self) -> None:
-        """Waits until the caller has taken enough. One that takes nothing ends the call, by cancelling it."""
+        """Waits until the caller has taken enough. If it never does, its deadline cancels the call."""
         if self._flow.full:
             self._enter("block")
             await self._flow.taken()
@@ -144,16 +142,15 @@ class Connection(asyncio.Protocol):
                 self._enter("take")
 
     def resume_content(self) -> None:
-        """Reads on, after a pause."""
         if self._flow.held and self._reader.backlog <= LOW_WATER:
             self._flow.release()
 
     def relay(self) -> None:
-        """There is news of the response to the call that was sent without a task."""
+        """The response to a SENT call has begun to arrive, or failed."""
         self._batches.do(ANSWER, Connection._relay, self)
 
     def tunnel(self, call: Call) -> None:
-        """From now on, everything that arrives is raw bytes: the content of `call`."""
+        """From now on, all bytes that arrive become content of `call`."""
         self._enter("switch")
         self._reader.tunnel(call)
 
@@ -166,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._flow.begin()
 
     def _proceed(self) -> None:
-        """Does what can be done now, after bytes have come, room to write, or the end of a call."""
+        """Takes the next step. Called after bytes arrived, the caller took data, or a call ended."""
         try:
             phase = self.phase
             if phase.ready:
@@ -178,11 +175,11 @@ class Connection(asyncio.Protocol):
                 self._read_form()
             elif phase in {phases.SKIPPING, phases.REFUSED}:
                 self._skip()
-        except Exception as error:  # `_fail` is for all of them
+        except Exception as error:  # `_fail` handles every kind
             self._fail(self._call, error)
 
     def _begin(self) -> None:
-        """Has the next call begun, if there is one."""
+        """Begins the next call, if there is one."""
         server, reader = self._server, self._reader
         if not reader.calls:
             if not reader.reading_head:
@@ -191,7 +188,7 @@ class Connection(asyncio.Protocol):
             elif self.phase is not phases.HEAD:
                 self._enter("begin")
             return
-        if self._flow.full:  # it gets no further answers before it has taken those that it got
+        if self._flow.full:  # the caller must take earlier responses before it gets more
             self._enter("block")
             return
         self._call = call = reader.calls.popleft()
@@ -207,9 +204,9 @@ class Connection(asyncio.Protocol):
             self._enter("send")
 
     def _lead(self, call: Call, event: Event) -> None:
-        """Goes one of the rarer ways that `Server.begin` chooses."""
+        """Continues in the way that `Server.begin` chose."""
         if self.phase.over:
-            return  # it was broken off meanwhile
+            return  # it was cut meanwhile
         if event == "next":
             self._answered(call)
             return
@@ -221,13 +218,16 @@ class Connection(asyncio.Protocol):
             self.task = spawn(self._answer(call), name="call")
 
     def _read_form(self) -> None:
-        """Waits for the content of a request for a page: a page gets all of it, or is not asked at all."""
+        """Starts the page once the content is complete. A page never sees a part of it."""
         call = self._call
         assert call is not None  # the phase says so
         if call.content.error is not None:
             self._fail(call, call.content.error)
         elif call.content.received > LONGEST_FORM:
-            self._fail(call, Refused("bad_request", "The body is larger than any form of this page."))
+            self._fail(
+                call,
+                Refused("bad_request", f"The body is larger than {LONGEST_FORM >> 10} KiB."),
+            )
         elif call.content.complete:
             self._lead(call, "page")
 
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
                 self._answered(call)
             else:
                 self._lead(call, "work")
-        except Exception as error:  # as above
+        except Exception as error:  # as in `_proceed`
             self._fail(call, error)
 
     async def _answer(self, call: Call) -> None:
@@ -248,24 +248,24 @@ class Connection(asyncio.Protocol):
             await self._server.answer(call)
             if self._call is call:
                 self._answered(call)
-        except Exception as error:  # as above
+        except Exception as error:  # as in `_proceed`
             if self._call is call:
                 self._fail(call, error)
 
     def _fail(self, call: Call | None, error: Exception) -> None:
-        """Whatever kept a call from being answered ends here: in one of our errors, or in a break that shows."""
+        """Ends a call after any exception: with an error response, or by a cut if the response has begun."""
         if isinstance(error, UpstreamBroken):
-            error = Refused("upstream_invalid", f"The answer broke off: {error}.")
+            error = Refused("upstream_invalid", f"The response broke off. {error}")
         try:
             if call is not None:
                 self._give_up(call)
-                # Once a response is under way, a second one inside it would be taken for a part of it.
+                # Inside a response that has begun, a second one would look like content.
                 if isinstance(error, ProxyError) and not call.outcome.status:
                     call.outcome.code = error.code
                     self._server.refuse(call, error)
                     self._answered(call, "refuse")
                     return
-        except Exception as fault:  # what fails while a failure is answered must end the connection, too
+        except Exception as fault:  # a fault in the error response must end the connection, too
             error = fault
         self._break_off(call, error)
 
@@ -284,7 +284,6 @@ class Connection(asyncio.Protocol):
         self.cut(silent=call is None or call.outcome.silent)
 
     def _give_up(self, call: Call) -> None:
-        """Ends what is being done for a call."""
         if call.attempt is not None:
             call.attempt.abort()
         task, self.task = self.task, None
@@ -292,7 +291,7 @@ class Connection(asyncio.Protocol):
             task.cancel()
 
     def _answered(self, call: Call, early: Event = "skip") -> None:
-        """A call has its answer. `early`: what happens when there is content left after that."""
+        """Finishes a call that has its response. `early`: the event if content of the request is still to come."""
         reader = self._reader
         if not call.persistent:
             if call.content.complete and call.fault is None:
@@ -313,7 +312,7 @@ class Connection(asyncio.Protocol):
         self._batches.do(RECORD, self._server.done, call)
 
     def _skip(self) -> None:
-        """Throws away what is left of a request that was answered early, so that the next one can be read."""
+        """Drops the remaining content of a call that was answered early. Then the next request can be read."""
         rest = self._rest
         rest.take_all()
         if rest.complete:
@@ -324,13 +323,13 @@ class Connection(asyncio.Protocol):
     # The end
 
     def check(self, now: float) -> None:
-        """Ends what has taken too long. Called about once a second."""
+        """Ends the call or the connection if the deadline of the phase has passed. Called about once a second."""
         phase, waited = self.phase, now - self.since
         if phase.progress is not None and self._flow.progress(waited, phase.progress):
             self.since = now
         elif waited >= self._server.deadlines[phase]:
             if phase is phases.FRESH:
-                _log.info("connection.timed_out", reason="no request came", peer=self.peer.address)
+                _log.info("connection.timed_out", reason="no request arrived", peer=self.peer.address)
             elif phase is phases.IDLE:
                 _log.debug("connection.idle", seconds=self._server.deadlines[phase])
             self._end_early()
@@ -338,7 +337,7 @@ class Connection(asyncio.Protocol):
             self._reader.receiving.content.expire(now)
 
     def make_room(self) -> None:
-        """Ends the connection for the sake of another caller."""
+        """Ends the connection to make room for another caller."""
         self._end_early()
         if not self.phase.over:
             self.cut(silent=True)
@@ -351,11 +350,11 @@ class Connection(asyncio.Protocol):
             case "linger":
                 self._linger()
             case "408":
-                if call is None:  # but a part of a head
+                if call is None:  # the head is incomplete
                     self._reader.fail(_LATE_HEAD)
                     self._proceed()
                 else:
-                    call.persistent = False  # the rest of it may come, or not
+                    call.persistent = False  # its content may still arrive
                     self._fail(call, late())
             case "504":
                 self._fail(call, _LATE_ANSWER)
@@ -365,16 +364,16 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
 
     def close(self) -> None:
-        """Closes the connection if it is idle. Others close when they are through, once the server is draining."""
+        """Closes the connection if it is idle. Once the server is draining, others close after their calls."""
         if self.phase in {phases.FRESH, phases.IDLE} and not (self._reader.calls or self._reader.reading_head):
             self._end()
 
     def cut(self, *, silent: bool) -> None:
-        """Breaks off so that the caller sees it. `silent`: the framing of the response would not show it."""
+        """Breaks off so that the caller notices. `silent`: the framing of the response does not show it, so reset."""
         if self.transport is None:
             return
         if silent:
-            # A FIN would look like the end of the content; a reset does not.
+            # A FIN would look like the end of the content. A reset does not.
             sock = self.transport.get_extra_info("socket")
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -384,15 +383,15 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _end(self) -> None:
-        """Closes in an orderly way, after what was written has been taken."""
+        """Closes in an orderly way, once all written data is sent."""
         self._batches.do(RECORD, Connection._close, self)
         self._enter("end")
 
     def _linger(self) -> None:
-        """Closes our half, and throws away what still comes for a while.
+        """Closes our half, and drops what still arrives for a while.
 
         RFC 9112, 9.6: closing at once would reset the connection, and the reset "might erase the client's
-        unacknowledged input buffers before they can be read": it would never see the answer.
+        unacknowledged input buffers before they can be read". The caller would never see the response.
         """
         self._batches.do(RECORD, Connection._close, self)
         self._enter("linger")
@@ -402,7 +401,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         if self.transport is None:
             return
-        # TLS has no half: it says that this is the end, and takes what comes until the caller agrees.
+        # TLS cannot close one half. Its `close` sends close_notify, and reads until the caller answers it.
         if self.phase is phases.LINGERING and self.transport.can_write_eof():
             with suppress(OSError, RuntimeError):
                 self.transport.write_eof()

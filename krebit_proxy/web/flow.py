@@ -1,21 +1,21 @@
-"""Backpressure and progress on one caller's connection: who waits for whom, and whether anything moves."""
+"""Backpressure and progress on one caller's connection."""
 
 import asyncio
 from typing import Final
 
 from krebit_proxy.sockets import unacknowledged
 
-HIGH_WATER: Final = 256 << 10  # bytes of content waiting to be taken at which reading from the caller stops
-LOW_WATER: Final = 64 << 10  # and at which it goes on
+HIGH_WATER: Final = 256 << 10  # bytes waiting to be taken at which we stop reading from the caller
+LOW_WATER: Final = 64 << 10  # bytes at which we read on
 
 
 class Flow:
-    """What passes through one transport.
+    """Backpressure in both directions of one transport, and a measure of progress.
 
     Attributes:
-        full: The caller does not take what is written; the transport says so.
-        held: We do not read, because nobody takes what was read.
-        moved: Bytes received from the caller, and parts of answers written to it, so far.
+        full: The caller takes data too slowly, so the write buffer of the transport is full.
+        held: We have stopped reading, because the data read so far is not taken.
+        moved: Bytes received from the caller plus bytes written to the transport, so far.
     """
 
     __slots__ = ("_mark", "_taken", "_transport", "full", "held", "moved")
@@ -29,12 +29,10 @@ class Flow:
     # To the caller
 
     async def taken(self) -> None:
-        """Waits until the caller has taken enough of what was written."""
         self._taken = asyncio.get_running_loop().create_future()
         await self._taken
 
     def resume(self) -> None:
-        """The caller has taken enough."""
         self.full = False
         if self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
@@ -42,13 +40,11 @@ class Flow:
     # From the caller
 
     def hold(self) -> None:
-        """Stops reading."""
         if not self.held:
             self.held = True
             self._transport.pause_reading()
 
     def release(self) -> None:
-        """Reads on."""
         if self.held:
             self.held = False
             self._transport.resume_reading()
@@ -56,11 +52,11 @@ class Flow:
     # Both
 
     def begin(self) -> None:
-        """From now on, `progress` counts."""
+        """Starts to measure progress."""
         self._mark = self._through()
 
     def progress(self, seconds: float, least: float) -> bool:
-        """Whether more than `least` bytes a second went through, either way, since `begin` or the last yes."""
+        """Whether more than `least` bytes a second passed, both ways together, since `begin` or the last True."""
         through = self._through()
         if through - self._mark <= least * seconds:
             return False
@@ -68,6 +64,7 @@ class Flow:
         return True
 
     def _through(self) -> int:
+        """Bytes received, plus bytes that the caller has acknowledged."""
         sock = self._transport.get_extra_info("socket")
         kernel = unacknowledged(sock.fileno()) if sock is not None else 0
         return self.moved - self._transport.get_write_buffer_size() - kernel

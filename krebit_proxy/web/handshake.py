@@ -1,7 +1,7 @@
-"""TLS handshakes of callers, which count against the limits of connections from the first moment on.
+"""TLS handshakes of callers. They count against the limit of connections from the start.
 
-An event loop that accepts for us tells of a connection when its handshake is over. So whoever never sends one would
-hold a connection that nobody counts, and nothing but a minute's timeout ends.
+If the event loop accepted TLS connections, it would report them only after their handshake. A caller that never sends
+one would then hold a connection that nobody counts, for a minute.
 """
 
 import asyncio
@@ -24,17 +24,16 @@ _log: Final = structlog.get_logger()
 
 
 def handshaking(server: "Server", context: Callable[[], ssl.SSLContext], patience: float) -> Take:
-    """Begins a handshake on each socket, with what `context` gives by then; `patience`: seconds that it may take."""
+    """A function that begins a handshake on a socket. `context`: asked anew for each. `patience`: seconds for one."""
 
     def take(caller: socket.socket) -> None:
-        """Begins the handshake of one caller."""
         Handshake(caller, server).begin(context(), patience)
 
     return take
 
 
 class Handshake(asyncio.Protocol):
-    """A connection until it is encrypted: the first phase of one that speaks TLS."""
+    """A connection whose TLS handshake is not complete. Later a `Connection` takes its place."""
 
     def __init__(self, sock: socket.socket, server: "Server") -> None:
         self._sock = sock
@@ -42,7 +41,7 @@ class Handshake(asyncio.Protocol):
         self._over = False
         try:
             remote, local = sock.getpeername()[0], sock.getsockname()[0]
-        except OSError:  # it left at once
+        except OSError:  # the caller left at once
             remote = local = "::"
         self.peer = server.rules.peer(remote, local, scheme=b"https")
         self.phase = HANDSHAKE
@@ -50,7 +49,7 @@ class Handshake(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, tls: ssl.SSLContext, patience: float) -> None:
-        """Encrypts the connection within `patience` seconds, if there is room for it."""
+        """Starts the handshake if there is room for the connection. It may take `patience` seconds."""
         if self._server.seats.take(self):
             self.task = spawn(self._encrypt(tls, patience), name="TLS handshake")
         else:
@@ -63,14 +62,15 @@ class Handshake(asyncio.Protocol):
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
             )
         except OSError as error:
-            reason = "it made room" if self.phase.over else f"no TLS: {type(error).__name__}"
+            failed = f"TLS handshake failed: {type(error).__name__}"
+            reason = "closed to make room" if self.phase.over else failed
         else:
-            reason = "no TLS: it was broken off"
+            reason = "TLS handshake failed: the connection broke off"
         if not self._over:
             self._end(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is encrypted, and goes on with a protocol of the server."""
+        """The handshake is complete: passes the transport to a `Connection`."""
         self._over = True
         self._server.seats.leave(self)
         if self._server.draining:
@@ -85,19 +85,18 @@ class Handshake(asyncio.Protocol):
         self._server.seats.leave(self)
         _log.info("connection.refused", reason=reason, peer=self.peer.address)
 
-    # What the server asks of a connection
+    # What `Seats` calls, as for a `Connection`
 
     def make_room(self) -> None:
-        """Ends it for the sake of another caller."""
+        """Ends the handshake to make room for another caller."""
         self.phase = step(self.phase, "end")
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError):  # the caller has left already
             self._sock.shutdown(socket.SHUT_RDWR)
 
     close = make_room
 
-    def cut(self, *, silent: bool) -> None:  # noqa: ARG002 -- nothing was sent that could look complete
-        """Ends it."""
+    def cut(self, *, silent: bool) -> None:  # noqa: ARG002 -- no response was sent that could look complete
         self.make_room()
 
     def check(self, now: float) -> None:
-        """The event loop looks after its time."""
+        """Does nothing: the event loop enforces the time-out."""

@@ -1,8 +1,8 @@
-"""The sockets that callers connect to, opened as `listen` says: host:port, unix:/path?mode=0660&group=app, fd:N.
+"""Opens the sockets of the setting `listen`: host:port, unix:/path?mode=0660&group=app, fd:N.
 
-Every address is taken whole or the start fails: `localhost` means 127.0.0.1 and ::1, since a program that got hold of
-the other one would receive authorization codes meant for us. What is not loopback needs `access.expose` and rules that
-say who may call; that is checked on the open socket, so that no spelling and no inherited socket gets around it.
+`localhost` means 127.0.0.1 and ::1. The start fails unless we get both: another program on the second one could receive
+authorization codes meant for us. Addresses beyond loopback need `access.expose`, and rules that say who may call. That
+is checked on the open socket, so neither an unusual spelling nor an inherited socket gets around it.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from krebit_proxy.config.conflicts import EXPOSE, says_who
 from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.web.accept import BACKLOG, Accepting, Serving, Take
 
-_TRIES: Final = 20  # to find a port that is free on both families
+_TRIES: Final = 20  # attempts to find a port that is free for both IPv4 and IPv6
 _NOT_HERE: Final = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 @dataclass
 class Listeners:
-    """Open listening sockets, and where they are, for people: http://localhost:8321, unix:/run/krebit-proxy.sock."""
+    """The open listening sockets, and their URLs for people: http://localhost:8321, unix:/run/krebit-proxy.sock."""
 
     sockets: list[socket.socket] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
@@ -58,16 +58,16 @@ class Listeners:
             raise _refused(address, error) from error
 
     def origin(self, name: str = "localhost") -> str | None:
-        """Where a browser gets to the first TCP address, by `name` if that is all addresses; None without any."""
+        """The origin of the first TCP address, for a browser. `name` replaces 0.0.0.0 and [::]. None without TCP."""
         url = next((url for url in self.urls if url.startswith("http")), None)
         return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
     async def serve(
         self, protocol: Callable[[], asyncio.BaseProtocol], encrypted: Take | None = None
     ) -> list[Serving | Accepting]:
-        """Takes callers until what it returns is closed, each with a protocol of its own.
+        """Accepts callers, each with a protocol of its own, until the returned objects are closed.
 
-        `encrypted` is what begins with callers on TCP instead, where they speak TLS.
+        `encrypted`: gets the sockets of callers on TCP instead, if they use TLS.
         """
         return [
             Accepting(sock, encrypted) if encrypted and not _is_unix(sock) else await Serving(sock, protocol).begin()
@@ -75,7 +75,7 @@ class Listeners:
         ]
 
     def close(self) -> None:
-        """Closes the sockets, and removes the files of unix sockets that are still ours."""
+        """Closes the sockets. Removes the files of our unix sockets."""
         for sock in self.sockets:
             sock.close()
         for undo in self._undo:
@@ -87,8 +87,8 @@ def open_listeners(settings: Settings) -> Listeners:
     """Listens on every address of `settings.listen`, or on none.
 
     Raises:
-        SettingsError: an address that can not be used, or that leaves this computer without leave to.
-        ProxyError: the system refuses, e.g. because the port is taken; it names the address.
+        SettingsError: an address is unusable, or reachable from other computers without `access.expose`.
+        ProxyError: the system refuses, for example because the port is taken. The text names the address.
     """
     scheme = "https" if settings.tls_cert_file else "http"
     listeners = Listeners()
@@ -134,10 +134,10 @@ def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
         try:
             return _bound(addresses, port)
         except OSError as error:
-            # With port 0 the first address chooses the port, and the second may find it taken.
+            # Port 0: the system chooses a port for the first address, which may be taken on the second.
             if port or error.errno != errno.EADDRINUSE or tries == 1:
                 raise
-    raise AssertionError  # the last try returned or raised
+    raise AssertionError  # unreachable: the last attempt returned or raised
 
 
 def _resolved(host: str) -> list[str]:
@@ -153,7 +153,7 @@ def _bound(addresses: list[str], port: int) -> list[socket.socket]:
                 sock = _tcp_socket(address, port)
             except OSError as error:
                 if sockets and error.errno in _NOT_HERE:
-                    continue  # a machine without IPv6 has no ::1 that anybody could take
+                    continue  # without IPv6 there is no ::1 that another program could take
                 raise
             sockets.append(sock)
             port = sock.getsockname()[1]
@@ -169,8 +169,7 @@ def _tcp_socket(address: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
-            # So that a restart needs not wait for connections of the last run. On Windows it would let others share
-            # the port.
+            # Allows a restart while old connections time out. On Windows it would let others share the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -183,15 +182,15 @@ def _tcp_socket(address: str, port: int) -> socket.socket:
     return sock
 
 
-# Sockets of systemd
+# Inherited sockets
 
 
 def _inherited(address: str) -> socket.socket:
-    """The listening socket that the process was started with, e.g. fd:3 for the first one of systemd."""
+    """A listening socket that the process inherited, e.g. fd:3 for the first one from systemd."""
     try:
         sock = socket.socket(fileno=os.dup(int(address.removeprefix("fd:"))))
     except (OSError, OverflowError) as error:
-        raise SettingsError([f"listen: {address} is no socket that was passed to this process"]) from error
+        raise SettingsError([f"listen: {address} is not a socket that this process inherited"]) from error
     stream = sock.type == socket.SOCK_STREAM and (sock.family in {socket.AF_INET, socket.AF_INET6} or _is_unix(sock))
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
@@ -205,7 +204,7 @@ def _inherited(address: str) -> socket.socket:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a unix socket goes and who may open it."""
+    """Path and permissions of a unix socket."""
 
     path: Path
     mode: int = 0o600
@@ -235,7 +234,7 @@ def _gid(name: str) -> int:
 
 
 def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:
-    """The socket, and what removes its file."""
+    """The socket, and a function that removes its file."""
     place = _place(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -248,7 +247,7 @@ def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:
         raise
 
     def remove() -> None:
-        """Removes the file, unless it is another by now."""
+        """Removes the file, unless another program has replaced it."""
         with suppress(OSError):
             if os.path.samestat(place.path.lstat(), ours):
                 place.path.unlink()
@@ -257,7 +256,7 @@ def _unix_socket(address: str) -> tuple[socket.socket, Callable[[], None]]:
 
 
 def _bind(sock: socket.socket, place: _Place) -> None:
-    """Makes the file with the narrowest mode and opens it up last: nobody gets in before it is what it should be."""
+    """Creates the file with the narrowest mode, then widens it. So nobody gets in too early."""
     umask = os.umask(0o177)
     try:
         sock.bind(str(place.path))
@@ -276,14 +275,16 @@ def _bind(sock: socket.socket, place: _Place) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps another start from finding the same stale socket. Raises SettingsError where anybody could replace ours."""
+    """Locks `folder` while we replace a stale socket. Raises SettingsError if every user could replace ours."""
     import fcntl  # not on Windows
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         mode = os.fstat(descriptor).st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise SettingsError([f"listen: every user may write to {folder}; choose a folder of its own"])
+            raise SettingsError(
+                [f"listen: every user may write to {folder}; choose a folder that only the proxy can write to"]
+            )
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -291,7 +292,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _clear(path: Path) -> None:
-    """Removes the socket that an earlier run left behind, and nothing else."""
+    """Removes the stale socket of an earlier run. Raises SettingsError or OSError if something else is there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -308,7 +309,7 @@ def _clear(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # its backlog is full, so somebody listens
+            pass  # its backlog is full, so a program listens
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 

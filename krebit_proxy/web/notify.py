@@ -1,10 +1,10 @@
-"""Brings alarms to people, through a webhook, a command, or both: the ways of `notify`.
+"""Sends alarms to people, through a webhook, a command, or both: the ways of the setting `notify`.
 
-`Notifier` looks at the grant every few seconds. What to tell, and when to try again, is decided in `core.alarm`; here
-it is sent. Each way has a task of its own, so that one that hangs does not hold up the other.
+`Notifier` checks the grant every few seconds. `core.alarm` decides what to send and when to retry. Each way has a task
+of its own, so a way that hangs does not delay the other.
 
-The URL of a webhook is a secret: whoever knows it can write into the channel. Only its scheme and host are shown, and
-an answer that quotes more of it is masked.
+The URL of a webhook is a secret, because it allows anyone to write into the channel. Only its scheme and host are
+shown. If a response quotes more of it, that part is masked.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ from krebit_proxy.trust import client_context
 
 LOOK_EVERY: Final = 5.0  # seconds, at most
 TIMEOUT: Final = 30.0  # seconds for one POST, or for the command
-PAUSES: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)  # seconds before a message is tried again
-LONGEST_ANSWER: Final = 1024  # bytes that are read of what a way answers
-LONGEST_WORDS: Final = 120  # characters that are shown of it
+PAUSES: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)  # seconds before each retry
+LONGEST_ANSWER: Final = 1024  # bytes that are read of a response or of a command's output
+LONGEST_WORDS: Final = 120  # characters that are shown of them
 _SHORTEST_SECRET: Final = 6  # characters; shorter parts of a webhook's URL are words like "api"
-_DAY: Final = 86400.0  # seconds; a loop cannot wait without end
+_DAY: Final = 86400.0  # seconds; time-outs of the loop must be finite
 _log = structlog.get_logger()
 
 
@@ -54,17 +54,17 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What came of sending a message."""
+    """The result of an attempt to send a message."""
 
     accepted: bool
-    said: str  # the status, or what went wrong, in our words
-    words: str = ""  # the first words of the answer, safe to show
-    unclear: bool = False  # it may have arrived although nobody has confirmed it
+    said: str  # the status, or the reason for a failure, in our words
+    words: str = ""  # the first words of the response, safe to show
+    unclear: bool = False  # the message may have arrived, but nothing confirms it
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The last try of a way, for the status page and for `krebit-proxy check`."""
+    """The last attempt of a way, for the status page and `krebit-proxy check`."""
 
     event: str
     accepted: bool
@@ -73,7 +73,7 @@ class Delivery:
 
 
 class Way(Protocol):
-    """A way to reach people."""
+    """A way to reach people: `Webhook` or `Command`."""
 
     @property
     def name(self) -> str:
@@ -81,26 +81,25 @@ class Way(Protocol):
 
     @property
     def place(self) -> str:
-        """Where it leads, as far as that may be shown."""
+        """Its destination, without secrets."""
 
     async def send(self, letter: Letter) -> Receipt:
-        """Sends it once. Raises aiohttp.ClientError, OSError, TimeoutError or ValueError."""
+        """Sends the letter once. Raises aiohttp.ClientError, OSError, TimeoutError or ValueError."""
 
 
 class Webhook:
-    """A URL that takes a message as a POST. Redirects are not followed."""
+    """Sends the message as a POST to a URL. Does not follow redirects. Any status from 200 to 299 is a success."""
 
     name: Final = "webhook"
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError when `upstream.ca_file` cannot be used."""
+        """Raises SettingsError if `upstream.ca_file` is unusable."""
         self._url = str(settings.notify.webhook)
         self._proxy = settings.upstream.proxy_to(self._url)
         self._tls = client_context(settings.upstream.ca_file)
         self.place: Final = shown(self._url)
 
     async def send(self, letter: Letter) -> Receipt:
-        """Any status from 200 to 299 accepts the message."""
         fields = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls)) as session,
@@ -113,23 +112,25 @@ class Webhook:
 
 
 class Command:
-    """A program that finds the message on its input. No shell is involved."""
+    """Runs a program with the message on standard input, without a shell. Exit status 0 is a success.
+
+    After a time-out, the program is killed with all its children.
+    """
 
     name: Final = "command"
 
     def __init__(self, settings: Settings, *, output: IO[bytes] | None = None) -> None:
-        """`output`: a file for what the program prints; without one nobody sees it."""
+        """`output`: a file for the output of the program. None: it is discarded."""
         self._line = shlex.split(settings.notify.command or "")
         self._output = output
         self.place: Final = self._line[0]
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no such program."""
         return shutil.which(self._line[0]) is None
 
     async def send(self, letter: Letter) -> Receipt:
-        """Exit status 0 accepts the message. A program that is late is killed, with all that it has started."""
+        """Runs the program once. If cancelled, kills it before it returns."""
         start = asyncio.create_subprocess_exec(
             *self._line,
             stdin=asyncio.subprocess.PIPE,
@@ -143,7 +144,7 @@ class Command:
             process = await asyncio.shield(starting)
             await process.communicate(letter.content)
         finally:
-            # Also what is only just starting may run already, with children of its own: asyncio would spare those.
+            # A program that has just started may have children already, and asyncio would not kill those.
             process = await starting
             if process.returncode is None:
                 _kill(process)
@@ -158,31 +159,31 @@ class Command:
 
 
 def ways(settings: Settings, *, output: IO[bytes] | None = None) -> list[Way]:
-    """The ways that the settings name. `output`: see Command. Raises SettingsError."""
+    """The ways that are set. `output`: see `Command`. Raises SettingsError."""
     found: list[Way] = [Webhook(settings)] if settings.notify.webhook else []
     return [*found, Command(settings, output=output)] if settings.notify.command else found
 
 
 async def send(way: Way, letter: Letter, timeout: float = TIMEOUT) -> Receipt:
-    """Sends it once, and says in plain words what came of it, whatever that was."""
+    """Sends the letter once. Failures are in the receipt, in plain words: it raises nothing."""
     try:
         async with asyncio.timeout(timeout):
             return await way.send(letter)
     except TimeoutError:
         return Receipt(False, f"no answer within {timeout:g} seconds", unclear=True)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # Only our words: the error's own may hold the URL.
+        # Only our words: the text of the error may contain the URL.
         known = next((text for kind, text in _REASONS if isinstance(error, kind)), "")
         return Receipt(False, known or "the connection broke off", unclear=not known)
 
 
 async def send_trial(settings: Settings, way: Way) -> Receipt:
-    """Sends the message that tries out whether alarms arrive."""
+    """Sends a test message."""
     return await send(way, write(trial(time.time()), settings.organization, None))
 
 
 def write(message: Message, organization: str, setup_url: str | None) -> Letter:
-    """The message as JSON. `text` is for chats, the rest for programs."""
+    """The message as JSON. Its `text` is for chats, the other members are for programs."""
     setup_url = setup_url if message.needs_setup else None
     document = {
         "event": message.event,
@@ -198,7 +199,7 @@ def write(message: Message, organization: str, setup_url: str | None) -> Letter:
 
 
 class Notifier:
-    """Looks at the grant, and tells what `core.alarm` wants told."""
+    """Checks the grant every few seconds, and sends the messages of `core.alarm`."""
 
     def __init__(
         self,
@@ -211,16 +212,16 @@ class Notifier:
         timeout: float = TIMEOUT,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
-        """Raises SettingsError when `upstream.ca_file` cannot be used.
+        """Raises SettingsError if `upstream.ca_file` is unusable.
 
         Args:
             settings: the settings.
-            credentials: who knows how the grant stands.
-            origin: where this proxy is reached, for a redirect URI that leads elsewhere.
-            metrics: where tries are counted.
-            deliveries: keeps the last try of each way, by its name.
-            timeout: seconds for one try.
-            pauses: seconds before each further try.
+            credentials: tell the state of the grant.
+            origin: the address of this proxy, in case the redirect URI leads elsewhere.
+            metrics: count the attempts.
+            deliveries: gets the last attempt of each way, by the name of the way.
+            timeout: seconds for one attempt.
+            pauses: seconds before each retry.
         """
         self._organization = settings.organization
         self._credentials = credentials
@@ -235,7 +236,7 @@ class Notifier:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Looks from now on. A command that is missing is in the log at once, and not only when it is needed."""
+        """Starts to check. Logs a missing command at once, not only when there is an alarm."""
         for way, outbox, news in self._ways:
             if isinstance(way, Command) and way.is_missing:
                 _log.warning("notify.failed", way=way.name, place=way.place, reason="there is no such program")
@@ -243,7 +244,7 @@ class Notifier:
         self._tasks.append(spawn(self._watch(), name="notify"))
 
     async def close(self) -> None:
-        """Stops looking. A message that is on its way is given up, and its command killed."""
+        """Stops. An attempt under way is cancelled, and its command killed."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -251,7 +252,7 @@ class Notifier:
 
     async def _watch(self) -> None:
         while True:
-            # The monotonic clock stops while the machine sleeps: waking up is no trouble that has lasted for long.
+            # The monotonic clock stops while the machine sleeps, so the time asleep does not count as an outage.
             message = self._alarm.look(self._credentials.status(), time.monotonic(), time.time())
             if message is not None:
                 for _, outbox, news in self._ways:
@@ -270,10 +271,10 @@ class Notifier:
                 continue
             letter = write(message, self._organization, self._setup_url)
             receipt = await send(way, letter, self._timeout)
-            self._tell(way, message, receipt, outbox)
+            self._record(way, message, receipt, outbox)
 
-    def _tell(self, way: Way, message: Message, receipt: Receipt, outbox: Outbox) -> None:
-        """Keeps what came of a try, and writes it into the log where it is news."""
+    def _record(self, way: Way, message: Message, receipt: Receipt, outbox: Outbox) -> None:
+        """Records an attempt. Logs it, but repeated failures for the same reason only once."""
         reason = "" if receipt.accepted else receipt.said
         tried = outbox.tried(message, reason, time.monotonic(), unclear=receipt.unclear)
         self._deliveries[way.name] = Delivery(message.event, receipt.accepted, receipt.said, time.time())
@@ -289,14 +290,14 @@ class Notifier:
 
 
 def shown(url: str) -> str:
-    """What may be shown of a webhook's URL."""
+    """The URL of a webhook without its secrets: scheme and host."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}"
 
 
 def _secrets_of(url: str) -> list[str]:
-    """All parts of a webhook's URL that an answer might repeat."""
+    """All parts of a webhook's URL that a response might quote."""
     parts = urlsplit(url)
     values = [value for _, value in parse_qsl(parts.query)]
     pieces = [url, parts.path, parts.query, parts.password or "", parts.username or "", *parts.path.split("/"), *values]
@@ -304,19 +305,19 @@ def _secrets_of(url: str) -> list[str]:
 
 
 def _first_words(content: bytes, secrets: list[str]) -> str:
-    """The beginning of an answer, without markup."""
+    """The beginning of a response, without markup and secrets."""
     text = re.sub(r"<[^>]*>", " ", content.decode("utf-8", "replace"))
     return " ".join(displayable(text, secrets).split())[:LONGEST_WORDS]
 
 
 def _environment(event: str) -> dict[str, str]:
-    """Ours, without settings, some of which are secrets; a `krebit-proxy` that is called still finds its file."""
+    """Our environment without the settings, because some are secrets."""
     ours = {name: value for name, value in os.environ.items() if not is_setting(name)}
     return ours | {"KREBIT_PROXY_EVENT": event}
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kills the command, and where there are sessions all that it has started."""
+    """Kills the command and, where the system has sessions, all its children."""
     with suppress(ProcessLookupError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -324,7 +325,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
             process.kill()
 
 
-# Of these it is certain that nothing arrived.
+# With these errors, nothing can have arrived.
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (aiohttp.ClientConnectorDNSError, "its host name has no address"),
     (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
@@ -334,5 +335,5 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (aiohttp.ClientConnectorError, "no connection"),
     (aiohttp.InvalidURL, "its URL is not valid"),
     (FileNotFoundError, "there is no such program"),
-    (PermissionError, "the program may not be run"),
+    (PermissionError, "the proxy may not run this program"),
 )

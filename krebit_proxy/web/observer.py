@@ -1,4 +1,7 @@
-"""What callers do, written to a file as path templates, for rules that allow just that."""
+"""Records which requests callers make, for `krebit-proxy run --observe`.
+
+The file holds path templates. `krebit-proxy policy` turns it into rules that allow just these requests.
+"""
 
 import asyncio
 from pathlib import Path
@@ -17,30 +20,30 @@ _PAUSE: Final = 5.0  # seconds between two writes
 
 
 def read_observations(path: Path) -> Observations:
-    """What an earlier run saw; nothing where there is no file. Raises SettingsError when it can not be read."""
+    """The observations of an earlier run, empty if there is no file. Raises SettingsError if it is unreadable."""
     try:
         return Observations.from_json(path.read_text("utf-8"))
     except FileNotFoundError:
         return Observations()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = "name the file of an earlier `krebit-proxy run --observe`, or to begin with one that is not there"
+        hint = "use a file of an earlier `krebit-proxy run --observe`, or a new file name"
         raise SettingsError([f"{path} cannot be read as observations: {reason}"], hint=hint) from None
 
 
 class Observer:
-    """Folds the requests that were answered well, and keeps them in a file: paths as templates, never a query."""
+    """Counts successful requests by path template, method and caller, and keeps the counts in a file. No queries."""
 
     def __init__(self, path: Path) -> None:
-        """Goes on where the file ends. Raises SettingsError or OSError when it can not be read or written."""
+        """Adds to an existing file. Raises SettingsError if it is unreadable, OSError if it cannot be written."""
         self._path = path
         self._observations = read_observations(path)
         self._later: asyncio.TimerHandle | None = None
         self._write()
-        _log.warning("policy.observing", path=str(path), hint="access.read_only and access.allow refuse nothing now")
+        _log.warning("policy.observing", path=str(path), hint="access.read_only and access.allow are not enforced now")
 
     def __call__(self, call: Call) -> None:
-        """Counts a call that the upstream has answered."""
+        """Counts a finished call, if Krebit answered it with success or a redirect."""
         request, outcome, caller = call.request, call.outcome, call.caller
         if request.page or outcome.code or caller is None or caller.preflight or not 100 < outcome.status < 400:
             return
@@ -50,7 +53,7 @@ class Observer:
             self._later = asyncio.get_running_loop().call_later(_PAUSE, self._write_later)
 
     def close(self) -> None:
-        """Writes what is not written yet."""
+        """Writes the last changes."""
         if self._later is not None:
             self._later.cancel()
             self._write()
@@ -62,6 +65,6 @@ class Observer:
             _log.warning("policy.not_written", path=str(self._path), reason=error.strerror)
 
     def _write(self) -> None:
-        """Replaces the file. It is small, for the kinds are bounded."""
+        """Replaces the whole file. It is small: `Observations` limits its size."""
         self._later = None
         replace(self._path, self._observations.to_json())

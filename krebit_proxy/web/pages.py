@@ -1,4 +1,4 @@
-"""What all pages for people share: rendering, protective fields, times, and the line that shows how to call."""
+"""Shared by all pages for people: templates, protective headers, redirects, and the example of an API call."""
 
 import re
 import secrets
@@ -28,7 +28,7 @@ _PROTECTION: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# For what is no page: redirects, and answers for programs.
+# For responses without HTML: redirects, and JSON for programs.
 BARE: Final = _PROTECTION | {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 }
@@ -40,8 +40,8 @@ def render(template: str, *, form_action: str = "", **facts: object) -> tuple[di
 
     Args:
         template: the name of a file in templates/.
-        form_action: where its forms lead beyond this proxy, redirects included: an origin.
-        facts: what the template shows; all of it is escaped.
+        form_action: another origin to which its forms may lead, also by redirects.
+        facts: variables of the template. All are escaped.
     """
     nonce = secrets.token_urlsafe(16)
     policy = (
@@ -57,21 +57,21 @@ def render(template: str, *, form_action: str = "", **facts: object) -> tuple[di
 
 
 def page(template: str, *, status: int = 200, form_action: str = "", **facts: object) -> web.Response:
-    """A page as a response; the arguments are those of `render`."""
+    """A response with the page that `render` makes."""
     fields, content = render(template, form_action=form_action, **facts)
     return web.Response(status=status, headers=fields, body=content)
 
 
 def error_page(error: ProxyError, request_id: str, setup_url: str | None) -> tuple[dict[str, str], bytes]:
-    """Fields and content of the page that tells a person about `error`; status and further fields are the caller's."""
+    """Fields and content of the page for `error`. Its status, and fields such as Retry-After, are left to `problem`."""
     return render("error.html", error=error, request_id=request_id, setup_url=setup_url)
 
 
 def see_other(location: str, cookies: Iterable[str] = ()) -> web.Response:
-    """A redirect that makes a GET of anything, and leaves nothing behind in caches or Referer fields.
+    """A redirect that is always followed with GET, and leaves no trace in caches or Referer headers.
 
     Args:
-        location: one of our own pages, or the authorization endpoint; never what a caller asked for.
+        location: one of our own pages, or the authorization endpoint. Never a URL from the request.
         cookies: values of Set-Cookie fields.
     """
     response = web.Response(status=303, headers=BARE | {"Location": location})
@@ -82,13 +82,13 @@ def see_other(location: str, cookies: Iterable[str] = ()) -> web.Response:
 def allow(request: web.BaseRequest, *methods: str) -> None:
     """Raises Refused(method_not_allowed) unless the request's method is one of `methods`."""
     if request.method not in methods:
-        raise Refused("method_not_allowed", f"This page answers {', '.join(methods)} only.", allow=methods)
+        raise Refused("method_not_allowed", f"This page allows only {', '.join(methods)}.", allow=methods)
 
 
 def origin_seen(request: web.BaseRequest, settings: Settings) -> str | None:
-    """Where a browser reaches this proxy, e.g. http://localhost:8321, as far as this request shows; None if it can not.
+    """The origin by which a browser reaches this proxy, e.g. http://localhost:8321. None if there is none.
 
-    A unix socket shows nothing: only an own redirect URI tells what may be in front of it.
+    Behind a unix socket only a redirect URI that leads to this proxy can tell.
     """
     own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
     visit = request[VISIT]
@@ -100,7 +100,7 @@ def origin_seen(request: web.BaseRequest, settings: Settings) -> str | None:
 
 
 def example_call(request: web.BaseRequest, settings: Settings) -> str:
-    """A line for a shell that calls the API through this proxy, with the fields that the settings ask of callers."""
+    """A curl command that calls the API through this proxy, with the headers that the settings require."""
     access = settings.access
     required = f"-H '{access.require_header}: 1' " if access.require_header else ""
     key = "-H 'X-Api-Key: YOUR_KEY' " if access.client_keys_file else ""
@@ -110,14 +110,14 @@ def example_call(request: web.BaseRequest, settings: Settings) -> str:
 
 
 def _socket_path(request: web.BaseRequest) -> str:
-    """The unix socket that the request came by; empty for TCP."""
+    """The path of the unix socket that the request came through, empty for TCP."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
     return name if isinstance(name, str) else ""
 
 
 @cache
 def _templates() -> "Environment":
-    """Jinja2, loaded when a page is first asked for: a proxy may run for months without showing one."""
+    """Loads Jinja2 for the first page only: many proxies never show one."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(

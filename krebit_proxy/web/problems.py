@@ -1,4 +1,4 @@
-"""The one place where an error becomes a response: problem details (RFC 9457), or the same as a page for browsers."""
+"""Turns an error into a response: problem details (RFC 9457), or a page with the same content for browsers."""
 
 import json
 from typing import Final
@@ -12,13 +12,13 @@ METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 def problem(
     error: ProxyError, request_id: str, *, setup_url: str | None, html: bool
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, fields and content of the answer to a request that ended in `error`.
+    """Status, fields and content of the response for `error`.
 
     Args:
         error: what happened.
-        request_id: by which the log knows the request.
-        setup_url: where a person sets up or renews the authorization; shown when that helps.
-        html: whether a page is wanted.
+        request_id: the id of the request in the log.
+        setup_url: the page for a new authorization. Shown only if that resolves the error.
+        html: whether to make a page.
     """
     setup_url = setup_url if error.code in SETUP_CODES else None
     fields, content = (error_page if html else _details)(error, request_id, setup_url)

@@ -1,4 +1,8 @@
-"""Reads the requests of one connection: strictly, and by a parser that is not ours."""
+"""Reads the requests of one connection, strictly. httptools parses them. We add limits and further checks.
+
+`feed` takes bytes. `calls` gets a `Call` for each complete head, and later bytes become the content of that call. A
+request that is not valid HTTP becomes a call with a `fault`, and ends the reading.
+"""
 
 import re
 import sys
@@ -17,54 +21,53 @@ from krebit_proxy.web.call import NO_CONTENT, Call, Content
 if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
 
-# A request line whose method is the only thing wrong with it; before it, another request may have come.
+# A request line that is valid except for its method. Another request may stand before it.
 _UNKNOWN_METHOD: Final = re.compile(
     rb"(?:\A|\r\n\r\n)(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )"
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) [^ \r\n]+ HTTP/"
 )
 _ON_LINE: Final = 4  # ": " and CRLF
-_A_CALL: Final = 8 << 10  # bytes that a call counts for while it waits
-_MEMORABLE: Final = 4096  # bytes; the fields of a larger head are not kept for the next request
+_A_CALL: Final = 8 << 10  # bytes that a waiting call adds to the backlog, apart from its content
+_MEMORABLE: Final = 4096  # bytes; a larger head is not kept for comparison with the next one
 
 
 class _Stop(Exception):
-    """Tells the parser to stop: what follows on this connection is not read."""
+    """Stops the parser. The rest of the connection is not read."""
 
 
 class ReaderSettings(NamedTuple):
-    """What holds for the readers of all connections."""
+    """Settings shared by the readers of all connections."""
 
     limit: int  # bytes of a head
     patience: float  # seconds between two pieces of content
-    withheld: frozenset[bytes]  # for `Head`
+    withheld: frozenset[bytes]  # names of fields that are not forwarded, for `Head`
 
 
 class _Unfinished:
-    """What is known of the message that is being read, and how much the parser and we hold of it."""
+    """The message that is being read, and how many bytes of it we and the parser hold."""
 
     __slots__ = ("fed", "feeding", "fields", "progress", "stuck", "target")
 
     def __init__(self) -> None:
         self.target = b""
         self.fields: list[tuple[bytes, bytes]] = []
-        self.fed = self.feeding = 0  # bytes since the last message ended, at most; bytes of this round
+        self.fed = self.feeding = 0  # bytes since the last message ended (an upper bound); bytes of this `feed`
         self.progress: tuple[int, int, int] | None = None
-        self.stuck = 0  # bytes since there was progress
+        self.stuck = 0  # bytes without progress
 
     def head_size(self) -> int:
         return len(self.target) + sum([len(name) + len(value) + _ON_LINE for name, value in self.fields])
 
 
 class RequestReader:
-    """Turns what arrives into calls, in order. Content goes to the call's `content`.
+    """Turns bytes into calls, in order.
 
     Attributes:
-        calls: Read, and not begun yet. What cannot be a request is a call too, the last one, with its `fault`.
+        calls: Calls that nobody has begun to answer yet. If bytes are not valid HTTP, the last call has a `fault`.
         reading_head: A head has begun and is not complete.
         receiving: The call whose content is being read.
-        finished: No more is read, because the last request said so or what followed it makes no sense.
-        held: Bytes after a request that may turn the connection into a tunnel. `go_on` reads them as requests when it
-            did not.
+        finished: Nothing more is read, because the last request said so or its successor was invalid.
+        held: Bytes after a request with an Upgrade. `tunnel` passes them on raw, `go_on` reads them as requests.
     """
 
     __slots__ = ("_connection", "_head", "_http", "_left", "_settings", "_unfinished", "calls", "finished", "held",
@@ -75,21 +78,21 @@ class RequestReader:
         self._settings = settings
         self._http = httptools.HttpRequestParser(self)
         self._unfinished = _Unfinished()
-        self._head = NO_FIELDS  # of the last request: the next one may well have the same fields
+        self._head = NO_FIELDS  # of the last request: the next one often has the same fields
         self.receiving: Call | None = None
-        self._left = 0  # bytes of content that go past the parser
+        self._left = 0  # bytes of content that bypass the parser
         self.calls: deque[Call] = deque()
         self.reading_head = self.finished = False
         self.held: bytes | None = None
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be taken; a waiting call counts as if it had some."""
+        """Bytes that wait to be taken. Each waiting call counts for some."""
         size = len(self.held or b"") + sum([call.content.size + _A_CALL for call in self.calls])
         return size + (self.receiving.content.size if self.receiving is not None else 0)
 
     def feed(self, data: bytes) -> None:
-        """Takes what arrived."""
+        """Parses bytes from the caller. Raises nothing: invalid bytes become a `fault`."""
         if self.held is not None:
             self.held += data
             return
@@ -111,14 +114,14 @@ class RequestReader:
         else:
             call = self.receiving
             if call is not None and call.length is not None:
-                # Content whose end is known by counting needs no parser; the next request gets a new one.
+                # Content of a known length bypasses the parser. The next request gets a new one.
                 self._left = call.length - call.content.received
                 self._http = httptools.HttpRequestParser(self)
             elif unfinished.fed > self._settings.limit and (self.reading_head or call is not None):
                 self._measure_unfinished(len(data))
 
     def _pass(self, data: bytes) -> bytes:
-        """Takes what is content, and gives back what comes after it."""
+        """Takes the content from `data`, and returns the rest."""
         left = self._left
         self._left -= min(left, len(data))
         self.on_body(data[:left])
@@ -128,7 +131,7 @@ class RequestReader:
         return data[left:]
 
     def go_on(self) -> None:
-        """The switch to another protocol did not come about: reads on."""
+        """Reads on as HTTP, because no protocol was switched."""
         held, self.held = self.held, None
         if held is None or self.finished:
             return
@@ -138,7 +141,7 @@ class RequestReader:
             self.feed(held)
 
     def tunnel(self, call: Call) -> None:
-        """From now on, all bytes are content of `call`, without an end."""
+        """From now on, all bytes are content of `call`, which never completes."""
         call.content = Content(self._connection, inf)
         self.receiving, self._left = call, sys.maxsize
         held, self.held, self.finished = self.held, None, False
@@ -146,18 +149,18 @@ class RequestReader:
             self.feed(held)
 
     def close(self) -> None:
-        """Ends reading, and lets go of what was read; of the parser, too, which holds this object and is held by it."""
+        """Ends reading and frees everything, also the parser, which is in a reference cycle with this object."""
         self.finished = True
         self.calls.clear()
         self.receiving = self.held = None
         self._unfinished = _Unfinished()
-        with suppress(AttributeError):  # closed before
+        with suppress(AttributeError):  # closed already
             del self._http
 
     def _after_offer(self, rest: bytes) -> None:
-        # The parser stops at every offer to switch protocols. Only one that goes upstream holds up what follows.
+        # The parser stops after each Upgrade field. We hold the following bytes only if we forward that field.
         if (call := self.receiving) is not None:
-            # It takes the content of such a request for the other protocol, so a new one reads it.
+            # It would take the content of this request for the other protocol. So a new parser reads the content.
             framed = b"Transfer-Encoding: chunked" if call.length is None else b"Content-Length: %d" % call.length
             self._http = httptools.HttpRequestParser(self)
             self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
@@ -166,8 +169,8 @@ class RequestReader:
             self.go_on()
 
     def fail(self, error: Refused, method: bytes = b"", target: bytes = b"") -> None:
-        """What came cannot be a request, so nothing after it can be trusted to be one."""
-        if self.finished:  # bytes after the last request are nobody's
+        """Ends reading with a faulty call: after invalid bytes, nobody knows where the next request starts."""
+        if self.finished:  # bytes after the last request do not matter
             return
         self.finished = True
         if self.receiving is not None:
@@ -177,7 +180,7 @@ class RequestReader:
             self.calls.append(Call(self._connection, request, fault=error))
 
     def _measure_unfinished(self, size: int) -> None:
-        """Bounds what the parser and we hold of a head, a chunk extension or trailers that do not end."""
+        """Fails if a head, a chunk extension or the trailers grow beyond the limit without an end."""
         unfinished = self._unfinished
         received = self.receiving.content.received if self.receiving is not None else 0
         progress = (len(unfinished.target), len(unfinished.fields), received)
@@ -189,14 +192,18 @@ class RequestReader:
     def _too_large(self) -> Refused:
         limit, unfinished = self._settings.limit, self._unfinished
         if len(unfinished.target) > limit or (self.reading_head and not unfinished.fields):
-            return Refused("uri_too_long", f"The request target is longer than {limit} bytes.")
+            return Refused(
+                "uri_too_long",
+                f"The URL of the request is longer than {limit} bytes.",
+                hint="You can raise limits.header_bytes.",
+            )
         return Refused(
             "header_too_large",
-            f"The headers of the request are larger than {limit} bytes.",
+            f"The request headers are larger than {limit} bytes.",
             hint="You can raise limits.header_bytes.",
         )
 
-    # What httptools calls.
+    # Callbacks of httptools
 
     def on_message_begin(self) -> None:
         unfinished = self._unfinished
@@ -207,11 +214,10 @@ class RequestReader:
         self._unfinished.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head, or a trailer."""
         self._unfinished.fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Makes a call of the head. Its content, if any, is still to come."""
+        """Makes a call of the head. Its content follows."""
         self.reading_head = False
         if self.receiving is not None:  # the head is our own: see _after_offer
             return
@@ -223,7 +229,7 @@ class RequestReader:
             self.fail(error, method, target)
             raise _Stop from None
         unfinished.target, unfinished.fields = b"", []
-        # What follows a CONNECT is meant for a tunnel that there will not be.
+        # We refuse CONNECT, and the bytes after it are meant for the tunnel.
         persistent = http.should_keep_alive() and method != b"CONNECT"
         request = Request(self._connection.peer, method, target, head)
         self.receiving = call = Call(self._connection, request, persistent=persistent)
@@ -235,9 +241,9 @@ class RequestReader:
         self.calls.append(call)
 
     def _examined(self, fields: list[tuple[bytes, bytes]], version: str) -> Head:
-        """Raises Refused for what is not a valid message, as `Head.examined` does."""
+        """The head, checked. Raises Refused if it is too large or not valid HTTP."""
         if version not in {"1.1", "1.0"}:
-            raise Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
+            raise Refused("version_not_supported", "The proxy supports only HTTP/1.1 and HTTP/1.0.")
         settings, unfinished = self._settings, self._unfinished
         if unfinished.fed > settings.limit and unfinished.head_size() > settings.limit:
             raise self._too_large()
@@ -248,15 +254,14 @@ class RequestReader:
         return head
 
     def on_body(self, piece: bytes) -> None:
-        """Content, without its framing."""
-        assert self.receiving is not None  # it follows its head
+        assert self.receiving is not None  # content follows a head
         self.receiving.content.feed(piece)
 
     def on_message_complete(self) -> None:
-        """The content has ended, and with a request that is the last one, so has reading."""
+        """Completes the content. After the last request, also ends reading."""
         http, call = self._http, self.receiving
         if call is not None and call.content is not NO_CONTENT and http.should_upgrade():
-            return  # its content is not read yet: see _after_offer
+            return  # its content is still to be read: see _after_offer
         self.receiving = None
         unfinished = self._unfinished
         unfinished.fed = unfinished.feeding
@@ -267,7 +272,7 @@ class RequestReader:
         if length != 0:
             call.content.end()
         if length is None and not http.should_keep_alive():
-            call.persistent = False  # a trailer `Connection: close`, after which the parser takes nothing more
+            call.persistent = False  # after a trailer `Connection: close`, the parser accepts no more
         self.finished = not call.persistent
 
 
@@ -279,13 +284,13 @@ def _offer(value: bytes | None) -> bytes | None:
 
 
 def _diagnosis(error: httptools.HttpParserError, data: bytes) -> Refused:
-    """The parser's finding in our words. What was sent is not repeated: it may hold a secret."""
+    """The parser's error in our words. It quotes nothing of the request, which may contain a secret."""
     if isinstance(error, httptools.HttpParserInvalidMethodError) and (unknown := _UNKNOWN_METHOD.search(data)):
         try:
-            check_method(unknown[1])  # the parser knows nothing of TRACK
-        except Refused as never:
-            return never
+            check_method(unknown[1])  # a better error for TRACK, which the parser does not know
+        except Refused as refused:
+            return refused
         return Refused("not_implemented", "The proxy does not know this method.")
     if str(error) in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
-        return Refused("version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are served.")
+        return Refused("version_not_supported", "The proxy supports only HTTP/1.1 and HTTP/1.0.")
     return Refused("bad_request", "This is not a valid HTTP/1.1 request.")

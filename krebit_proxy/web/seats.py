@@ -1,4 +1,4 @@
-"""Who is connected: how many there may be, who makes room for whom, and one clock for all of them."""
+"""The connections of all callers: their limit, which of them make room for others, and one timer for all deadlines."""
 
 import asyncio
 from contextlib import suppress
@@ -10,18 +10,21 @@ if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
     from krebit_proxy.web.handshake import Handshake
 
-_CUT: Final = 1.0  # seconds for connections that were cut to end
+_CUT: Final = 1.0  # seconds that cut connections get to end
 _log: Final = structlog.get_logger()
 
 
 class Seats:
-    """The connections of all callers, TLS handshakes included, in the order in which they came.
+    """The connections of all callers, TLS handshakes included, oldest first.
 
-    Those that are over do not count, but wait for their callers, who may let them wait: there may be as many of them.
+    - `limit` connections may be open at once. At the limit, one that is idle or too slow makes room for a new one, by
+      `ConnectionPhase.turn`. If none can, the new one gets an error.
+    - Connections that only wait for their caller to close do not count. There may be `limit` of them on top.
+    - One remote site (`Peer.site`) may take half of the limit.
     """
 
     def __init__(self, limit: int, interval: float) -> None:
-        """`limit`: connections at once. `interval`: seconds between two looks at their deadlines."""
+        """`limit`: connections at once. `interval`: seconds between two checks of the deadlines."""
         self._limit = limit
         self._interval = interval
         self._loop = asyncio.get_running_loop()
@@ -31,11 +34,10 @@ class Seats:
         self._timer: asyncio.TimerHandle | None = None
 
     def all(self) -> "list[Connection | Handshake]":
-        """Who is connected now."""
         return list(self._taken)
 
     def take(self, connection: "Connection | Handshake") -> bool:
-        """A caller connected. False: there is no room for it, though it stays until it is closed."""
+        """Adds a connection, and makes room if necessary. False: no room, so refuse it. It stays until `leave`."""
         self._taken[connection] = None
         self._vacated.clear()
         if self._timer is None:
@@ -58,22 +60,21 @@ class Seats:
         return bool(candidates)
 
     def leave(self, connection: "Connection | Handshake") -> None:
-        """A connection is gone."""
         del self._taken[connection]
         if not self._taken:
             self._vacated.set()
 
     def admit_anew(self) -> None:
-        """Ends each TLS connection of now once it is idle, so that its caller must show a certificate again."""
+        """Closes each current TLS connection once it is idle, so that its caller must show a certificate again."""
         self._leaving |= {connection for connection in self._taken if connection.peer.scheme == b"https"}
 
     def _look(self) -> None:
-        """One timer for all connections: a timer for each request would cost more than the rest."""
+        """Checks all deadlines. One timer is enough: one for each request would cost more than all other work on it."""
         now = self._loop.time()
         for connection in self.all():
             try:
                 connection.check(now)
-            except Exception as error:  # the deadlines of the others must hold
+            except Exception as error:  # the other connections must keep their deadlines
                 connection.cut(silent=True)
                 _log.error("connection.failed", error=type(error).__name__, exc_info=error)
         self._leaving &= self._taken.keys()
@@ -82,7 +83,7 @@ class Seats:
         self._timer = self._loop.call_later(self._interval, self._look) if self._taken else None
 
     async def vacate(self, timeout: float | None) -> None:
-        """Closes what is idle, waits `timeout` seconds for the others, then cuts them so that their callers see it."""
+        """Closes idle connections, waits `timeout` seconds for the others, then cuts them, visibly for the callers."""
         tasks = {connection.task for connection in self._taken if connection.task is not None}
         for connection in self.all():
             connection.close()

@@ -1,4 +1,4 @@
-"""All callers and their calls: admits each call, leads it to the API or to a page, and counts it."""
+"""Admits each call, passes it to the API or to one of our pages, answers with errors, logs and counts the result."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -26,21 +26,21 @@ from krebit_proxy.web.problems import METHODS, problem
 from krebit_proxy.web.request_reader import ReaderSettings
 from krebit_proxy.web.seats import Seats
 
-_CALLER_LEFT = 499  # in the log, where no response was sent; nginx has made it usual
+_CALLER_LEFT = 499  # the status in the log if no response was sent, as in nginx
 
 
 class Server:
-    """Makes a connection for each caller, as `loop.create_server` asks for it, and answers the calls on them.
+    """The server of all callers. It is the protocol factory of `loop.create_server`.
 
     Attributes:
-        rules: Who may call; replaced when the file of client keys changes.
-        seats: Who is connected.
-        draining: Whether it is about to stop, so that connections end when they are idle.
-        batches: The work of this turn of the loop.
-        ids: By which the log knows the calls.
+        rules: Who may call. Replaced when the file of client keys changes.
+        seats: All connections.
+        draining: The proxy is about to stop, so connections close once they are idle.
+        batches: The work of this turn of the event loop.
+        ids: New ids for calls.
         time: The loop's clock.
-        deadlines: How long each phase of a connection may last, in seconds.
-        reader_settings: For the readers of all connections.
+        deadlines: The longest time in each phase of a connection, in seconds.
+        reader_settings: Shared by the readers of all connections.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Server:
         batches: Batches | None = None,
         observe: Callable[[Call], None] | None = None,
     ) -> None:
-        """`api` answers calls for /api/; `pages` has our own pages by path; `observe` sees each call at its end."""
+        """`api`: answers calls for /api/. `pages`: our own pages by path. `observe`: called with each finished call."""
         limits, access, upstream = settings.limits, settings.access, settings.upstream
         self.rules = rules
         shortest = min(limits.header_timeout, limits.body_timeout, limits.keepalive, upstream.idle_timeout)
@@ -78,14 +78,17 @@ class Server:
         self._rates = Rates(limits.rate, limits.burst) if limits.rate else None
 
     def __call__(self) -> Connection:
-        """A protocol for one connection."""
         return Connection(self)
 
     def begin(self, call: Call) -> Event:
-        """Admits a call, and has it begun. Raises Refused.
+        """Admits a call, and begins it if that needs no waiting. Raises Refused.
 
-        "send": it waits for nothing but its response. "next": it is answered. "work", "page": `answer` it. "read": the
-        same, once its content is complete.
+        Returns the event for its connection:
+
+        - "send": it was sent to Krebit. Call `complete` once the response arrives.
+        - "next": it has its response.
+        - "work", "page": call `answer`.
+        - "read": call `answer` once its content is complete.
         """
         self._admit(call)
         if call.request.page or call.request.method == b"OPTIONS":
@@ -111,7 +114,7 @@ class Server:
         page = not request.target.startswith(API)
         if page:
             if not request.target.startswith(b"/"):
-                check_method(request.method)  # what CONNECT names is no path
+                check_method(request.method)  # the target of CONNECT is not a path
             page = request.target == b"*" or not own_path(request.target).startswith("/api/")
         request.page = page
         call.caller = caller = admit(request, self.rules)
@@ -123,27 +126,27 @@ class Server:
         if wait:
             raise Refused(
                 "rate_limited",
-                "This caller sends more requests than it may.",
-                hint="limits.rate and limits.burst set how many.",
+                "This caller sends too many requests.",
+                hint="Send fewer, or raise limits.rate and limits.burst.",
                 retry_after=ceil(wait),
             )
 
     def complete(self, call: Call) -> bool:
-        """Relays the response to a call that `begin` has sent. False: `answer` it."""
+        """Relays a complete response to a call that `begin` sent. False: call `answer`."""
         return self._api.complete(call)
 
     async def answer(self, call: Call) -> None:
-        """Has a call answered that `begin` has admitted. Raises what `Api.forward` and pages raise."""
+        """Answers a call that `begin` admitted. Raises what `Api.forward` and pages raise."""
         if call.request.page:
             await self._bridge.answer(call, self._pages[own_path(call.request.target)])
         else:
             await self._api.forward(call)
 
     def refuse(self, call: Call, error: ProxyError) -> None:
-        """Answers with one of our own errors."""
+        """Answers with an error of our own, readable by scripts of an allowed origin, and counts it."""
         origin = self._setup_origin
         if origin is None:
-            # Only what was admitted is known to have a target, and a host that is ours.
+            # Only an admitted call surely has a target, and a host that is ours.
             origin = (call.request.own_origin().decode("latin-1") if call.caller else "") or "http://localhost"
         if error.code == "bad_request":
             call.persistent = False  # what is no valid message may have been cut at another place than it seems
@@ -163,7 +166,7 @@ class Server:
         call.reply(head if call.request.method == b"HEAD" else head + content, status=status)
 
     def done(self, call: Call) -> None:
-        """A call is over: one event and one count, whatever became of it."""
+        """Logs and counts a finished call, however it ended."""
         outcome, caller = call.outcome, call.caller_name
         seconds = self.time() - outcome.started
         outcome.status = outcome.status or _CALLER_LEFT
@@ -181,13 +184,13 @@ class Server:
         )
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Closes idle connections, lets calls end within `timeout` seconds, then cuts them so that it is seen."""
+        """Closes idle connections, and lets calls finish for `timeout` seconds. Then it cuts them, visibly."""
         self.draining = True
         await self.seats.vacate(timeout)
 
 
 def _ends_here(request: Request) -> bool:
-    """Whether an OPTIONS asks about us, not about the upstream."""
+    """Whether an OPTIONS asks about the proxy itself, not about Krebit."""
     # RFC 9110, 7.6.2: "If the received Max-Forwards value is zero (0), the intermediary MUST NOT forward the request;
     # instead, the intermediary MUST respond as the final recipient."
     return request.target == b"*" or request.field(b"max-forwards") == b"0"

@@ -1,7 +1,8 @@
-"""Setup: sends a person's browser to the authorization server, and takes the answer (RFC 6749, 4.1).
+"""The setup pages: send a person's browser to Krebit, and take the authorization response (RFC 6749, 4.1).
 
-Who may start: a browser on this computer while setup is needed; from elsewhere, or when setup is done already, only
-with a one-time key. A key admits the one browser that brought it, until the key expires or setup succeeds.
+- While setup is needed, a browser on this computer may start it.
+- From another computer, or if setup is done already, a browser needs a one-time key.
+- A key admits only the browser that used it first, until the key expires or setup succeeds.
 """
 
 import asyncio
@@ -45,49 +46,49 @@ from krebit_proxy.web.pages import allow, example_call, origin_seen, page, see_o
 
 LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
 _KEY_HINT: Final = (
-    "Run `krebit-proxy setup` where the proxy runs; it gives a link that works once, for fifteen minutes."
+    "Run `krebit-proxy setup` where the proxy runs. It prints a link that works once, for fifteen minutes."
 )
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The attempt that was answered last, and what comes of it: None for success."""
+    """The last attempt that got a response. `result` is None after success."""
 
     attempt: SetupAttempt
     result: asyncio.Task[ProxyError | None]
 
 
 class Setup:
-    """GET /setup, the redirection endpoint, /setup/paste and /setup/done. One attempt is pending at a time."""
+    """The pages /setup, /setup/paste, /setup/done, and the redirection endpoint. One attempt is pending at a time."""
 
     def __init__(self, settings: Settings, credentials: Credentials, token_endpoint: TokenEndpoint) -> None:
         self._settings = settings
         self._credentials = credentials
         self._token_endpoint = token_endpoint
         self._own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
-        self.run = secrets.token_urlsafe(12)  # names this run of the proxy; no secret
+        self.run = secrets.token_urlsafe(12)  # identifies this run of the proxy; not secret
         # RFC 6265 8.5: "Cookies do not provide isolation by port." So each proxy on a host has a name of its own.
         self._cookie = f"krebit-proxy-setup-{browser_mark(settings.redirect_uri)[:8]}"
         self._callback = urlsplit(settings.redirect_uri).path if self._own else "/setup/callback"
         self._attempt = ENDED
         self._settled: Settled | None = None
-        self._used_keys: dict[str, float] = {}  # key -> its expiry
-        self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that brought a key, and the key's expiry
+        self._used_keys: dict[str, float] = {}  # key -> when it expires
+        self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that used a key, and when the key expires
         self._issued: Issued | None = None
 
     def routes(self) -> dict[str, Page]:
-        """The pages by exact path. The redirection endpoint is there only if the redirect URI leads here."""
+        """The pages by exact path. The redirection endpoint is one of them only if the redirect URI leads here."""
         pages = {"/setup": self._start, "/setup/paste": self._paste, "/setup/done": self._done}
         if self._own:
             pages[self._callback] = self._redirected
-        return {path: self._telling(answer) for path, answer in pages.items()}
+        return {path: self._with_log(answer) for path, answer in pages.items()}
 
     def announce(self, origin: str | None) -> None:
-        """Says in the log that setup is needed, if it is: where, and which redirect URI the app must have.
+        """If setup is needed, logs where to open it, and the redirect URI that the app at Krebit must have.
 
         Args:
-            origin: where a browser reaches this proxy, for a redirect URI that leads elsewhere; None where none does.
+            origin: the origin of this proxy for a browser, in case the redirect URI leads elsewhere. None: no TCP.
         """
         if not self._needed():
             return
@@ -97,7 +98,7 @@ class Setup:
         _log.warning("setup.needed", **place, redirect_uri=self._settings.redirect_uri)
 
     async def close(self) -> None:
-        """Waits for an exchange that is under way: its code works only once."""
+        """Waits for a running exchange, because its code works only once."""
         if self._settled:
             await asyncio.wait([self._settled.result])
 
@@ -109,15 +110,15 @@ class Setup:
         key = {"key": request.query["key"]} if "key" in request.query else {}
         if self._own is None:
             return see_other(f"/setup/paste?{urlencode(key)}" if key else "/setup/paste")
-        # The cookie must be set where the browser comes back to: 127.0.0.1 and localhost do not share one. `moved` ends
-        # this after one step: behind a front proxy that changes Host the two may never look alike.
+        # Set the cookie on the host that the browser returns to: 127.0.0.1 and localhost do not share cookies. `moved`
+        # stops a loop: behind a front proxy that changes Host, the two hosts may never match.
         if not serves(self._own, request[VISIT].authority) and "moved" not in request.query:
             return see_other(f"{self._own}/setup?{urlencode(key | {'moved': '1'})}")
         attempt, cookies = self._begin(request, until)
         return see_other(self._authorization_url(attempt), cookies)
 
     def _begin(self, request: web.BaseRequest, until: float) -> tuple[SetupAttempt, list[str]]:
-        """Starts the one pending attempt, instead of any older one; also the cookies that bind it to the browser."""
+        """Starts an attempt, which replaces the pending one. Also returns the cookies that bind it to the browser."""
         cookie, now = Secret(secrets.token_urlsafe(32)), time.time()
         attempt = begin(secrets.token_bytes, now=now, pkce=self._settings.oauth.pkce, browser=cookie)
         self._attempt = attempt
@@ -129,8 +130,8 @@ class Setup:
         return attempt, self._cookies(cookie)
 
     def _cookies(self, cookie: Secret) -> list[str]:
-        # Lax, not Strict: it must come along when the authorization server sends the browser back.
-        # Secure on https only: Safari refuses it on http://localhost.
+        # Lax, not Strict: the browser must send the cookie when Krebit redirects it back.
+        # Secure on https only: Safari refuses such cookies on http://localhost.
         attributes = f"Max-Age={ATTEMPT_LIFETIME}; HttpOnly; SameSite=Lax"
         if self._own and self._own.startswith("https:"):
             attributes += "; Secure"
@@ -149,7 +150,7 @@ class Setup:
     # Who may start
 
     def _admit(self, request: web.BaseRequest) -> float:
-        """Lets a browser start or raises Refused. Returns until when it may do so again thanks to a key; else 0."""
+        """Raises Refused unless the browser may start. Returns when its key expires, 0 without a key."""
         key, now = request.query.get("key", ""), time.time()
         expires_at = check_key(self._settings.client_secret, key, run=self.run, now=now)
         if expires_at and key not in self._used_keys:
@@ -158,12 +159,12 @@ class Setup:
         if now < until and hmac.compare_digest(mark, browser_mark(self._cookie_of(request))):
             return until
         if not self._needed():
-            done = "Setup is done."
+            done = "Setup is done. To authorize again, you need a one-time key."
             if not self._credentials.status().ready:
-                done = "Setup may be done, but that is not certain now. The status page `/` says why."
-            raise Refused("setup_closed", f"{done} To authorize anew, open it again.", hint=_KEY_HINT)
+                done = "Setup may be done. See the status page `/`. To authorize anyway, you need a one-time key."
+            raise Refused("setup_closed", done, hint=_KEY_HINT)
         if not _is_local(request):
-            old = "This one-time key was used before, is too old, or from before a restart of the proxy."
+            old = "This one-time key was used before, has expired, or is older than the last restart of the proxy."
             new = "From another computer, setup needs a one-time key."
             raise Refused("setup_key_required", old if key else new, hint=_KEY_HINT)
         return 0
@@ -185,7 +186,7 @@ class Setup:
         return await self._finish(request, request.rel_url.raw_query_string)
 
     async def _paste(self, request: web.BaseRequest) -> web.Response:
-        """For a redirect URI that leads elsewhere: the link, and a field for the address that the browser ended on."""
+        """For a redirect URI that leads elsewhere: a link to Krebit, and a field for the address after the redirect."""
         allow(request, "GET", "POST")
         if request.method == "POST":
             return await self._pasted(request)
@@ -193,23 +194,23 @@ class Setup:
         if (attempt := self._attempt_of(request)) is None:
             attempt, cookies = self._begin(request, self._admit(request))
             return self._paste_page(attempt, cookies=cookies)
-        return self._paste_page(attempt)  # a reload: the link that may be open already stays good
+        return self._paste_page(attempt)  # a reload: a link that is open already stays valid
 
     async def _pasted(self, request: web.BaseRequest) -> web.Response:
-        # No other site can make this request: it would have to know the state, which no page but ours shows.
+        # Another site cannot forge this request: it would need the state, which only our page shows.
         if request.content_length is None or request.content_length > LONGEST_PASTE:
-            raise Refused("bad_request", "The form is too large.")
+            raise Refused("bad_request", f"The form is larger than {LONGEST_PASTE >> 10} KiB. Paste only the address.")
         form = parse_qs((await request.read()).decode("ascii", "replace"))
         try:
             return await self._finish(request, pasted_query(form.get("address", [""])[0]))
         except Refused as error:
             if (attempt := self._attempt_of(request)) is None:
                 raise
-            self._tell(request, error)
+            self._log_refusal(request, error)
             return self._paste_page(attempt, error=error)
 
     def _attempt_of(self, request: web.BaseRequest) -> SetupAttempt | None:
-        """The pending attempt, if it is this browser's and not too old."""
+        """The pending attempt, if it belongs to this browser and has not expired."""
         attempt, mark = self._attempt, browser_mark(self._cookie_of(request))
         same = hmac.compare_digest(attempt.browser or "", mark)
         return attempt if same and time.time() < attempt.expires_at else None
@@ -222,13 +223,13 @@ class Setup:
         response = page(
             "paste.html",
             status=error.status if error else 200,
-            # Chromium applies form-action to the redirects that follow a form, too.
+            # Chromium applies form-action also to redirects after a form.
             form_action=f"{authorize.scheme}://{authorize.netloc}",
             settings=self._settings,
             link=link,
             error=error,
         )
-        # Under no-referrer a browser sends `Origin: null` with the form, which admission takes for another site.
+        # With no-referrer a browser would send `Origin: null` with the form, which admission refuses as cross-site.
         response.headers["Referrer-Policy"] = "same-origin"
         if error:
             response.headers["X-Krebit-Proxy-Error"] = error.code
@@ -236,16 +237,17 @@ class Setup:
         return response
 
     async def _finish(self, request: web.BaseRequest, query: str) -> web.Response:
-        """Takes an authorization response: exchanges its code, once, and stores what comes. Raises ProxyError."""
+        """Takes an authorization response: exchanges its code, once, and stores the tokens. Raises ProxyError."""
         response, settled = read_response(query), self._settled
         if settled is None or not self._answers(settled.attempt, request, response):
             outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
-            attempt, self._attempt = self._attempt, ENDED  # used up, before anything is awaited
+            # Used up now, before the first await. So nothing else can use it.
+            attempt, self._attempt = self._attempt, ENDED
             if response.names_issuer:
                 _log.info("setup.issuer_ignored", reason="there is only one authorization server")
             exchange = self._exchange(outcome, attempt.verifier, _peer(request))
             settled = self._settled = Settled(attempt, spawn(exchange, name="setup.exchange"))
-        # A reload or a second click meets the same exchange, and a browser that leaves does not end it.
+        # A reload or a second click gets the result of the same exchange. A browser that leaves does not cancel it.
         if error := await asyncio.shield(settled.result):
             raise error
         return see_other("/setup/done")
@@ -260,7 +262,7 @@ class Setup:
     async def _exchange(
         self, outcome: Secret | Refusal, verifier: Secret | None, peer: str | None
     ) -> ProxyError | None:
-        """Spends the code, and stores the tokens. Returns what went wrong, if anything did."""
+        """Exchanges the code, and stores the tokens. Returns the error, if any."""
         answer: Outcome = (
             await self._token_endpoint.exchange(outcome, verifier) if isinstance(outcome, Secret) else outcome
         )
@@ -292,46 +294,47 @@ class Setup:
             example=example_call(request, self._settings),
         )
 
-    # Telling
+    # The log
 
-    def _telling(self, answer: Page) -> Page:
-        """The page `answer`, with each refusal in the log; never with the query, which may hold a code."""
+    def _with_log(self, answer: Page) -> Page:
+        """The page `answer` that also logs each refusal, without the query, which may contain a code."""
 
-        async def telling(request: web.BaseRequest) -> web.Response:
-            """The page's answer; a refusal is told in the log on its way."""
+        async def logged(request: web.BaseRequest) -> web.Response:
             try:
                 return await answer(request)
             except ProxyError as error:
-                self._tell(request, error)
+                self._log_refusal(request, error)
                 raise
 
-        return telling
+        return logged
 
-    def _tell(self, request: web.BaseRequest, error: ProxyError) -> None:
+    def _log_refusal(self, request: web.BaseRequest, error: ProxyError) -> None:
         facts = {"peer": _peer(request), "path": request.path, "code": error.code, "reason": error.detail}
         if error.code == "setup_key_required" and (origin := origin_seen(request, self._settings)):
-            # Whoever reads this log may open setup; whoever asked may not.
+            # A reader of the log may open setup. The one who asked may not.
             facts["open"] = self._link(origin)
         _log.warning("setup.refused", **facts)
 
 
 def _check_navigation(request: web.BaseRequest) -> None:
-    """Raises Refused unless a person opened this page: a prefetch or a frame must not start or use up an attempt."""
+    """Raises Refused unless a person opened this page. A prefetch or a frame must not start or use up an attempt."""
     allow(request, "GET")
     fields = request.headers
     early = "prefetch" in fields.get("Sec-Purpose", "") + fields.get("Purpose", "")
     if early or fields.get("Sec-Fetch-Dest", "document") != "document":
-        raise Refused("setup_failed", "This page works only as a page of its own, opened by a person.")
+        raise Refused(
+            "setup_failed", "This page does not load in a frame or ahead of time. Open it in a window of its own."
+        )
 
 
 def _peer(request: web.BaseRequest) -> str:
-    """Whom the log names: the address, as far as there is one."""
+    """The address of the caller, for the log."""
     return request[VISIT].peer.address or "unix socket"
 
 
 def _is_local(request: web.BaseRequest) -> bool:
-    """Whether the caller sits on this computer. One that comes through a front proxy may sit anywhere."""
+    """Whether the caller surely is on this computer. Behind a front proxy it may be anywhere."""
     if any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")):
         return False
     peer = request[VISIT].peer
-    return peer.loopback and not peer.unix  # what is behind a unix socket cannot be told
+    return peer.loopback and not peer.unix  # a front proxy may be behind a unix socket

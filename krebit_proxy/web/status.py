@@ -1,7 +1,7 @@
-"""The state of the grant for people, for programs, for probes and for Prometheus.
+"""The state of the grant for people, programs, probes and Prometheus.
 
-`/` shows all of it, as a page or as JSON. `/readyz` is open to more readers, such as the probes of a cluster: it holds
-times, a code and words of ours, but no name, no address, and nothing that a server or a database has said.
+`/` shows everything, as a page or as JSON. `/readyz` has more readers, such as the probes of a cluster. So it contains
+only times, a code and texts of ours: no names, no addresses, and no text of a server or a database.
 """
 
 import math
@@ -25,11 +25,11 @@ from krebit_proxy.web.bridge import VISIT, Page
 from krebit_proxy.web.notify import Delivery
 from krebit_proxy.web.pages import BARE, allow, example_call, origin_seen, page
 
-_NAMES: Final = frozenset({"detail", "hint", "lock_holder", "scope", "store_error"})  # of a status: not for everybody
+_NAMES: Final = frozenset({"detail", "hint", "lock_holder", "scope", "store_error"})  # facts that /readyz does not show
 
 
 class StatusPages:
-    """GET / for people and as JSON, /healthz, /readyz and /metrics. None of them shows a token or waits for one."""
+    """The pages /, /healthz, /readyz and /metrics. None shows a token or waits for one."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class StatusPages:
         run: str,
         deliveries: Mapping[str, Delivery] = MappingProxyType({}),
     ) -> None:
-        """`run`: from `Setup`, for whoever makes a one-time key. `deliveries`: from `Notifier`, as they come."""
+        """`run`: of `Setup`; `krebit-proxy setup` makes one-time keys with it. `deliveries`: filled by `Notifier`."""
         self._run = run
         self._deliveries = deliveries
         self._settings = settings
@@ -48,7 +48,6 @@ class StatusPages:
         self._metrics = metrics
 
     def routes(self) -> dict[str, Page]:
-        """The pages by exact path."""
         return {
             "/": self._status,
             "/healthz": self._healthz,
@@ -76,7 +75,7 @@ class StatusPages:
         )
 
     def _document(self, status: GrantStatus, request: web.BaseRequest) -> dict[str, object]:
-        """What the page shows, for programs."""
+        """The content of the page, for programs."""
         origin = origin_seen(request, self._settings) if status.code in SETUP_CODES else None
         return _facts(status) | {
             "organization": self._settings.organization,

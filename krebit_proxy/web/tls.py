@@ -1,4 +1,4 @@
-"""TLS towards callers: the certificate is read again when its files change, and may be asked of callers too."""
+"""TLS for callers: our certificate, and authorities for certificates of callers. Changed files are read again."""
 
 import ssl
 from collections.abc import Callable
@@ -16,9 +16,9 @@ _log: Final = structlog.get_logger()
 
 
 def server_certificate(settings: Settings) -> "Certificate | None":
-    """What callers are shown on all TCP listeners, None where they speak plain HTTP.
+    """The certificate for all TCP listeners. None: plain HTTP.
 
-    Raises SettingsError for a certificate or key that can not be used.
+    Raises SettingsError if the certificate or its key is unusable.
     """
     if settings.tls_cert_file is None:
         return None
@@ -31,14 +31,14 @@ def server_certificate(settings: Settings) -> "Certificate | None":
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "they must be PEM"
         named = ", ".join(dict.fromkeys(map(str, filter(None, files))))
-        raise SettingsError([f"tls_cert_file: {named}: no certificate with its key ({reason})"]) from None
+        raise SettingsError([f"tls_cert_file: {named}: not a certificate with its key ({reason})"]) from None
 
 
 class Certificate:
-    """A certificate, its key and the authorities of callers, as their files were when they were last whole."""
+    """A certificate, its key and the authorities of callers: the last valid contents of their files."""
 
     def __init__(self, cert_file: Path, key_file: Path, ca_file: Path | None) -> None:
-        """Raises OSError or ValueError for files that cannot be used."""
+        """Raises OSError or ValueError if the files are unusable."""
         self._files = (cert_file, key_file, ca_file)
         self._watch = FileWatch(*filter(None, self._files))
         self._context = self._read()
@@ -46,23 +46,25 @@ class Certificate:
     def context(self) -> ssl.SSLContext:
         """The context for the next handshake.
 
-        It is a new one after each change: no session of the old one, with whom it let in, can be resumed in it.
+        Each change makes a new one. So no TLS session of the old one, with its callers, can be resumed.
         """
         return self._context
 
     async def follow(self, admit_anew: Callable[[], None], *, pause: float = 1.0) -> None:
-        """Reads the files after each change, without end, and calls `admit_anew` when an authority is gone."""
+        """Reads the files after each change. Calls `admit_anew` if an authority was removed. Runs until cancelled."""
 
         def changed() -> None:
             before = self._context
             try:
                 self._context = self._read()
-            except (OSError, ValueError):  # if they do not fit each other yet, there will be another change
-                _log.warning("tls.certificate_unreadable", hint="the one before it stays in use until it can be read")
+            except (OSError, ValueError):  # certificate and key may not match yet; another change will follow
+                _log.warning(
+                    "tls.certificate_unreadable", hint="the previous one stays in use; make certificate and key match"
+                )
                 return
             _log.info("tls.certificate_read")
             if _authorities(before) - _authorities(self._context):
-                _log.info("tls.authority_gone", hint="whoever is connected must show a certificate again")
+                _log.info("tls.authority_gone", hint="connected clients must show a certificate again")
                 admit_anew()
 
         await self._watch.follow(changed, pause=pause)
@@ -74,7 +76,7 @@ class Certificate:
         context.load_cert_chain(cert_file, key_file)
         if ca_file is not None:
             context.load_verify_locations(ca_file)
-            # Who has none is refused by admission, with words; a program on this computer may still ask for our health.
+            # Admission refuses callers without a certificate, with a readable error. Local health checks need none.
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
 

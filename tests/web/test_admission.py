@@ -65,7 +65,7 @@ def test_every_setting_reaches_the_rules(tmp_path: Path) -> None:
 def test_rules_that_this_system_cannot_keep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED")
 
-    with pytest.raises(SettingsError, match="uid:7: this system does not tell"):
+    with pytest.raises(SettingsError, match="uid:7: this system cannot identify users"):
         access_rules(settings(allow_clients=["10.0.0.0/8", "uid:7"]))
 
 

@@ -98,7 +98,7 @@ PLACES = [
     (server, "own_path"),
     (connection, "step"),
     (connection._log, "error"),
-    (bridge, "_as_read"),
+    (bridge, "_rewritten"),
     (bridge._Wire, "write"),
 ]
 ASKED = [

@@ -436,7 +436,7 @@ async def test_a_store_that_cannot_be_read_is_not_taken_for_a_setup_that_is_done
         answer = await site.ask("/setup")
     assert answer.status == 410
     assert "may be done" in words(answer)
-    assert "The status page / says why" in words(answer)
+    assert "See the status page /" in words(answer)
 
 
 async def test_no_part_of_the_answers_query_is_logged(site: Site) -> None:
