@@ -1,4 +1,4 @@
-"""The `access` settings, compiled: what admission looks up for each connection and each request."""
+"""The `access` settings in the form that admission uses for each connection and request."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,23 +19,25 @@ _OWNER: Final = re.compile(r"[ug]id:\d+", re.ASCII)
 Network = IPv4Network | IPv6Network
 
 
-# What each setting may be. These are the only rules: the settings are read by them, and compiled by them.
+# The rules for single values. Both the settings and `Rules.compiled` use these functions.
 
 
 def allowed_host(value: str) -> str:
-    """A name or address as callers write it in `Host`. Raises ValueError with what is wrong."""
+    """A name or address as clients write it in `Host`. Raises ValueError with what is wrong."""
     host = value.removeprefix("[").removesuffix("]")
-    if not is_host(host) or "%" in host:  # a zone means something on its own computer only
+    if not is_host(host) or "%" in host:  # an IPv6 zone is valid on its own computer only
         raise ValueError("is not a host name or IP address; leave out scheme, port and *")
     return f"[{ip_address(host)}]" if ":" in host else host.lower().removesuffix(".")
 
 
 def allowed_origin(value: str) -> str:
-    """A web origin, e.g. https://intranet.example, tauri://localhost. Raises ValueError with what is wrong."""
+    """An origin: https://intranet.example, tauri://localhost. Raises ValueError with what is wrong."""
     match = _ORIGIN.fullmatch(value)
     web = match is not None and match[1] in {"http", "https"}
     if match is None or int(match[3] or 0) > 65535 or (web and not is_host(match[2].strip("[]"))):
-        raise ValueError("is not an origin; write for example https://intranet.example or http://localhost:3000")
+        raise ValueError(
+            "is not an origin; write for example https://intranet.example, http://localhost:3000 or tauri://localhost"
+        )
     return value
 
 
@@ -53,11 +55,11 @@ def _nearest_network(value: str) -> str:
     try:
         return f"has bits set outside its prefix; did you mean {ip_network(value, strict=False)}?"
     except ValueError:
-        return "is not an IP address or network; write e.g. 10.0.0.0/8, or uid:1000 for a unix socket"
+        return "is not an IP address or network; write for example 10.0.0.0/8, or uid:1000 for a unix socket"
 
 
 def token(value: str) -> str:
-    """The name of a field or a method. Raises ValueError with what is wrong."""
+    """The name of a header or a method. Raises ValueError with what is wrong."""
     if not _TOKEN.fullmatch(value):
         raise ValueError("is not a name that HTTP allows here")
     return value
@@ -65,10 +67,11 @@ def token(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called. `origin` is the allowed web origin that may read the answer, or None.
+    """Who called.
 
-    `preflight`: the field lines of the 204 that answers a CORS preflight; when not empty, nothing is forwarded.
-    `shows`: it is a browser that will show the answer to a person as a page.
+    `origin`: the allowed web origin that may read the response, or None.
+    `preflight`: field lines of the 204 for a CORS preflight. If not empty, the request is not forwarded.
+    `shows`: whether it is a browser that shows the response as a page.
     """
 
     name: str
@@ -81,9 +84,11 @@ class Caller:
 class Peer:
     """The other end of one connection.
 
-    `caller` is who it is while no key says more; `here` whether it is on this computer, by whatever address;
-    `address` its IP address; `site` what counts as one place, with a share of the connections; `local` our address as
-    a Host.
+    `caller`: who it is, unless a client key says more.
+    `here`: whether it is on this computer, by any address.
+    `local`: our own address, as a Host.
+    `address`: its IP address.
+    `site`: what shares one part of the connections: an IPv4 address or an IPv6 network.
     """
 
     caller: Caller
@@ -99,7 +104,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class AllowRule:
-    """One line of `access.allow`. Without callers, methods or paths it speaks of all of them."""
+    """One line of `access.allow`. Empty callers, methods or paths mean all of them."""
 
     text: str
     callers: frozenset[str]
@@ -107,7 +112,7 @@ class AllowRule:
     paths: tuple[re.Pattern[bytes], ...]
 
     def covers(self, caller: str, method: bytes, understood: Iterable[bytes]) -> bool:
-        """Whether the request is allowed by this line, in each way in which its path may be understood."""
+        """Whether this line allows the request. `understood`: all readings of its path, which must all match."""
         return (
             (not self.callers or caller in self.callers)
             and (not self.methods or method in self.methods)
@@ -145,16 +150,17 @@ class Rules:
         """The rules from plain values.
 
         Args:
-            allowed_hosts: By `allowed_host`.
-            allowed_origins: By `allowed_origin`.
-            allow_clients: By `allowed_client`.
-            certificates: Whether TCP peers need a client certificate.
-            client_keys: Caller's name -> SHA-256 of its key.
-            require_header: A field that every API request must have.
+            allowed_hosts: see `allowed_host`.
+            allowed_origins: see `allowed_origin`.
+            allow_clients: see `allowed_client`.
+            certificates: whether TCP peers need a client certificate.
+            client_keys: caller's name -> SHA-256 of its key.
+            require_header: a header that every API request must have.
             read_only: GET, HEAD and OPTIONS only.
-            allow: (methods, path templates, callers) a line.
+            allow: (methods, path templates, callers) for each line.
 
-        Raises ValueError for what is not by those rules, which the settings are.
+        Raises:
+            ValueError: a value is invalid. The settings have checked this before.
         """
         clients = [allowed_client(value) for value in allow_clients]
         return cls(
@@ -171,20 +177,20 @@ class Rules:
 
     @cached_property
     def open(self) -> bool:
-        """Whether every method, path and caller is welcome, so that there is nothing to look up."""
+        """Whether all methods, paths and callers are allowed, so that admission has nothing to check."""
         return not (self.keys or self.require_header or self.read_only or self.allow)
 
     def peer(self, address: str, local: str, *, scheme: bytes = b"http", name: str | None = None) -> Peer:
         """The peer at the IP address `address` that reached us at `local`.
 
-        `name` is the one in its certificate, empty if there is none in it, None if it has no certificate. A peer
-        without a name is called by the network that lets it in.
+        `name` is the name in its certificate: empty if the certificate has none, None if there is no certificate. A
+        peer without a name gets the name of the network that allows it.
         """
         return self._peers(address, local, scheme, name)
 
     @cached_property
     def _peers(self) -> Callable[[str, str, bytes, str | None], Peer]:
-        # Most connections come from places that we have seen.
+        # Most connections come from an address that we have seen before.
         return lru_cache(maxsize=1024)(self._peer)
 
     def _peer(self, address: str, local: str, scheme: bytes, name: str | None) -> Peer:
@@ -205,9 +211,9 @@ class Rules:
         )
 
     def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:
-        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules its mode decides alone.
+        """The process at the other end of a unix socket. Without `uid:` and `gid:` rules, the socket's mode decides.
 
-        `uid` is None where the system does not tell: such a process is nobody whom a rule could name.
+        `uid` is None if the system does not provide it. Then no rule can match.
         """
         owners = {f"uid:{uid}", *[f"gid:{gid}" for gid in gids]}
         name = "unix" if uid is None else f"uid:{uid}"
@@ -224,13 +230,13 @@ def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:
-    """An IPv4 address; of an IPv6 address its network, in which whoever is there has as many as he likes."""
+    """The IPv4 address, or the /64 network of an IPv6 address: one host can use all addresses of its network."""
     # RFC 4291, 2.5.1: "Interface IDs are required to be 64 bits long".
     return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """The address without its zone; an IPv4 caller of a socket for both families counts as what it is."""
+    """The address without its zone. An IPv4 address that is mapped into IPv6 counts as IPv4."""
     address = ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
