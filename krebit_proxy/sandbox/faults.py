@@ -156,7 +156,7 @@ class Order(BaseModel):
             raise ValueError(" ".join(map(_sentence, error.errors()))) from None
 
     def apply(self, faults: Faults, grants: Grants, now: float) -> None:
-        """Changes `faults` and revokes tokens. A new `token_endpoint` or `refusal` resets `times` or `refusal_status`."""
+        """Changes `faults`, and revokes tokens. A new `token_endpoint` resets `times`, a new `refusal` its status."""
         wanted = self.model_dump(exclude_none=True, exclude={"revoke", "unauthorized_for"})
         if self.unauthorized_for is not None:
             wanted["unauthorized_until"] = now + self.unauthorized_for
