@@ -1,4 +1,4 @@
-"""Notices that files have changed, and are whole again."""
+"""Notices when files have changed and are complete again."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,10 @@ _Stamp = tuple[tuple[int, ...], ...]
 class FileWatch:
     """Watches files that belong together, such as a certificate and its key.
 
-    Whoever writes a file in place writes it piece by piece, and half of a key must never be taken for one. So a change
-    counts only when one look finds the files as the look before found them. A file that is missing is a state like any
-    other; a new mode or owner is a change too.
+    A program may write a file piece by piece, and half a key is not a key. So a change counts only when two looks in a
+    row find the files in the same state. A missing file is a state too. A new mode or owner is a change.
 
-    Make it before the files are read for the first time: what changes between the two is then noticed.
+    Create the watch before you first read the files. Then it notices changes between the two.
     """
 
     def __init__(self, *files: Path) -> None:
@@ -22,14 +21,14 @@ class FileWatch:
         self._told = self._seen = self._stamp()
 
     async def follow(self, changed: Callable[[], None], *, pause: float = 1.0) -> None:
-        """Looks every `pause` seconds, without end, and calls `changed` once for each change."""
+        """Looks every `pause` seconds, forever, and calls `changed` once for each change."""
         while True:
             await asyncio.sleep(pause)
             if self.look():
                 changed()
 
     def look(self) -> bool:
-        """Whether the files have changed since they were last reported, and are as the look before found them."""
+        """Whether to report a change: the files differ from the last report, and equal the look before this one."""
         before, self._seen = self._seen, self._stamp()
         if self._seen == self._told or self._seen != before:
             return False
@@ -41,7 +40,7 @@ class FileWatch:
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """What tells one state of a file from another."""
+    """Identifies the state of a file. Empty if it is missing."""
     try:
         found = file.stat()
     except OSError:

@@ -1,10 +1,10 @@
 """Writes files whole or not at all.
 
-A reader, or a crash at any moment, sees what was there before or all that is new. The content goes to a new file in
-the same folder, which has its mode from the first byte on; it is flushed to the disk, takes the name in one step, and
-then the folder is flushed too. What returns without an error is on the disk. Errors are OSErrors that name the file.
+A reader sees either the old content or all of the new one, even after a crash. The content goes to a new file in the
+same folder, with the right mode from the first byte. This file is flushed to the disk and renamed in one step. Then the
+folder is flushed. When a function returns, the content is on the disk. Errors are OSErrors that name the file.
 
-A process that is killed while it writes leaves that new file behind. Whoever holds a lock on the name may `sweep`.
+A process that is killed while it writes leaves its new file behind. `sweep` removes it.
 """
 
 import errno
@@ -19,9 +19,9 @@ _SUFFIX: Final = ".new"
 
 
 def create(path: Path, content: str, *, mode: int = 0o600) -> None:
-    """Makes a file where there is none; else raises FileExistsError. A process killed meanwhile may leave it empty."""
+    """Creates a file. Raises FileExistsError if it exists. A process that is killed here may leave it empty."""
     with _naming(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))  # takes the name before anybody else
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))  # claims the name
         try:
             replace(path, content, mode=mode)
         except BaseException:
@@ -30,13 +30,13 @@ def create(path: Path, content: str, *, mode: int = 0o600) -> None:
 
 
 def replace(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
-    """Puts a new file in the place of `path`, whether there is one or not.
+    """Creates or replaces the file `path`.
 
-    Without `mode` it gets the mode and the owner of the file before it, and 0600 where there was none.
+    Without `mode`, it keeps the mode and the owner of the old file. A new file gets 0600.
     """
     with _naming(path):
         found = _stat(path) if mode is None else None
-        # A random name, so that nobody who may write to the folder can lead us to another file.
+        # The name is random, so that another user of the folder cannot put a link there first.
         descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
         new = Path(name)
         try:
@@ -57,7 +57,7 @@ def replace(path: Path, content: str | bytes, *, mode: int | None = None) -> Non
 
 
 def make_folder(path: Path, *, mode: int = 0o700) -> None:
-    """Makes a folder where there is none, and those above it, which get the usual mode."""
+    """Creates a folder if it is missing, and those above it. Only the folder itself gets `mode`."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(mode, parents=True, exist_ok=True)
     for folder in missing:
@@ -65,7 +65,7 @@ def make_folder(path: Path, *, mode: int = 0o700) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left behind. Only for whoever is its one writer at the moment."""
+    """Removes what killed writers of `path` left behind. Call it only under a lock that keeps other writers away."""
     with _naming(path):
         for left in path.parent.iterdir():
             if left.name.startswith(f".{path.name}.") and left.suffix == _SUFFIX:
@@ -83,17 +83,17 @@ def _take_after(new: Path, old: os.stat_result) -> None:
     found = new.stat()
     if (old.st_uid, old.st_gid) != (found.st_uid, found.st_gid):
         os.chown(new, old.st_uid, old.st_gid)
-    new.chmod(old.st_mode & 0o777)  # the owner first: a change of it may reset the mode
+    new.chmod(old.st_mode & 0o777)  # after chown, which may reset the mode
 
 
 def _flush_folder(folder: Path) -> None:
     if os.name == "nt":  # pragma: no cover
-        return  # a folder cannot be opened there, and its entries are written through
+        return  # Windows cannot open a folder, and writes its entries through
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have nothing to flush for a folder
+        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder
             raise
     finally:
         os.close(descriptor)
@@ -101,7 +101,7 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Has each error name the file that was asked for, whichever step of the way it came from."""
+    """Makes each error name `path`, instead of the temporary file or the folder."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whom we trust when we open a connection: the authorities of the system, and those that a setting adds."""
+"""The certificate authorities that we trust for our own connections: those of the system and of `upstream.ca_file`."""
 
 import ssl
 from pathlib import Path
@@ -7,9 +7,9 @@ from krebit_proxy.errors import SettingsError
 
 
 def client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """The TLS context for connections that we open; `ca_file` is `upstream.ca_file`.
+    """The TLS context for our own connections. `ca_file` is `upstream.ca_file`.
 
-    Raises SettingsError when that file cannot be read or holds no certificate.
+    Raises SettingsError if this file cannot be read or contains no certificate.
     """
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -19,7 +19,7 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def ca_file_problem(ca_file: Path) -> str | None:
-    """Why a file with the certificates of authorities cannot be used, or None."""
+    """Why this file of CA certificates cannot be used, or None."""
     return _add(ca_file, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 

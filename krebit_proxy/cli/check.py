@@ -15,7 +15,7 @@ def check(invocation: Invocation) -> int:
     Checks all settings. Then checks DNS, the connection to Krebit and its TLS certificate, the clock, the listening
     address, the redirect URI, and that the store can be read, written and locked.
 
-    Also asks the running proxy about its grant, and whether the ways of `notify` are there. Sends no message.
+    Also asks the running proxy about its grant, and checks notify.webhook and notify.command. Sends no message.
 
     Changes nothing and uses no token, but creates the tables in a new database.
 
@@ -26,7 +26,7 @@ def check(invocation: Invocation) -> int:
     from krebit_proxy.web.tls import server_certificate
 
     settings = invocation.settings()
-    access_rules(settings), server_certificate(settings)  # what is in the files that they name
+    access_rules(settings), server_certificate(settings)  # raise SettingsError for invalid keys and certificates
     terminal.tick("settings: valid")
     for caution in settings.cautions:
         terminal.tick(f"settings: {caution}", held=False)

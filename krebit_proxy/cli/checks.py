@@ -1,9 +1,9 @@
-"""What the settings cannot show: the network, the clock, the ports, the store, and what the running proxy says.
+"""The checks of `krebit-proxy check` beyond the settings: network, clock, ports, store and the running proxy.
 
-Nothing here changes anything or reaches anybody. So a webhook is not sent a message: it is asked for its OPTIONS
-(RFC 9110, 9.3.7), which no receiver takes for one. That finds a host, a certificate or an address that is gone. Whether
-a live address accepts messages shows only when one is sent: what came of the running proxy's last one is told here,
-and `krebit-proxy notify test` sends one.
+They change nothing and send no message. A webhook gets an OPTIONS request (RFC 9110, 9.3.7), which no receiver mistakes
+for a message. This finds a missing host, an untrusted certificate or a wrong address. It does not show whether the
+webhook accepts messages. So the report also has the result of the running proxy's last message, and otherwise suggests
+`krebit-proxy notify test`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from krebit_proxy.errors import ProxyError, StoreError
 from krebit_proxy.trust import client_context
 from krebit_proxy.web.notify import shown
 
-TOLERATED_SKEW: Final = 30.0  # seconds; from here on tokens would seem fresher or older than they are
+TOLERATED_SKEW: Final = 30.0  # seconds; with more, tokens seem to expire too early or too late
 _GONE: Final = frozenset({404, 410})
 _TRY_IT: Final = "to see whether messages arrive, send one with: krebit-proxy notify test"
 
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """All that can be found out without changing anything, one after the other, since some take their time."""
+    """All findings, one by one, because some take seconds."""
     served = _served(settings)
     for url in dict.fromkeys(_origin(url) for url in _urls(settings)):
         yield from _connection(settings, urlsplit(url))
@@ -62,7 +62,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _served(settings: Settings) -> dict[str, Any]:
-    """What the running proxy says of itself; empty where none runs, or it refuses to answer."""
+    """The status page of the running proxy. Empty if none is running, or if it refuses to answer."""
     try:
         return ask(settings, "/").document
     except ProxyError:
@@ -80,7 +80,7 @@ def _origin(url: str) -> str:
 
 
 def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
-    """Name, connection, TLS and clock of one host. What fails makes the rest pointless."""
+    """DNS, connection, TLS and clock of one host. Stops at the first failure."""
     through = settings.upstream.proxy_to(url.geturl())
     proxy = urlsplit(through) if through else None
     first = proxy or url
@@ -108,7 +108,7 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
 
 
 def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> str | None:
-    """Asks for nothing but an answer, and returns its Date field."""
+    """The Date field of the response to HEAD /."""
     connection = _open(settings, url, proxy)
     try:
         connection.request("HEAD", "/", headers={"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
@@ -118,7 +118,7 @@ def _head(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> st
 
 
 def _open(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> HTTPConnection:
-    """A connection to the host of `url`, through `proxy` if there is one; it is made with the first request."""
+    """A connection to the host of `url`, through `proxy` if there is one. The first request opens it."""
     place = proxy or url
     timeout = settings.upstream.connect_timeout
     host, port = place.hostname or "", 80 if proxy and not proxy.port else place.port
@@ -155,7 +155,7 @@ def _clock(date: str | None) -> Iterator[Finding]:
 
 
 def _listening(settings: Settings) -> Iterator[Finding]:
-    """Whether the proxy runs, or could."""
+    """Whether the proxy is running or could listen."""
     if is_running(settings):
         yield Finding(True, "listen: the proxy is running")
         return
@@ -168,13 +168,13 @@ def _listening(settings: Settings) -> Iterator[Finding]:
             problem = None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be created: {folder} is not writable"
             hint = "create that folder, or change `listen`"
         else:
-            continue  # whoever starts the proxy passes it
+            continue  # fd:N, which only the process that starts the proxy has open
         text = f"listen: {address} {problem or 'is free, the proxy is not running'}"
         yield Finding(not problem, text, hint if problem else "")
 
 
 def _bind_problem(host: str, port: int) -> str | None:
-    """Why nothing can listen there now, or None."""
+    """Why nothing can listen at this address, or None."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
@@ -186,12 +186,12 @@ def _bind_problem(host: str, port: int) -> str | None:
 
 
 def _redirection(settings: Settings) -> Iterator[Finding]:
-    """Whether the browser comes back to this proxy."""
+    """Whether the redirect URI leads to this proxy."""
     uri = settings.redirect_uri
     origin = own_origin(uri, settings.access.allowed_hosts)
     registered = "register exactly this URI in your app at Krebit"
     if origin is None:
-        text = f"redirect URI: {uri} does not lead to this proxy, which is fine"
+        text = f"redirect URI: {uri} does not lead to this proxy, which is allowed"
         yield Finding(True, text, f"{registered}, then run: krebit-proxy setup --no-browser")
         return
     url = urlsplit(origin)
@@ -215,7 +215,7 @@ def _connects(host: str, port: int) -> bool:
 
 
 async def _stored(settings: Settings, served: dict[str, Any]) -> list[Finding]:
-    """Tries out the store, and tells what is in it, or what the running proxy knows better."""
+    """Tries the store, and reports its grant. The running proxy knows more about the grant than the store."""
     store = store_of(settings)
     try:
         await store.probe()
@@ -240,19 +240,19 @@ def _granted(grant: Grant | None, served: dict[str, Any]) -> Finding:
     if grant.tokens.refresh_token is None or (grant.tokens.refresh_expires_at or now) < now:
         why = "its refresh token has expired" if grant.tokens.refresh_token else "it has no refresh token"
         end = moment(grant.tokens.expires_at, now)
-        text = f"grant: it cannot be renewed, since {why}; its access token ends {end}"
+        text = f"grant: the proxy cannot renew it, because {why}; its access token expires {end}"
         return Finding(False, text, "authorize again with: krebit-proxy setup")
     return Finding(True, f"grant: present, number {grant.generation}")
 
 
 def _noticed(served: dict[str, Any]) -> list[Finding]:
-    """What the running proxy says beside the state of its grant."""
+    """Further notices of the running proxy, such as an authorization that ends soon."""
     found = notices(read_status(served), time.time()) if served else []
     return [Finding(False, f"grant: {notice.text}", notice.hint) for notice in found]
 
 
 def _alarm(settings: Settings, deliveries: dict[str, Any]) -> Iterator[Finding]:
-    """Whether people would hear of a trouble."""
+    """Whether messages about problems would arrive."""
     if settings.notify.webhook:
         yield from _webhook(settings, settings.notify.webhook, deliveries.get("webhook"))
     if settings.notify.command:
@@ -278,12 +278,12 @@ def _webhook(settings: Settings, webhook: str, last: dict[str, Any] | None) -> I
             yield _delivered(f"webhook: {place}", last)
             return
         gone = status in _GONE or (status >= 500 and status != 501)
-        text = f"webhook: {place} {'refuses' if gone else 'responds'}, with status {status}"
+        text = f"webhook: {place} {'refuses' if gone else 'responds'} with status {status}"
         yield Finding(not gone, text, _TRY_IT)
 
 
 def _options(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> int:
-    """The status of an answer to OPTIONS."""
+    """The status of the response to OPTIONS."""
     connection = _open(settings, url, proxy)
     target = url._replace(scheme="", netloc="", fragment="").geturl() or "/"
     try:
@@ -304,7 +304,7 @@ def _command(line: str, last: dict[str, Any] | None) -> Iterator[Finding]:
 
 
 def _delivered(way: str, last: dict[str, Any]) -> Finding:
-    """What came of the last message that the running proxy sent."""
+    """The result of the last message from the running proxy."""
     at = moment(datetime.fromisoformat(last["at"]).timestamp(), time.time())
     if last["accepted"]:
         return Finding(True, f"{way} accepted the last message, {at}")

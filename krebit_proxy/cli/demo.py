@@ -1,4 +1,4 @@
-"""`krebit-proxy demo`: sandbox and proxy together, to be tried by a person or walked through by itself."""
+"""`krebit-proxy demo`: sandbox and proxy together, for a person to try or as an automatic walkthrough."""
 
 import asyncio
 import errno
@@ -78,7 +78,7 @@ def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool
 
 async def _walk(folder: Path) -> int:
     port = free_port(0)
-    # So short that a token expires while the person still looks.
+    # So short that a token expires during the walkthrough.
     options = Options(redirect_uri=f"http://localhost:{port}/setup/callback", token_lifetime=1)
     async with AsyncExitStack() as stack:
         sandbox = Sandbox(options)
@@ -137,7 +137,7 @@ async def _ready(origin: str) -> bool:
 
 
 def settings_for(sandbox: Sandbox, port: int, folder: Path) -> Settings:
-    """The settings of a proxy that listens on `port` of localhost, and works against `sandbox`."""
+    """Settings of a proxy that listens on `port` of localhost and forwards to `sandbox`."""
     return Settings(
         organization=sandbox.options.organization,
         client_id=sandbox.client_id,
@@ -150,7 +150,7 @@ def settings_for(sandbox: Sandbox, port: int, folder: Path) -> Settings:
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` if it is free on both loopback addresses, else a port that is."""
+    """`preferred` if it is free on both loopback addresses. Otherwise another port that is free on both."""
     port = preferred or _any_port()
     while not all(_is_free(family, host, port) for family, host in _LOOPBACKS):
         port = _any_port()
@@ -158,8 +158,8 @@ def free_port(preferred: int) -> int:
 
 
 def _any_port() -> int:
-    # Port 0 would give one of those that systems hand out to every program's connections, and it may be taken again
-    # before it is used. The range below them is left alone (they begin at 32768 on Linux, at 49152 elsewhere).
+    # Port 0 gives an ephemeral port, and another program's connection could take it before we do. The ports below are
+    # safer: ephemeral ports begin at 32768 on Linux, and at 49152 elsewhere.
     return secrets.choice(range(20_000, 32_768))
 
 
@@ -167,6 +167,6 @@ def _is_free(family: socket.AddressFamily, host: str, port: int) -> bool:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        # A machine without IPv6 has no ::1 that anybody could take.
+        # Without IPv6 there is no ::1, so nothing can use the port there.
         return family == socket.AF_INET6 and error.errno != errno.EADDRINUSE
     return True

@@ -1,8 +1,8 @@
-"""A grant on its way from one machine to another, sealed so that only the one that asked for it can open it.
+"""A grant on its way to another machine, encrypted so that only the receiver can open it.
 
-HPKE (RFC 9180) in base mode, with DHKEM(X25519), HKDF-SHA256 and ChaCha20-Poly1305. The receiver's private key lives in
-one process and is never stored, so an envelope that is found later opens nothing. Address and envelope begin with the
-version of this format, and are printed as base64 for URLs.
+HPKE (RFC 9180) in base mode, with DHKEM(X25519), HKDF-SHA256 and ChaCha20-Poly1305. The receiver's private key exists
+in one process and is never stored, so nobody can open the envelope later. Address and envelope begin with the version
+of this format. Both are printed as URL-safe base64.
 """
 
 import binascii
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from krebit_proxy.core.grant import Grant, from_json, to_json
 
-# As the first byte it also makes an address begin with "A", and never with a dash, which would make it an option.
+# This first byte makes every address begin with "A". If it began with a dash, the command line would see an option.
 _VERSION: Final = b"\x02"
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _PURPOSE: Final = b"krebit-proxy grant 2"
@@ -24,28 +24,28 @@ _NO_ENVELOPE: Final = "this is not an exported grant"
 
 
 class Receiver:
-    """Who waits for one envelope, at an address of its own."""
+    """Receives one envelope. `address` is its public key."""
 
     def __init__(self) -> None:
         self._private = X25519PrivateKey.generate()
         self.address = _text(self._private.public_key().public_bytes_raw())
 
     def open(self, envelope: str) -> Grant:
-        """The grant in an envelope. Raises ValueError if it was not sealed to this address, or is damaged."""
+        """The grant in `envelope`. Raises ValueError if it was sealed to another address, or is damaged."""
         sealed = _content(envelope, _NO_ENVELOPE)
         try:
             return from_json(_SUITE.decrypt(sealed, self._private, info=_PURPOSE))
         except InvalidTag:
-            raise ValueError("this grant was exported to another address, or part of it is missing") from None
+            raise ValueError("this grant was exported to another address, or a part of it is missing") from None
 
 
 def seal(grant: Grant, address: str) -> str:
-    """An envelope that only the receiver of `address` can open. Raises ValueError if that is no address."""
+    """An envelope that only the receiver can open. Raises ValueError if `address` is invalid."""
     content = _content(address, _NO_ADDRESS)
     try:
         receiver = X25519PublicKey.from_public_bytes(content)
         return _text(_SUITE.encrypt(to_json(grant).encode(), receiver, info=_PURPOSE))
-    except ValueError:  # of another length, or a point by which every secret would be the same
+    except ValueError:  # wrong length, or a point of low order, with which every shared secret would be the same
         raise ValueError(_NO_ADDRESS) from None
 
 
@@ -54,12 +54,12 @@ def _text(content: bytes) -> str:
 
 
 def _content(text: str, problem: str) -> bytes:
-    """What stands behind the version. Raises ValueError with the problem."""
-    text = "".join(text.split())  # a terminal may have broken it into lines
+    """The bytes after the version. Raises ValueError with `problem`."""
+    text = "".join(text.split())  # `grant export` prints lines
     try:
         content = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError):
         content = b""
     if not content.startswith(_VERSION):
-        raise ValueError(f"{problem}; are both computers on the same version of krebit-proxy?")
+        raise ValueError(f"{problem}; both computers need the same version of krebit-proxy")
     return content.removeprefix(_VERSION)

@@ -1,4 +1,4 @@
-"""The flags that have the sandbox misbehave from the start. `POST /sandbox/faults` has the same names."""
+"""The flags that turn on faults of the sandbox from the start. `POST /sandbox/faults` uses the same names."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +24,7 @@ _OPTIONS: Final = (
     click.option("--unauthorized-for", type=_SECONDS, metavar="SECONDS",
                  help="Answer every API request with 401 for this long."),
     click.option("--unauthorized-path", metavar="PATH",
-                 help="Always answer this path with 401. A template such as '/api/invoices/**' works, too."),
+                 help="Always answer this path with 401. A template such as '/api/invoices/**' works too."),
     click.option("--token-endpoint", type=click.Choice(TOKEN_ENDPOINT_FAULTS), help="Fault of the token endpoint."),
     click.option("--times", type=click.IntRange(1), metavar="N",
                  help="Number of token requests that meet --token-endpoint. Default: all."),
@@ -42,12 +42,12 @@ _OPTIONS: Final = (
     click.option("--refresh-lifetime-name", type=click.Choice(REFRESH_LIFETIME_NAMES),
                  help="Member of a token response that holds the lifetime of the refresh token."),
 )  # fmt: skip
-_ELSEWHERE: Final = frozenset({"token_lifetime", "latency", "revoke"})  # have flags of their own, or none
+_ELSEWHERE: Final = frozenset({"token_lifetime", "latency", "revoke"})  # defined by the commands, or not a flag
 _NAMES: Final = frozenset(Order.model_fields) - _ELSEWHERE
 
 
 def fault_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the flags. The command gets `order`: what they ask for, None without any."""
+    """Adds the flags to a command. It gets one argument `order` for all of them: None if no flag is given."""
 
     @wraps(command)
     def with_order(**given: Any) -> Any:

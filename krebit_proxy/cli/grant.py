@@ -85,7 +85,7 @@ def _receive(settings: "Settings") -> int:
     receiver = Receiver()
     terminal.note(f"On the other computer, run:  krebit-proxy grant export {receiver.address}")
     terminal.note("Then paste its output here, and press Enter:")
-    # In lines, since a terminal passes on no longer ones than 4096 bytes.
+    # Read several lines, because a terminal cuts a line at 4096 bytes.
     lines = takewhile(str.strip, dropwhile(lambda line: not line.strip(), sys.stdin))
     try:
         found = receiver.open("".join(lines))
@@ -104,7 +104,7 @@ def _receive(settings: "Settings") -> int:
 
 
 async def _try(settings: "Settings", refresh_token: "Secret") -> int:
-    """Stores it beside an access token that has expired, and has it refreshed under all the rules of a refresh."""
+    """Stores the refresh token with an expired access token, so that an ordinary refresh tests it."""
     from krebit_proxy.cli.stored_grant import credentials
     from krebit_proxy.core.grant import Tokens
     from krebit_proxy.core.secret import Secret
@@ -155,7 +155,7 @@ async def _put_in(settings: "Settings", tokens: "Tokens") -> None:
 
 
 async def _take_out(settings: "Settings", pack: "Callable[[Grant], str]") -> str:
-    """Packs the grant, then forgets it."""
+    """Packs the grant, then deletes it. Returns the package."""
     from krebit_proxy.cli.stored_grant import locked_store
     from krebit_proxy.core.grant import Grant
 

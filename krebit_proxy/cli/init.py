@@ -68,7 +68,7 @@ def _check(flags: dict[str, str]) -> None:
 
 
 def _port(listen: str) -> int:
-    """Where a browser comes back to; the usual port where it can not."""
+    """The port for the redirect URI: the one of `listen`, or 8321 if that is not a fixed TCP port."""
     from krebit_proxy.config.addresses import split_listen
 
     tcp = split_listen(listen)
@@ -76,7 +76,7 @@ def _port(listen: str) -> int:
 
 
 def _answer(name: str, question: str, *, default: str | None = None, hidden: bool = False) -> str:
-    """What the person answers; asked again while it cannot work."""
+    """Asks until the answer is a valid value of the setting `name`."""
     from krebit_proxy.config.load import problems_of
 
     while True:
@@ -87,7 +87,7 @@ def _answer(name: str, question: str, *, default: str | None = None, hidden: boo
 
 
 def _ask(question: str, *, default: str | None, hidden: bool) -> str:
-    if hidden and not sys.stdin.isatty():  # from a pipe there is nothing to hide, and no terminal to hide it on
+    if hidden and not sys.stdin.isatty():  # click hides input on the terminal, but the secret comes from a pipe
         line = sys.stdin.readline()
         if not line:
             raise click.Abort

@@ -36,12 +36,12 @@ class Invocation:
 
 
 class Seconds(click.FloatRange):
-    """A span of time as an option."""
+    """A time in seconds as an option."""
 
     name = "number of seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuses `nan` too, which is neither inside a range nor outside it."""
+        """Refuses `nan`, which passes the range check."""
         seconds = super().convert(value, param, ctx)
         if isnan(seconds):
             self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
@@ -52,7 +52,6 @@ def common_options(command: F) -> F:
     """Adds `--config` and `--debug`. Both may come before or after the name of the command."""
 
     def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
-        """Stores the option in the invocation."""
         if value:
             setattr(ctx.obj, str(option.name), value)
 

@@ -79,7 +79,7 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
 
 
 async def _seal_again(settings: "Settings") -> bool:
-    """Writes the grant as it is, which seals it with the first key. Whether there is one."""
+    """Writes the grant again, which encrypts it with the first key. Returns False if there is no grant."""
     from krebit_proxy.cli.stored_grant import locked_store
 
     async with locked_store(settings) as store:

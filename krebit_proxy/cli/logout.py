@@ -23,7 +23,7 @@ def logout(invocation: Invocation) -> None:
     settings = invocation.settings()
 
     async def forget() -> bool:
-        """Does it. Returns whether there was anything to forget."""
+        """Returns False if there is no grant."""
         grant = await stored(settings)
         if grant is None or grant.tokens is None:
             return False

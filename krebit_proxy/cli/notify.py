@@ -29,13 +29,15 @@ def notify() -> None:
 def test(invocation: Invocation) -> int:
     """Send a test message, and print the response.
 
-    The command uses each way that `notify` sets. People will see the message. The proxy need not run. Exit status 0
-    if every way accepted the message, 1 if one did not, 2 if none is set.
+    Uses `notify.webhook` and `notify.command`, whichever are set. People will see the message. The proxy does not need
+    to run.
+
+    Exit status: 0 if the message was accepted everywhere, 1 if not, 2 if neither is set.
     """
     settings = invocation.settings()
     if not (settings.notify.webhook or settings.notify.command):
         raise SettingsError(
-            ["no way to notify anybody is set"],
+            ["neither notify.webhook nor notify.command is set"],
             hint="set notify.webhook to a URL, notify.command to a program, or both",
         )
     with tempfile.TemporaryFile() as output:
@@ -43,7 +45,7 @@ def test(invocation: Invocation) -> int:
 
 
 async def _all_accept(settings: "Settings", output: IO[bytes]) -> bool:
-    """Tries one way after the other. `output`: for what the command prints."""
+    """Tries webhook and command in turn. `output` receives what the command prints."""
     from krebit_proxy.web.notify import send_trial, ways
 
     accepted = True

@@ -1,4 +1,4 @@
-"""Talks to the running proxy over the addresses that it listens on."""
+"""Talks to the running proxy at the addresses in `listen`."""
 
 import json
 import socket
@@ -18,28 +18,28 @@ _TIMEOUT: Final = 5.0  # seconds; the proxy answers these pages from memory
 
 
 class NotRunningError(ProxyError):
-    """No proxy answers where the settings say that it listens."""
+    """No proxy answers at the addresses in `listen`."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the proxy said: the HTTP status, and the JSON document."""
+    """The response of the proxy."""
 
     status: int
     document: dict[str, Any]
 
 
 def ask(settings: Settings, path: str) -> Reply:
-    """Asks the proxy of these settings for one of its own pages, as JSON.
+    """One of the proxy's own pages, as JSON.
 
     Raises:
-        NotRunningError: nothing listens there, or something else does.
-        ProxyError: it refuses to answer.
+        NotRunningError: nothing or another program answers there.
+        ProxyError: the proxy refuses the request.
     """
     places = [place for address in settings.listen if (place := _place(address)) is not None]
     for place in places:
         connection = _connection(settings, place)
-        # By this name the proxy is known in any case, and with the port it can give links that work.
+        # The proxy always accepts the name localhost. With the port, its links work.
         host = "localhost" if isinstance(place, str) else f"localhost:{place[1]}"
         try:
             connection.request(
@@ -56,18 +56,18 @@ def ask(settings: Settings, path: str) -> Reply:
 
 
 def is_running(settings: Settings) -> bool:
-    """Whether a proxy answers where these settings say that it listens."""
+    """Whether a proxy answers at the addresses in `listen`, even if it refuses the request."""
     try:
         ask(settings, "/healthz")
     except NotRunningError:
         return False
     except ProxyError:
-        pass  # it is there to refuse
+        pass
     return True
 
 
 def browser_origin(settings: Settings) -> str | None:
-    """Where a browser reaches the proxy: the origin of an own redirect URI, else of the first TCP address."""
+    """Where a browser reaches the proxy: the redirect URI's origin if it leads here, else the first TCP address."""
     if own := own_origin(settings.redirect_uri, settings.access.allowed_hosts):
         return own
     places = [place for address in settings.listen if (tcp := split_listen(address)) and (place := _reachable(tcp))]
@@ -83,7 +83,7 @@ def _place(address: str) -> str | tuple[str, int] | None:
 
 
 def _reachable(address: tuple[str, int]) -> tuple[str, int] | None:
-    """Where to connect to something that listens at `address`: 0.0.0.0 and :: stand for all, so for loopback too."""
+    """Where to connect if a server listens at `address`. 0.0.0.0 and :: include loopback. None for port 0."""
     host, port = address
     if not port:
         return None
@@ -123,7 +123,7 @@ def _connection(settings: Settings, place: str | tuple[str, int]) -> HTTPConnect
         return _UnixConnection(place)
     if settings.tls_cert_file is None:
         return HTTPConnection(*place, timeout=_TIMEOUT)
-    # Its certificate is for the name that callers use, not for localhost; nothing secret is sent or believed here.
+    # The certificate is for the public name, not for localhost. We send nothing secret, and trust nothing we receive.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return HTTPSConnection(*place, timeout=_TIMEOUT, context=context)
@@ -135,7 +135,6 @@ class _UnixConnection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connects to the unix socket. Raises OSError."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(_TIMEOUT)
         self.sock.connect(self._path)

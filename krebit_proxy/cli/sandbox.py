@@ -94,5 +94,5 @@ def _explained(error: OSError, port: int) -> Exception:
 
 
 def tell(sentence: str) -> None:
-    """A line of what just happened, with the time of day."""
+    """Prints a sentence with the time of day."""
     terminal.say(f"{datetime.now().astimezone():%H:%M:%S}  {sentence}")

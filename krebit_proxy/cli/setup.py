@@ -62,7 +62,7 @@ def _by_link(settings: "Settings") -> None:
 
 
 def _open(link: str) -> bool:
-    """Opens the browser, without a shell in between. Never one that would take over this terminal."""
+    """Opens a graphical browser. Returns False if there is none: a text browser would take over this terminal."""
     if sys.platform not in {"win32", "darwin"} and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
         return False
     import webbrowser
@@ -94,7 +94,7 @@ def _by_pasting(settings: "Settings") -> None:
 
 
 async def _probe_store(settings: "Settings") -> None:
-    """Fails now, if at all: a code that was exchanged into a store that cannot keep it is lost."""
+    """Fails before the code is exchanged: if the store then failed, the tokens would be lost."""
     from krebit_proxy.cli.stored_grant import store_of
 
     store = store_of(settings)
@@ -105,7 +105,7 @@ async def _probe_store(settings: "Settings") -> None:
 
 
 def _pasted(attempt: "SetupAttempt") -> "Secret | Refusal":
-    """The answer to the attempt; what is none is explained, and asked for again."""
+    """The response in the pasted address. Asks again until the address belongs to this attempt."""
     from krebit_proxy.core.authorization import pasted_query, read_response, verdict
 
     while True:

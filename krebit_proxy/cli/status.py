@@ -45,7 +45,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
 
 
 def read_status(document: dict[str, Any]) -> GrantStatus:
-    """The state of the grant in the JSON of the status page. What is not in it counts as unknown."""
+    """The state of the grant from the JSON of the status page. Missing fields are None."""
     known: dict[str, Any] = {field.name: document.get(field.name) for field in fields(GrantStatus)}
     for name, value in known.items():
         if value and name.endswith("_at"):
@@ -54,7 +54,7 @@ def read_status(document: dict[str, Any]) -> GrantStatus:
 
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
-    """What the store alone can tell, by the names that the proxy uses."""
+    """The same fields as on the proxy's status page, as far as the store knows them."""
     from krebit_proxy.cli.stored_grant import stored
 
     grant = await stored(settings)
@@ -87,7 +87,7 @@ async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
 
 
 def _lines(document: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
-    """The same for people: a name and a text a line, without what is not known."""
+    """The lines for people, each a name and a text. Unknown values have no line."""
     grant = read_status(document)
     beside = notices(grant, now)
     ready = "ready for now" if grant.code or beside else "ready"

@@ -1,4 +1,4 @@
-"""The grant for one command, without a running proxy: the same store, lock and rules."""
+"""The grant for commands that do not need a running proxy. They use the same store, lock and rules."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from krebit_proxy.token_endpoint import TokenEndpoint
 
 
 def store_of(settings: Settings) -> Store:
-    """The store that the settings name. What it warns of goes to standard error."""
+    """The store that the settings name. Its warnings go to standard error."""
     log.configure(Log(level="warning", format="console"))
     return open_store(settings)
 
@@ -28,7 +28,7 @@ async def stored(settings: Settings) -> Grant | None:
 
 @asynccontextmanager
 async def locked_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store under its lock, so that nobody spends the refresh token meanwhile."""
+    """The store with its lock held, so that no other process spends the refresh token."""
     store = store_of(settings)
     try:
         await store.lock(LOCK_TIMEOUT)

@@ -1,4 +1,4 @@
-"""`krebit-proxy demo --once`: every step that a person would take, and whether it held."""
+"""`krebit-proxy demo --once`: runs every step that a person would take, and reports whether it worked."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from krebit_proxy.sandbox.visitor import Visitor
 
 _PATIENCE: Final = 10.0  # seconds for one step
 _UPLOAD: Final = bytes(range(256)) * 4096  # 1 MiB
-# One path answers 401 where 403 is meant, while the token endpoint renews nothing.
+# One path answers 401 although the token is good, and the token endpoint renews nothing.
 _ONE_PATH_REFUSED: Final = Order.of(
     {"unauthorized_path": "/api/credit-reports/**", "token_endpoint": "limited", "retry_after": 1}
 )
@@ -31,11 +31,11 @@ Step = Callable[[], Awaitable[str]]
 
 
 class StepFailedError(Exception):
-    """A step did not hold; the text says what came instead."""
+    """A step failed. The text says what happened instead."""
 
 
 class Walkthrough:
-    """Sandbox and proxy in one process, and a person with a browser and curl, played by an HTTP client."""
+    """Sandbox and proxy in one process, with an HTTP client in place of a person with a browser and curl."""
 
     def __init__(self, sandbox: Sandbox, settings: Settings) -> None:
         self._sandbox = sandbox
@@ -45,13 +45,12 @@ class Walkthrough:
         self._session = ClientSession(headers={"User-Agent": USER_AGENT}, timeout=ClientTimeout(total=_PATIENCE))
 
     async def close(self) -> None:
-        """Stops the proxy."""
         await self._session.close()
         if self._proxy is not None:
             await self._proxy.stop()
 
     async def run(self) -> bool:
-        """Takes every step, prints how each went, and returns whether all held."""
+        """Runs every step and prints its result. Returns whether all worked."""
         steps: dict[str, Step] = {
             "the proxy starts": self._start,
             "a call before setup gets a clear error": self._call_too_early,
@@ -60,7 +59,7 @@ class Walkthrough:
             "an upload of 1 MiB arrives intact": self._upload,
             "the token expires, the proxy renews it": self._expire,
             "the token is revoked, a POST is sent again": self._revoke,
-            "one path answers 401, all others go on": self._suspect,
+            "one path answers 401, all others work": self._suspect,
             "the proxy restarts and keeps its grant": self._restart,
             "the status page says that all is well": self._status,
         }
@@ -126,7 +125,7 @@ class Walkthrough:
 
     async def _revoke(self) -> str:
         await self._renew_for_long()
-        await self._get("/api/me")  # a young token that was never accepted would get a second chance first
+        await self._get("/api/me")  # the proxy would first try a young token again if the API never accepted it
         counters = self._sandbox.counters
         before = counters.copy()
         self._sandbox.order(Order(revoke="access"))
@@ -139,7 +138,7 @@ class Walkthrough:
         return "one 401, one renewal, one invoice"
 
     async def _suspect(self) -> str:
-        """One path refuses a good token while no renewal is to be had. What others do clears the token."""
+        """One path refuses a good token while no renewal is possible. A call to another path clears the suspicion."""
         refused = f"{self._origin}/api/credit-reports/550000-1001"
         self._sandbox.order(_ONE_PATH_REFUSED)
         try:
@@ -156,7 +155,7 @@ class Walkthrough:
         return "suspected, cleared by another call"
 
     async def _expect_ready(self, *, ready: bool) -> None:
-        """Raises StepFailedError unless /readyz and the status say whether calls go on or the token is suspected."""
+        """Raises StepFailedError unless /readyz and the status page show the token as ready, or else as suspected."""
         async with self._session.get(f"{self._origin}/readyz") as response:
             _expect(response, 200 if ready else 503)
         status = await self._get("/")
@@ -164,7 +163,7 @@ class Walkthrough:
             raise StepFailedError(f"the status says suspected: {status.get('suspected')}")
 
     async def _renew_for_long(self) -> None:
-        """Has the proxy take a token that is not renewed for its age while the next step counts renewals."""
+        """Waits for a long-lived token, so that no renewal for age disturbs the count of the next step."""
         self._sandbox.order(Order(token_lifetime=3600))
         soon = datetime.now(UTC) + timedelta(minutes=1)
         async with asyncio.timeout(_PATIENCE):

@@ -16,14 +16,14 @@ _OWN_ROUTES: Final = frozenset({"", "/", "/setup", "/setup/paste", "/setup/done"
 
 
 def wrong(text: str) -> PydanticCustomError:
-    """A problem with one setting, in the words that a person will read."""
+    """The exception for an invalid value. `text` follows the name of the setting: "is not a URL"."""
     return PydanticCustomError("setting", "{text}", {"text": text})
 
 
 def split_listen(address: str) -> tuple[str, int] | None:
     """Host (no brackets) and port of a TCP listen address; None for `unix:/path` and `fd:N`.
 
-    A port alone is that of localhost. Raises PydanticCustomError for all else.
+    A port alone (`8321`) means localhost. Raises PydanticCustomError for anything else.
     """
     if address.startswith("unix:/"):
         split_unix(address)
@@ -42,10 +42,10 @@ def split_listen(address: str) -> tuple[str, int] | None:
 
 
 def split_unix(address: str) -> tuple[str, dict[str, str]]:
-    """The path of `unix:/path?mode=0660&user=NAME&group=NAME`, and what stands behind it.
+    """The path and the options of `unix:/path?mode=0660&user=NAME&group=NAME`.
 
     Raises:
-        PydanticCustomError: something else stands there.
+        PydanticCustomError: there is another option, or the mode is not octal.
     """
     path, _, query = address.removeprefix("unix:").partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -57,12 +57,12 @@ def split_unix(address: str) -> tuple[str, dict[str, str]]:
 
 
 def check_url(url: str, *, origin_only: bool = False, credentials: bool = False) -> SplitResult:
-    """Checks what every URL in the settings must be: https, or http on loopback, to a host that can exist.
+    """Checks the rules for all URLs in the settings: https, or http on loopback, with a valid host.
 
     Args:
         url: the value of the setting.
-        origin_only: whether a path or query makes no sense here.
-        credentials: whether `user:password@` is accepted.
+        origin_only: refuse a path or query.
+        credentials: accept `user:password@`.
 
     Raises:
         PydanticCustomError: says what is wrong.
@@ -84,7 +84,7 @@ def check_url(url: str, *, origin_only: bool = False, credentials: bool = False)
 
 
 def split_url(url: str) -> SplitResult:
-    """Takes a URL apart. Raises PydanticCustomError where it has a character or a port that no URL has."""
+    """Splits a URL. Raises PydanticCustomError if it has an invalid character, host or port."""
     if not _URI.fullmatch(url):
         raise wrong("is not a URL: percent-encode its spaces and special characters")
     try:
@@ -96,6 +96,6 @@ def split_url(url: str) -> SplitResult:
 
 
 def taken_path(path: str) -> bool:
-    """Whether the redirection endpoint cannot be served at `path`, because something else is."""
+    """Whether the proxy needs `path` for itself, so that a redirect URI cannot have it."""
     plain = unquote(path)
     return plain in _OWN_ROUTES or plain == "/api" or plain.startswith("/api/")

@@ -1,4 +1,4 @@
-"""Rules between settings: each value may be fine alone, and still they can never work together."""
+"""Rules between settings: values that are valid alone but cannot work together."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ listening on {address} lets other computers use your grant. To allow that, add t
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
-    """The settings that contradict each other: the key to blame, and what to say."""
+    """For each conflict, the setting to report and the text."""
     yield from _exposure(settings)
     redirect = urlsplit(settings.redirect_uri)
     if own_origin(settings.redirect_uri, settings.access.allowed_hosts) and taken_path(redirect.path):
@@ -35,7 +35,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
 def _scheme(settings: Settings) -> Iterator[tuple[Key, str]]:
     redirect = urlsplit(settings.redirect_uri)
     ports = {tcp[1] for address in settings.listen if (tcp := split_listen(address))}
-    # Plain http is on loopback only. The other way round, something in front of the proxy may speak https for it.
+    # The reverse is no conflict: a reverse proxy in front may add https.
     if settings.tls_cert_file and redirect.scheme == "http" and (redirect.port or 80) in ports:
         yield ("redirect_uri",), "must start with https://, because tls_cert_file is set; change it at Krebit too"
 
@@ -57,7 +57,7 @@ def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
 
 
 def says_who(settings: Settings) -> bool:
-    """Whether a setting says who of other computers may call."""
+    """Whether a setting limits which other computers may call."""
     access = settings.access
     return bool(access.client_keys_file or access.allow_clients or settings.tls_client_ca_file)
 

@@ -1,4 +1,4 @@
-"""Reads the settings as they were written, and remembers where each one stands."""
+"""Reads the settings as they are written, and remembers the file and line, or the variable, of each one."""
 
 import re
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 Key = tuple[str | int, ...]
 
 PREFIX: Final = "KREBIT_PROXY_"
-# What an error of YAML quotes: behind "expected" its own syntax, and else a part of the file.
+# Quoted text in an error of YAML. After "expected" it is YAML's own syntax, otherwise a part of the file.
 _QUOTED: Final = re.compile(r"""((?:expected|or) )?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-# For a service called krebit-proxy, Kubernetes gives such variables to every container; they are no settings.
+# If a service is called krebit-proxy, Kubernetes sets such variables in every container. They are not settings.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
 
 def is_setting(variable: str) -> bool:
-    """Whether a variable of the environment may hold a setting, and so a secret; one names no more than the file."""
+    """Whether a variable may contain a setting, and so a secret. KREBIT_PROXY_CONFIG is only the name of the file."""
     return variable.startswith(PREFIX) and variable != f"{PREFIX}CONFIG"
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a setting stands. They sort as a person reads them: the file from top to bottom, then the variables."""
+    """Where a setting is. Places sort in reading order: the lines of the file, then the variables."""
 
     variable: bool
-    line: int  # 0 for what has none
-    name: str  # of the file, or of the variable
+    line: int  # 0: none
+    name: str  # of the file or the variable
 
     def __str__(self) -> str:
         return f"{self.name}:{self.line}" if self.line else self.name
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where it stands, which setting, and what to say about it."""
+    """One problem with one setting. `str` gives the line for people: `config.yaml:3: listen: is missing`."""
 
     where: Place
     key: str
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass
 class Document:
-    """Values of the settings as nested dicts and lists, with their places."""
+    """The settings as nested dicts and lists, with their places and problems. `cautions` do not stop the start."""
 
     name: str  # of the file, or "environment"
     values: dict[str, Any] = field(default_factory=dict)
@@ -58,32 +58,30 @@ class Document:
     cautions: list[Problem] = field(default_factory=list)
 
     def at(self, line: int) -> Place:
-        """A line of the file."""
         return Place(variable=False, line=line, name=self.name)
 
     def place(self, key: Key) -> Place:
-        """Where `key` stands, or the nearest of what surrounds it."""
+        """Where `key` is. If that is unknown, where the section around it is."""
         while key and key not in self.places:
             key = key[:-1]
         return self.places.get(key) or self.at(0)
 
     def report(self, key: Key, text: str) -> None:
-        """Notes a problem with the setting `key`."""
         self.problems.append(Problem(self.place(key), dotted(key), text))
 
     def caution(self, key: Key, text: str | None) -> None:
-        """Notes what works, but should be looked at; None is nothing."""
+        """Adds a caution: the setting works, but needs attention. Does nothing if `text` is None."""
         if text is not None:
             self.cautions.append(Problem(self.place(key), dotted(key), text))
 
 
 def dotted(key: Key) -> str:
-    """The name of a setting as a person writes it, e.g. `access.allow[0].methods`."""
+    """The name of a setting as people write it: `access.allow[0].methods`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def read_file(path: Path) -> Document:
-    """Reads a YAML file. What cannot be read becomes a problem of the document."""
+    """Reads a YAML file. Errors become problems of the document."""
     document = Document(str(path))
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
@@ -98,7 +96,7 @@ def read_file(path: Path) -> Document:
 
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """The next node. Raises MarkedYAMLError for an alias, by which a small file could become a large one."""
+        """The next node. Raises MarkedYAMLError for an alias: with aliases, a small file could become huge."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(None, None, "* starts an alias; put the value in quotes", mark)
@@ -106,7 +104,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reading:
-    """Walks the nodes of one file: YAML's own constructor keeps no places and accepts a key twice."""
+    """Walks the nodes of one file. YAML's own constructor forgets the places, and accepts a key twice."""
 
     _PLAIN: Final = frozenset({"null", "bool", "int", "float", "str"})
 
@@ -115,7 +113,7 @@ class _Reading:
         self._loader = loader
 
     def read(self) -> None:
-        """Fills the document, and reports what in the file cannot be read."""
+        """Fills the document with values, places and problems."""
         try:
             root = self._loader.get_single_node()
         except yaml.MarkedYAMLError as error:
@@ -133,8 +131,8 @@ class _Reading:
         mark = error.problem_mark
         at_tab = mark is not None and mark.buffer is not None and mark.buffer[mark.pointer] == "\t"
         advice = "; indent with spaces, not with tabs" if at_tab else ""
-        told = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else "…", error.problem or "")  # it may be a secret
-        return Problem(self._document.at(mark.line + 1 if mark else 1), "", f"invalid YAML: {told}{advice}")
+        reason = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else "…", error.problem or "")  # hides secrets
+        return Problem(self._document.at(mark.line + 1 if mark else 1), "", f"invalid YAML: {reason}{advice}")
 
     def _value(self, node: Node, key: Key) -> Any:
         if isinstance(node, MappingNode):
@@ -157,7 +155,7 @@ class _Reading:
                 continue
             self._mark(name, key)
             read = self._value(value, key)
-            if read is not None:  # `scope:` with nothing behind it leaves the default
+            if read is not None:  # an empty `scope:` means the default
                 values[str(key[-1])] = read
         return values
 
@@ -184,17 +182,17 @@ class _Reading:
 def add_environment(
     document: Document, environ: Mapping[str, str], texts: frozenset[str], lists: frozenset[str]
 ) -> None:
-    """Lays the variables `KREBIT_PROXY_...` over the document; they win over the file.
+    """Adds the variables `KREBIT_PROXY_...` to the document. They win over the file.
 
     Args:
-        document: what the file gave.
-        environ: the environment. An empty variable counts as not set: compose files pass such.
-        texts: the dotted names of settings that are text, taken as they come; all others are read as YAML.
-        lists: the dotted names of settings that are lists of text, which commas may separate too.
+        document: the settings from the file.
+        environ: the environment. An empty variable counts as not set, because compose files pass empty ones.
+        texts: dotted names of the settings that are text and taken literally. All others are read as YAML.
+        lists: dotted names of the settings that are lists of text. Commas may separate their items.
     """
     for variable, raw in sorted(environ.items()):
         name = variable.removeprefix(PREFIX)
-        # CONFIG names the file; EVENT is what `notify.command` finds in its environment, and it may call us.
+        # CONFIG names the file. EVENT is set for `notify.command`, which may run krebit-proxy in turn.
         if not raw or name in {variable, "CONFIG", "EVENT"} or _SERVICE_LINK.fullmatch(name):
             continue
         key: Key = tuple(name.lower().split("__"))

@@ -1,4 +1,4 @@
-"""From a file and the environment to `Settings`, or to the list of everything that is wrong with them."""
+"""Turns a file and the environment into `Settings`, or into a list of all problems."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -35,10 +35,10 @@ _TEXTS: Final = {
 
 
 def find(environ: Mapping[str, str], directory: Path) -> Path | None:
-    """The settings file to use when none was named, or None: then the environment must have all.
+    """The settings file to use without `--config`. None if there is none: then all settings are in the environment.
 
     Args:
-        environ: the environment; `KREBIT_PROXY_CONFIG` names the file, present or not.
+        environ: the environment. `KREBIT_PROXY_CONFIG` names the file, even if it does not exist.
         directory: the working directory.
     """
     if named := environ.get(f"{PREFIX}CONFIG"):
@@ -52,14 +52,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Reads, checks and freezes the settings.
 
     Args:
-        path: the settings file; None where there is none.
+        path: the settings file, or None.
         environ: the environment, which wins over the file.
 
     Raises:
-        SettingsError: lists every problem, each with its place, its key and what is wrong.
+        SettingsError: lists all problems, each with its place, setting and text.
     """
     document = read_file(path) if path else Document("environment")
-    if document.problems and not document.values:  # the rest would only be echoes of a file that cannot be read
+    if document.problems and not document.values:  # all other problems would only follow from the unreadable file
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     directory = path.resolve().parent if path else Path.cwd()
     in_file = {name: _given(document, name) for name in _SECRETS}
@@ -78,7 +78,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 
 def problems_of(values: dict[str, Any]) -> list[str]:
-    """What is wrong with single settings, before there is a file: each a line, empty if they can work."""
+    """The problems of single values, before there is a settings file. Empty if there are none."""
     document = Document("", values=_PLACEHOLDERS | values)
     _validate(document)
     return [str(problem) for problem in document.problems]
@@ -95,19 +95,19 @@ def _lines(problems: list[Problem]) -> list[str]:
 
 
 def _given(document: Document, name: str) -> list[tuple[str, Place]]:
-    """How the secret `name` is given, in itself or in a file of its own, and where."""
+    """Which of `name` and `name_file` are set, and where."""
     return [(key, document.place((key,))) for key in (name, f"{name}_file") if key in document.values]
 
 
 def _refuse_twice(document: Document, name: str, in_file: list[tuple[str, Place]]) -> None:
-    """A secret may come in three ways, but never in two at once: nobody would know which one counts."""
+    """Reports a secret that is set more than once: in a file of its own, in the settings file or in the environment."""
     given = [f"{key} ({place})" for key, place in dict.fromkeys([*in_file, *_given(document, name)])]
     if len(given) > 1:
         document.report((name,), f"is set more than once, by {' and by '.join(given)}; keep one of them")
 
 
 def _read_secret(document: Document, path: Path | None, directory: Path) -> None:
-    """Puts the client secret where the model expects it."""
+    """Reads `client_secret_file` into `client_secret`, which is what the model expects."""
     values = document.values
     if SECRET_FILE in values:
         document.places[(SECRET,)] = document.place((SECRET_FILE,))
@@ -125,7 +125,7 @@ def _read_secret(document: Document, path: Path | None, directory: Path) -> None
 
 
 def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
-    """A key that systemd passes (LoadCredentialEncrypted=krebit-proxy-key) is used where no setting names another."""
+    """Uses the key that systemd passes (LoadCredentialEncrypted=krebit-proxy-key) unless a setting names another."""
     file = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "krebit-proxy-key")
     if file.is_absolute() and file.exists() and not any(document.values.get(key) for key in _ENCRYPTION):
         document.values[_ENCRYPTION[0]] = str(file)
@@ -133,7 +133,7 @@ def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
 
 
 def _make_absolute(document: Document, directory: Path) -> None:
-    """Resolves relative paths: they are relative to the settings file, wherever the program is started."""
+    """Makes paths absolute. They are relative to the settings file, not to the working directory. Checks the files."""
     for key, check in _CHECKS.items():
         section: Any = document.values
         for part in key[:-1]:
@@ -150,10 +150,9 @@ def _make_absolute(document: Document, directory: Path) -> None:
 
 
 def _located(directory: Path, name: str) -> Path:
-    """The file or folder that a setting names, absolute."""
     try:
         return directory / Path(name).expanduser()
-    except RuntimeError:  # nobody knows where this home is, as for a uid without a name; so ~ is no more than a name
+    except RuntimeError:  # this user has no known home, so ~ is an ordinary name
         return directory / name
 
 
@@ -166,11 +165,11 @@ def _unreadable(file: Path) -> str | None:
 
 
 def _strictly(file: Path) -> str | None:
-    """For the keys of the grant store: whoever can read them can open every copy of it."""
+    """For encryption keys: a file that others can read is refused, because they could decrypt every copy."""
     return file_problem(file) or exposure(file)
 
 
-# Every setting that is the path of a file, and how the file is checked.
+# Every setting that is a path to a file, with the check of that file.
 _CHECKS: Final[dict[Key, Callable[[Path], str | None]]] = {
     ("encryption_key_file",): _strictly,
     ("access", "client_keys_file"): file_problem,
@@ -182,7 +181,7 @@ _CHECKS: Final[dict[Key, Callable[[Path], str | None]]] = {
 
 
 def _validate(document: Document) -> Settings:
-    """Validates everything. What fails is set aside, so that the rules between settings see all the rest."""
+    """Validates everything. Invalid values get their defaults, so that the rules between settings check the rest."""
     failed: list[Key] = []
     try:
         settings = Settings.model_validate(document.values)
@@ -208,7 +207,7 @@ def _text(detail: ErrorDetails, place: Place) -> str:
 
 
 def _without(values: dict[str, Any], failed: list[Key]) -> dict[str, Any]:
-    """A copy of `values` in which all that failed is left to the defaults."""
+    """A copy of `values` without those that failed, so that they get their defaults."""
     rest = deepcopy(values)
     for key in failed:
         section: Any = rest

@@ -33,7 +33,7 @@ def _one_or_more(value: Any) -> Any:
 
 
 def _addresses(value: Any) -> Any:
-    """One or more addresses to listen on, where a port may be a number."""
+    """The addresses as a list of texts. YAML reads a port alone as a number."""
     values = value if isinstance(value, list | tuple) else [value]
     return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in values]
 
@@ -114,7 +114,7 @@ def _store(value: str) -> str:
 
 
 def _by(rule: Callable[[str], str]) -> AfterValidator:
-    """The value as a rule of the core has it, whose problems become those of the setting."""
+    """Applies a rule from `core`. Its ValueError becomes a problem of the setting."""
 
     def validated(value: str) -> str:
         try:
@@ -177,7 +177,7 @@ class Upstream(Section):
     """How long idle connections stay open. Must be less than Krebit keeps them open."""
 
     def proxy_to(self, url: str) -> str | None:
-        """The forward proxy on the way to `url`. Plain http, which stays on this computer, is not for it to see."""
+        """The forward proxy for `url`. None for plain http, which stays on this computer."""
         return self.proxy if urlsplit(url).scheme == "https" else None
 
 
@@ -233,7 +233,7 @@ class Access(Section):
     allowed_hosts: Annotated[tuple[Annotated[str, _by(allowed_host)], ...], OneOrMore] = ()
     """Host names, besides localhost, under which clients reach this proxy."""
     allowed_origins: Annotated[tuple[Annotated[str, _by(allowed_origin)], ...], OneOrMore] = ()
-    """Websites whose pages may call the API, for example https://intranet.example."""
+    """Pages and apps that may call the API: https://intranet.example, tauri://localhost, chrome-extension://ID."""
     allow_clients: Annotated[tuple[Annotated[str, _by(_client)], ...], OneOrMore] = ()
     """Addresses that may call, for example 10.1.0.0/16. On unix sockets uid:1000 or gid:33. Empty: all."""
     client_keys_file: Path | None = None
@@ -288,7 +288,7 @@ class Notify(Section):
     command: Annotated[str, AfterValidator(_command)] | None = Field(default=None, repr=False)
     """A program and its arguments, run without a shell. It gets the message as JSON on standard input."""
     after: Seconds = 600
-    """How long a problem must last before the proxy sends a message, in seconds."""
+    """Seconds that a problem must last before the proxy sends a message. For a refused refresh token, at once."""
 
 
 class Settings(Section):
@@ -330,11 +330,10 @@ class Settings(Section):
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What works, but should be looked at: each a line with its place, its key and what to do."""
+        """Settings that work but need attention, as lines with place, key and what to do."""
         return self._cautions
 
     def with_cautions(self, cautions: list[str]) -> "Settings":
-        """These settings, with what `load` has to say about them."""
         self._cautions = tuple(cautions)
         return self
 

@@ -1,4 +1,4 @@
-"""The names of all settings: which are text, which are lists, and which one a misspelt name was meant to be."""
+"""The names of all settings: which are text, which are lists, and which one a misspelt name probably means."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SECRET_FILE: Final = f"{SECRET}_file"
 
 
 def fields(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every single setting by its dotted name, sections opened."""
+    """Every setting by its dotted name. Sections are replaced by their settings."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from fields(field.annotation, f"{prefix}{name}.")
@@ -29,13 +29,13 @@ def fields(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
 
 @cache
 def texts() -> frozenset[str]:
-    """Settings whose value is text, so that `0123` or `no` in a variable is just that."""
+    """Settings that are text, so that `0123` or `no` in a variable stays text."""
     return frozenset({SECRET_FILE} | {name for name, field in fields() if _is_text(field.annotation)})
 
 
 @cache
 def lists() -> frozenset[str]:
-    """Settings that are lists of text, where a single value may stand for a list of one."""
+    """Settings that are lists of text. A single value counts as a list of one."""
     return frozenset(
         name
         for name, field in fields()
@@ -53,7 +53,7 @@ def _is_text(annotation: Any) -> bool:
 
 
 def nearest(name: str) -> str | None:
-    """The setting that an unknown dotted name was probably meant to be, or None."""
+    """The setting that an unknown dotted name probably means, or None."""
     section, _, leaf = re.sub(r"\[\d+\]", "", name).replace("-", "_").lower().rpartition(".")
     known = [
         *dict(fields()),
@@ -61,7 +61,7 @@ def nearest(name: str) -> str | None:
         *Settings.model_fields,
         *(f"access.allow.{key}" for key in Rule.model_fields),
     ]
-    # Without a section it may be one that was written with `_` for the dot, as in a variable of the environment.
+    # Without a section, the name may have one `_` instead of the dot, as in `KREBIT_PROXY_UPSTREAM_URL`.
     siblings = [key for key in known if not section or key.rpartition(".")[0] == section]
     if close := get_close_matches(f"{section}.{leaf}" if section else leaf, siblings, n=1, cutoff=0.7):
         return close[0]

@@ -1,16 +1,16 @@
-"""Files that hold secrets: refused when others can change them, told of when others can read them."""
+"""Checks files with secrets. A file that all users can change is refused, one that others can read causes a warning."""
 
 import stat
 from pathlib import Path
 from typing import Final
 
 LARGEST: Final = 64 * 1024
-# Container engines mount secrets here, readable to all by design: the mount is private to the container.
+# Container engines mount secrets here. All users can read them by design, since the mount is private to the container.
 MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 
 
 def file_problem(path: Path) -> str | None:
-    """Why a file that holds a secret cannot be used, or None. Links are followed: Kubernetes mounts secrets by them."""
+    """Why a file with a secret cannot be used, or None. Follows links, because Kubernetes mounts secrets as links."""
     try:
         found = path.stat()
     except OSError as error:
@@ -23,9 +23,9 @@ def file_problem(path: Path) -> str | None:
 
 
 def exposure(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:
-    """What to say of a file with a secret that others may read, or its group may change; None if nothing is.
+    """Says that all users can read a file with a secret, or that its group can change it. Otherwise None.
 
-    In a container, or where a volume or a umask sets the mode, that may be meant: mostly it is said, and not refused.
+    This can be intended, in a container or where a volume or a umask sets the mode. So most files only cause a warning.
     """
     try:
         mode = path.stat().st_mode
@@ -39,10 +39,10 @@ def exposure(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:
 
 
 def read_secret(path: Path) -> str:
-    """The one line in a file; its end of line is not part of the secret.
+    """The content of a file, without the line break at the end.
 
     Raises:
-        ValueError: says what is wrong, and nothing of the content.
+        ValueError: says what is wrong, without the content.
     """
     if (problem := file_problem(path)) is not None:
         raise ValueError(problem)

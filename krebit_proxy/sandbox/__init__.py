@@ -1,4 +1,4 @@
-"""A stand-in for Krebit on loopback: people build against it without an account, and tests drive it."""
+"""A stand-in for Krebit on loopback. People use it without an account, and tests control it."""
 
 from krebit_proxy.sandbox.faults import Faults, Order
 from krebit_proxy.sandbox.grants import Rotation

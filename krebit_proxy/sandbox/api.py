@@ -1,4 +1,4 @@
-"""A small believable Krebit API. Every resource needs a live access token (RFC 6750)."""
+"""A small, realistic Krebit API. Every resource needs a valid access token (RFC 6750)."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ class SandboxApi:
         self._invoices = {invoice["id"]: invoice for invoice in records.invoices()}
 
     def routes(self) -> list[web.RouteDef]:
-        """What it serves."""
+        """All resources. They need the check by `refusal` before them."""
         return [
             web.get("/api/me", self.me),
             web.get("/api/customers", self.customers),
@@ -52,7 +52,7 @@ class SandboxApi:
         ]
 
     def refusal(self, request: web.BaseRequest) -> web.Response | None:
-        """The 401 for a request without a live token; None lets it in."""
+        """The 401 for a request without a valid token. None if the request may pass."""
         self._journal.note("api_requests")
         token = _BEARER.fullmatch(request.headers.get("Authorization", ""))
         if token is None:
@@ -70,45 +70,40 @@ class SandboxApi:
         return _error(401, "unauthorized", message, {"WWW-Authenticate": challenge})
 
     async def me(self, _request: web.Request) -> web.Response:
-        """Whose grant it is."""
         return web.json_response(records.ME | {"organization": self._organization})
 
     async def customers(self, request: web.Request) -> web.Response:
-        """One page of customers."""
         return _listing(request, list(self._customers.values()))
 
     async def customer(self, request: web.Request) -> web.Response:
-        """One customer."""
         return web.json_response(_found(self._customers, request.match_info["id"]))
 
     async def invoices(self, request: web.Request) -> web.Response:
-        """One page of invoices."""
         return _listing(request, list(self._invoices.values()))
 
     async def invoice(self, request: web.Request) -> web.Response:
-        """One invoice."""
         return web.json_response(_found(self._invoices, request.match_info["id"]))
 
     async def create_invoice(self, request: web.Request) -> web.Response:
-        """A new invoice from `{"customer_id": "cus_001", "amount": 1250}`."""
+        """Takes `{"customer_id": "cus_001", "amount": 1250}`."""
         wanted = await _json_object(request)
         customer_id, amount = wanted.get("customer_id"), wanted.get("amount")
         if customer_id not in self._customers:
-            return _error(422, "invalid", "customer_id must be the id of a customer, e.g. cus_001.")
+            return _error(422, "invalid", "customer_id must be the id of a customer, for example cus_001.")
         if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
-            return _error(422, "invalid", "amount must be a number of kronor above 0.")
+            return _error(422, "invalid", "amount must be more than 0 kronor.")
         invoice = records.invoice(len(self._invoices) + 1, str(customer_id), amount)
         self._invoices[invoice["id"]] = invoice
         self._journal.note("invoices_created", f"Invoice {invoice['id']} was created.")
         return web.json_response(invoice, status=201, headers={"Location": f"/api/invoices/{invoice['id']}"})
 
     async def credit_report(self, request: web.Request) -> web.Response:
-        """A report by organization number, 550000-1001 to 550000-1057."""
+        """The organization numbers are 550000-1001 to 550000-1057."""
         by_number = {customer["organization_number"]: customer for customer in self._customers.values()}
         return web.json_response(records.credit_report(_found(by_number, request.match_info["organization_number"])))
 
     async def export(self, request: web.Request) -> web.Response:
-        """A download; `?rows=` says how long, `Range` what part of it (RFC 9110, 14)."""
+        """A download with `?rows=` lines. Supports `Range` (RFC 9110, 14)."""
         rows = _whole_number(request, "rows", 1000, _MOST_ROWS)
         content = "".join(records.export_lines(rows)).encode()
         etag = f'"{sha256(content).hexdigest()[:16]}"'
@@ -129,7 +124,7 @@ class SandboxApi:
         return web.Response(body=body, status=206, content_type="text/csv", charset="utf-8", headers=headers)
 
     async def upload(self, request: web.Request) -> web.Response:
-        """Takes content of any length, and says how long it was and what its SHA-256 is."""
+        """Returns the length and the SHA-256 of the body."""
         digest, length = sha256(), 0
         async for chunk in request.content.iter_any():
             digest.update(chunk)
@@ -138,7 +133,7 @@ class SandboxApi:
         return web.json_response({"length": length, "sha256": digest.hexdigest()}, status=201)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """A stream of events that never ends, or after `?count=`; one each second, or each `?interval=` seconds."""
+        """A stream of events, one per second or per `?interval_ms=`. Ends after `?count=` events, or never."""
         last = _whole_number(request, "count", 0, _MOST_ROWS)
         interval = _whole_number(request, "interval_ms", 1000, 60_000) / 1000
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
@@ -154,7 +149,7 @@ class SandboxApi:
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Below /api/ what aiohttp or a resource raises (404, 405 ...) is JSON like all the rest."""
+    """Below /api/, HTTP errors (404, 405 ...) are JSON too."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -170,12 +165,12 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
 
 def _found(known: dict[str, records.Record], key: str) -> records.Record:
     if key not in known:
-        raise web.HTTPNotFound(text="There is nothing by that name.")
+        raise web.HTTPNotFound(text="No such resource.")
     return known[key]
 
 
 def _listing(request: web.Request, everything: list[records.Record]) -> web.Response:
-    """A page of `everything` by `?limit=` and `?cursor=`; the next one is named by `next_cursor` and by `Link`."""
+    """A page of `everything` by `?limit=` and `?cursor=`. `next_cursor` and `Link` lead to the next one."""
     limit = _whole_number(request, "limit", 20, _LONGEST_PAGE)
     start = _position(request.query.get("cursor"))
     end = start + max(limit, 1)
@@ -189,7 +184,7 @@ def _listing(request: web.Request, everything: list[records.Record]) -> web.Resp
 
 
 def _cursor(position: int) -> str:
-    """Opaque on purpose: a client that counts on what is in it would break with the real API."""
+    """Opaque on purpose: a client that parses it would break with the real API."""
     return urlsafe_b64encode(f"after:{position}".encode()).decode().rstrip("=")
 
 
@@ -199,7 +194,7 @@ def _position(cursor: str | None) -> int:
     try:
         return int(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().removeprefix("after:"))
     except ValueError:
-        raise web.HTTPBadRequest(text="This cursor is not one of ours.") from None
+        raise web.HTTPBadRequest(text="cursor is invalid; use next_cursor of the page before.") from None
 
 
 def _whole_number(request: web.Request, name: str, default: int, most: int) -> int:
@@ -210,10 +205,10 @@ def _whole_number(request: web.Request, name: str, default: int, most: int) -> i
 
 
 def _part(wanted: str | None, length: int) -> range | None:
-    """The bytes that a Range asks for; empty: none of them is there; None: all, as if it had not been sent.
+    """The bytes that a Range asks for. Empty if none of them exist. None if the Range is to be ignored.
 
     RFC 9110 14.2: "A server that supports range requests MAY ignore or reject a Range header field that contains an
-    invalid ranges-specifier"; more than one range is ignored, too.
+    invalid ranges-specifier". More than one range is ignored too.
     """
     match = _RANGE.fullmatch(wanted or "")
     if match is None or not (match[1] or match[2]):
@@ -230,5 +225,5 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise web.HTTPBadRequest(text="The content must be a JSON object.")
+        raise web.HTTPBadRequest(text="The body must be a JSON object.")
     return document

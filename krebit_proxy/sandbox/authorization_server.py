@@ -1,7 +1,7 @@
 """The authorization server: authorization endpoint with a consent page, token and revocation endpoint.
 
-It accepts everything that RFC 6749 allows a client to do, and refuses what the RFC has it refuse, so that a client
-that works here is a correct one.
+It accepts everything that RFC 6749 allows, and refuses everything that the RFC forbids. So a client that works here is
+correct.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from krebit_proxy.sandbox.token_answers import (
     token_response,
 )
 
-_OPEN_CONSENTS: Final = 100  # consent pages that may be open at the same time; the oldest gives way
+_OPEN_CONSENTS: Final = 100  # consent pages that may be open at once; a new one closes the oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """An authorization request that waits for a person's answer."""
+    """An authorization request whose consent page is open."""
 
-    redirect_uri: str | None  # as given; None: left out
+    redirect_uri: str | None  # None: the request had none
     state: str | None
     challenge: str | None
 
 
 class AuthorizationServer:
-    """Asks a person, gives out codes, and takes them and refresh tokens for access tokens."""
+    """Asks a person for consent, issues codes, and exchanges codes and refresh tokens for access tokens."""
 
     def __init__(self, client: Client, grants: Grants, faults: Faults, journal: Journal) -> None:
         self._client = client
@@ -63,7 +63,6 @@ class AuthorizationServer:
         self._consents: OrderedDict[str, Consent] = OrderedDict()
 
     def routes(self) -> list[web.RouteDef]:
-        """What it serves."""
         return [
             web.get("/oauth/authorize", self.authorize, allow_head=False),
             web.post("/oauth/authorize", self.decide),
@@ -90,7 +89,7 @@ class AuthorizationServer:
             self._consents.popitem(last=False)
         return page(
             "consent.html",
-            # Chromium holds every redirect that follows the form's POST against form-action.
+            # Chromium applies form-action to every redirect after the form's POST too.
             form_action=f"'self' {_origin(self._client.redirect_uri)}",
             client=self._client,
             scopes=given.get("scope", "").split(),
@@ -106,16 +105,16 @@ class AuthorizationServer:
         return ""
 
     async def decide(self, request: web.Request) -> web.Response:
-        """A person's answer, and the way back to the app (RFC 6749, 4.1.2)."""
+        """Takes the person's decision and redirects to the app (RFC 6749, 4.1.2)."""
         form = await request.post()
         consent = self._consents.pop(str(form.get("ticket")), None)
         if consent is None:
             return page("refused.html", status=400, problem="ticket", given={}, client=self._client)
         if form.get("decision") != "allow":
-            self._journal.note("denied", "Somebody said no on the consent page.")
-            answer = {"error": "access_denied", "error_description": "The person said no."}
+            self._journal.note("denied", "Somebody pressed Deny on the consent page.")
+            answer = {"error": "access_denied", "error_description": "The person pressed Deny."}
         else:
-            self._journal.note("authorizations", "Somebody said yes on the consent page.")
+            self._journal.note("authorizations", "Somebody pressed Allow on the consent page.")
             answer = {"code": self._grants.code(consent.redirect_uri, consent.challenge, time.time())}
         return self._back(consent.redirect_uri, consent.state, answer)
 
@@ -142,7 +141,7 @@ class AuthorizationServer:
             self._journal.note("token_refusals", f"The token endpoint refused: {error.error}. {error.description}")
             answer = error_response(error, request)
         if fault == "lost":
-            self._journal.note("token_faults", "The token endpoint did its work, and its answer was lost.")
+            self._journal.note("token_faults", "The token endpoint issued tokens, but its response was lost.")
             _hang_up(request)
         return answer
 
@@ -160,15 +159,15 @@ class AuthorizationServer:
         if grant_type == "authorization_code":
             code, redirect_uri, verifier = _required(form, "code"), form.get("redirect_uri"), form.get("code_verifier")
             pair = self._grants.exchange(code, redirect_uri, verifier, terms=terms, now=now)
-            self._journal.note("exchanges", f"The app got its tokens; the access token lives {lifetime:g} s.")
+            self._journal.note("exchanges", f"The app got its tokens. The access token lasts {lifetime:g} s.")
         elif grant_type == "refresh_token":
             refresh_token = _required(form, "refresh_token")
             if fault == "refuse":
-                raise RefreshTokenDead("You ordered it.")
+                raise RefreshTokenDead("The fault 'refuse' is on.")
             pair = self._grants.refresh(refresh_token, terms=terms, now=now)
-            self._journal.note("refreshes", f"The app renewed its access token; it lives {lifetime:g} s.")
+            self._journal.note("refreshes", f"The app renewed its access token. It lasts {lifetime:g} s.")
         else:
-            raise OAuthError("unsupported_grant_type", "Known are authorization_code and refresh_token.")
+            raise OAuthError("unsupported_grant_type", "Use authorization_code or refresh_token.")
         return pair
 
     async def revoke(self, request: web.Request) -> web.Response:
@@ -179,13 +178,13 @@ class AuthorizationServer:
             self._grants.revoke(_required(form, "token"))
         except OAuthError as error:
             return error_response(error, request)
-        self._journal.note("revocations", "The app gave a token back.")
+        self._journal.note("revocations", "The app revoked a token.")
         # RFC 7009 2.2: "Note: invalid tokens do not cause an error response".
         return web.Response(headers=NOT_STORED)
 
     async def _authenticated_form(self, request: web.Request) -> dict[str, str]:
         if request.content_type != "application/x-www-form-urlencoded":
-            raise OAuthError("invalid_request", "The content must be application/x-www-form-urlencoded.")
+            raise OAuthError("invalid_request", "The body must be application/x-www-form-urlencoded.")
         form = _single(parse_qsl(await request.text()))
         client_id, client_secret = _client_credentials(request, form)
         known = self._client
@@ -195,10 +194,10 @@ class AuthorizationServer:
 
 
 def _check_authorization_request(pairs: list[tuple[str, str]]) -> None:
-    """Raises OAuthError for what the app is told of by redirect (RFC 6749, 4.1.2.1)."""
+    """Raises OAuthError for errors that go to the app by redirect (RFC 6749, 4.1.2.1)."""
     given = _single(pairs)
     if _required(given, "response_type") != "code":
-        raise OAuthError("unsupported_response_type", "Only response_type=code is known.")
+        raise OAuthError("unsupported_response_type", "response_type must be code.")
     # RFC 7636 4.3: code_challenge_method "defaults to "plain" if not present", which this server does not support.
     if "code_challenge" in given and given.get("code_challenge_method") != "S256":
         raise OAuthError("invalid_request", "code_challenge_method must be S256.")
@@ -210,7 +209,7 @@ def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     single: dict[str, str] = {}
     for name, value in pairs:
         if name in single:
-            raise OAuthError("invalid_request", "A parameter is there more than once.")
+            raise OAuthError("invalid_request", "The request has the same parameter more than once.")
         if value:
             single[name] = value
     return single
@@ -223,20 +222,20 @@ def _required(form: dict[str, str], name: str) -> str:
 
 
 def _client_credentials(request: web.Request, form: dict[str, str]) -> tuple[str, str]:
-    """The client's id and secret from the Authorization field or the content (RFC 6749, 2.3.1)."""
+    """The client id and secret, from the Authorization field or the content (RFC 6749, 2.3.1)."""
     field = request.headers.get("Authorization")
     if field is None:
         return form.get("client_id", ""), form.get("client_secret", "")
     if "client_secret" in form:
         # RFC 6749 2.3: "The client MUST NOT use more than one authentication method in each request."
-        raise OAuthError("invalid_request", "The client secret is there twice: as Basic and in the content.")
+        raise OAuthError("invalid_request", "The request has the client secret twice: as Basic and in the body.")
     scheme, _, value = field.partition(" ")
     try:
         client_id, colon, client_secret = b64decode(value.strip(), validate=True).decode().partition(":")
     except ValueError:
         colon = ""
     if scheme.lower() != "basic" or not colon:
-        raise OAuthError("invalid_client", "The Authorization field is not Basic authentication.")
+        raise OAuthError("invalid_client", "The Authorization header is not valid Basic authentication.")
     # RFC 6749 2.3.1: both "encoded using the "application/x-www-form-urlencoded" encoding algorithm".
     return unquote_plus(client_id), unquote_plus(client_secret)
 
@@ -246,7 +245,7 @@ def _same(given: str, known: str) -> bool:
 
 
 def _hang_up(request: web.Request) -> None:
-    """Ends the connection, so that the answer never arrives."""
+    """Aborts the connection, so that the response never arrives."""
     if request.transport is not None:
         request.transport.abort()
 

@@ -1,4 +1,4 @@
-"""The sandbox's door: the rules of the proxy's own door, so that no web page can drive the sandbox."""
+"""Admission to the sandbox, by the proxy's own rules, so that no web page can control the sandbox."""
 
 from typing import Final
 
@@ -9,16 +9,16 @@ from krebit_proxy.core.admission import Request, admit
 from krebit_proxy.core.head import Head
 from krebit_proxy.errors import Refused
 
-_RULES: Final = Rules.compiled()  # names of this machine only, and no other origin than the sandbox's own
+_RULES: Final = Rules.compiled()  # only names of this machine, and only the sandbox's own origin
 
 
 def refusal(request: web.BaseRequest, origin: str) -> web.Response | None:
-    """The answer to a request under a foreign name, or of another web site; None lets it in.
+    """The error for a request with a foreign Host or from another website. None if the request may pass.
 
-    A link may lead to a page, as the proxy's redirect to the consent page does. `origin` is the sandbox's own.
+    Links to pages may pass: the proxy redirects to the consent page. `origin` is the sandbox's own, for the error.
     """
     transport = request.transport
-    if transport is None:  # the caller is gone
+    if transport is None:  # the client is gone
         return None
     local, remote = (transport.get_extra_info(end)[0] for end in ("sockname", "peername"))
     try:
@@ -31,6 +31,6 @@ def refusal(request: web.BaseRequest, origin: str) -> web.Response | None:
         )
         admit(asked, _RULES)
     except Refused as error:
-        text = f"{error.detail} The sandbox is for this machine only, at {origin}\n"
+        text = f"{error.detail} The sandbox is for this computer only, at {origin}\n"
         return web.Response(text=text, status=error.status)
     return None

@@ -1,4 +1,7 @@
-"""Faults on demand: what may be ordered, and what is in force."""
+"""Faults on demand: the faults that are on, and the orders that change them.
+
+`curl -d token_endpoint=error -d times=3 http://127.0.0.1:8322/sandbox/faults` is an order.
+"""
 
 import json
 import re
@@ -23,11 +26,12 @@ from pydantic import (
 from krebit_proxy.core.policy import pattern
 from krebit_proxy.sandbox.grants import Grants, Terms
 
-# What the token endpoint does: works; 500 with an HTML page; 503 or 429 with Retry-After; closes the connection without
-# an answer; never answers; 200 with a page that is no token response; refuses every refresh token, and spends none; or
-# does its work and closes the connection before the answer, so that the token is spent.
+# What the token endpoint does:
+# ok: works. error: 500 with an HTML page. busy, limited: 503 or 429 with Retry-After.
+# away: closes the connection without a response. hang: never responds. garbage: 200 with an HTML page.
+# refuse: refuses every refresh token, and spends none. lost: spends the token, then closes the connection.
 TokenEndpointFault = Literal["ok", "error", "busy", "limited", "away", "hang", "garbage", "refuse", "lost"]
-# In which words a dead refresh token is refused; `token_answers` has them.
+# The error for a refresh token that no longer works. `token_answers` has the full responses.
 RefusalWords = Literal[
     "invalid_grant",
     "invalid_request",
@@ -37,11 +41,12 @@ RefusalWords = Literal[
     "expired_token",
     "unprocessable",
 ]
-# How a token response is written: as RFC 6749 has it; form-encoded; one level down; or behind a notice of PHP.
+# The format of a token response.
+# json: as in RFC 6749. form: form-encoded. data, authed_user: one level down. notice: after a PHP notice.
 TokenShape = Literal["json", "form", "data", "authed_user", "notice"]
-# Whether each renewal gives the refresh token its whole lifetime again, or its end stays where it was at setup.
+# sliding: each renewal starts the lifetime of the refresh token again. fixed: its end stays as it was at setup.
 RefreshEnd = Literal["sliding", "fixed"]
-# The member of the token response that tells the refresh token's lifetime. RFC 6749 has none.
+# The member of the token response with the lifetime of the refresh token. RFC 6749 has none. untold: no member.
 RefreshLifetimeName = Literal["refresh_expires_in", "refresh_token_expires_in", "x_refresh_token_expires_in", "untold"]
 
 TOKEN_ENDPOINT_FAULTS: Final[tuple[str, ...]] = get_args(TokenEndpointFault)
@@ -53,28 +58,28 @@ REFRESH_LIFETIME_NAMES: Final[tuple[str, ...]] = get_args(RefreshLifetimeName)
 
 @dataclass(slots=True)
 class Faults:
-    """What is in force now. Seconds where it is a time."""
+    """The faults that are on now. Times are in seconds."""
 
-    token_lifetime: float = 3600.0  # of the access tokens issued from now on
-    replication_lag: float = 0.0  # until the API accepts the access tokens issued from now on
-    latency: float = 0.0  # before every answer
-    unauthorized: int = 0  # so many API requests are answered 401 whatever their token is
-    unauthorized_until: float = 0.0  # since the epoch; until then all of them are
-    unauthorized_path: str = ""  # and always those on this path, or path template
+    token_lifetime: float = 3600.0  # of new access tokens
+    replication_lag: float = 0.0  # until the API accepts a new access token
+    latency: float = 0.0  # before every response
+    unauthorized: int = 0  # number of API requests that get a 401 with any token
+    unauthorized_until: float = 0.0  # seconds since the epoch; until then, all API requests get a 401
+    unauthorized_path: str = ""  # a path or path template that always gets a 401
     token_endpoint: TokenEndpointFault = "ok"
-    times: int | None = None  # so many token requests meet that fault; None: until it is set to "ok"
-    retry_after: int = 1  # what a busy or limited token endpoint asks for
+    times: int | None = None  # number of token requests that meet `token_endpoint`; None: all, until it is "ok"
+    retry_after: int = 1  # of a busy or limited token endpoint
     refusal: RefusalWords = "invalid_grant"
-    refusal_status: int | None = None  # None: the usual one for these words
+    refusal_status: int | None = None  # None: the usual one for `refusal`
     token_status: int = 200  # of a token response
     token_type: str = "Bearer"
     token_shape: TokenShape = "json"
-    refresh_lifetime: float = 0.0  # of the refresh tokens issued from now on; 0: no end
+    refresh_lifetime: float = 0.0  # of new refresh tokens; 0: they never expire
     refresh_end: RefreshEnd = "sliding"
     refresh_lifetime_name: RefreshLifetimeName = "refresh_expires_in"
 
     def refuses(self, path: bytes, now: float) -> bool:
-        """Whether an API request on `path` is answered 401 whatever its token is. Counts it."""
+        """Whether an API request on `path` gets a 401 with any token. Counts down `unauthorized`."""
         if now < self.unauthorized_until:
             return True
         if self.unauthorized_path and _matcher(self.unauthorized_path).fullmatch(path):
@@ -85,7 +90,7 @@ class Faults:
         return True
 
     def take_token_endpoint(self) -> TokenEndpointFault:
-        """What this token request meets. Counts it."""
+        """The fault for this token request. Counts down `times`."""
         fault = self.token_endpoint
         if fault != "ok" and self.times is not None:
             self.times -= 1
@@ -94,7 +99,6 @@ class Faults:
         return fault
 
     def terms(self) -> Terms:
-        """What new tokens are issued on."""
         return Terms(
             lifetime=self.token_lifetime,
             lag=self.replication_lag,
@@ -103,7 +107,7 @@ class Faults:
         )
 
     def in_force(self, now: float) -> dict[str, Any]:
-        """All of it by the names of an order."""
+        """All faults, by the names of `Order`."""
         shown = asdict(self)
         shown["unauthorized_for"] = max(0.0, round(shown.pop("unauthorized_until") - now, 1))
         return shown
@@ -113,7 +117,7 @@ _matcher: Final = lru_cache(pattern)
 
 
 class Order(BaseModel):
-    """What `POST /sandbox/faults` takes, as JSON or as a form. What is left out stays as it is."""
+    """The body of `POST /sandbox/faults`, as JSON or as a form. A fault that is not named stays as it is."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -145,14 +149,14 @@ class Order(BaseModel):
 
     @classmethod
     def of(cls, wanted: Mapping[str, Any]) -> "Order":
-        """The order for these values by name. Raises ValueError with a sentence for each that cannot be used."""
+        """The order for these names and values. Raises ValueError with one sentence for each invalid value."""
         try:
             return cls.model_validate(wanted)
         except ValidationError as error:
             raise ValueError(" ".join(map(_sentence, error.errors()))) from None
 
     def apply(self, faults: Faults, grants: Grants, now: float) -> None:
-        """Puts the order into force."""
+        """Changes `faults`, and revokes tokens. A new `token_endpoint` resets `times`, a new `refusal` its status."""
         wanted = self.model_dump(exclude_none=True, exclude={"revoke", "unauthorized_for"})
         if self.unauthorized_for is not None:
             wanted["unauthorized_until"] = now + self.unauthorized_for
@@ -170,30 +174,29 @@ _MAY_BE_EMPTY: Final = frozenset({"unauthorized_path", "token_type"})
 
 
 async def read_order(request: web.BaseRequest) -> Order:
-    """The order in a request's content. Raises ValueError with a sentence for a person."""
+    """The order in the body of a request. Raises ValueError with a sentence for people."""
     text = await request.text()
     try:
-        # curl -d calls everything a form, JSON too.
+        # curl -d sends JSON with the content type of a form.
         wanted = json.loads(text) if text.lstrip().startswith("{") else _form(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"This is not JSON: {error}") from None
+        raise ValueError(f"The body is not valid JSON: {error}.") from None
     order = Order.of(wanted)
     if not order.model_fields_set:
-        raise ValueError(f"Say what to do, e.g. revoke=access. Known: {_known()}.")
+        raise ValueError(f"No fault is named. Write for example revoke=access. All names: {_known()}.")
     return order
 
 
 def _form(text: str) -> dict[str, str]:
-    """The values of a form. A number that is left empty is left out; an empty text is one."""
+    """The values of a form. An empty number counts as missing, an empty text as a value."""
     pairs = parse_qsl(text, keep_blank_values=True)
     return {name: value for name, value in pairs if value or name in _MAY_BE_EMPTY}
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    """What is wrong with one value."""
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such fault. Known: {_known()}."
+        return f"{name}: there is no such fault. All names: {_known()}."
     return f"{name}: {re.sub('^Value error, ', '', problem['msg'])}."
 
 

@@ -1,7 +1,7 @@
-"""What the authorization server has given out, and the rules of using it (RFC 6749, RFC 7636). No I/O.
+"""The codes and tokens that the authorization server has issued, and the rules for them (RFC 6749, RFC 7636). No I/O.
 
-Everything that comes from one consent of a person is one *family*. A token that is revoked is forgotten, so
-"unknown" and "revoked" are the same to all who ask. Times are seconds since the epoch and come in as arguments.
+All tokens that come from one consent are one *family*. A revoked token is deleted, so nobody can tell a revoked token
+from an unknown one. Times are seconds since the epoch, and are arguments.
 """
 
 import hmac
@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal
 
-# What happens to a refresh token that has been used: dead at once; never replaced; good for the same pair again for
-# some seconds; or dead, and its second use takes the whole family with it.
+# What happens to a used refresh token. strict: it stops working. off: it keeps working, and there is no new one.
+# grace: for some seconds, it returns the same pair again. family: like strict, and a second use revokes the family.
 Rotation = Literal["strict", "off", "grace", "family"]
 
 # RFC 6749 4.1.2: "A maximum authorization code lifetime of 10 minutes is RECOMMENDED."
@@ -30,7 +30,7 @@ class OAuthError(Exception):
 
 
 class RefreshTokenDead(OAuthError):
-    """The refresh token is unknown, revoked, used or at its end: invalid_grant, in RFC 6749's words."""
+    """The refresh token is unknown, revoked, used or expired. RFC 6749 calls this invalid_grant."""
 
     def __init__(self, description: str) -> None:
         super().__init__("invalid_grant", description)
@@ -38,22 +38,22 @@ class RefreshTokenDead(OAuthError):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What tokens are issued on. All times are seconds."""
+    """The lifetimes of new tokens, in seconds."""
 
     lifetime: float  # of the access token
     lag: float = 0.0  # from issue until the API accepts the access token
-    refresh_lifetime: float | None = None  # None: the refresh token has no end
+    refresh_lifetime: float | None = None  # None: the refresh token never expires
     fixed_end: bool = False  # a renewal does not move the end of the refresh token
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One token response. `refresh_token` is None where the old one stays in use."""
+    """One token response. `refresh_token` is None if the old one stays in use."""
 
     access_token: str
     refresh_token: str | None
     expires_at: float
-    refresh_expires_at: float | None = None  # None: no end
+    refresh_expires_at: float | None = None  # None: never
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Code:
     """An authorization code, bound to the request that it answers."""
 
     family: str
-    redirect_uri: str | None  # as it stood in the authorization request
+    redirect_uri: str | None  # of the authorization request; None: it had none
     challenge: str | None  # PKCE, S256
     expires_at: float
     used: bool = False
@@ -69,7 +69,7 @@ class Code:
 
 @dataclass(slots=True)
 class AccessToken:
-    """What opens the API, from `accepted_from` until it expires."""
+    """Valid at the API from `accepted_from` until it expires."""
 
     family: str
     expires_at: float
@@ -78,17 +78,17 @@ class AccessToken:
 
 @dataclass(slots=True)
 class RefreshToken:
-    """What brings the next access token."""
+    """Can be exchanged for the next access token."""
 
     family: str
     spent_at: float | None = None
-    next_access: str = ""  # the pair that it was spent for, which the grace time gives out again
+    next_access: str = ""  # the pair that it was exchanged for; with the rotation "grace", it is returned again
     next_refresh: str = ""
     expires_at: float | None = None
 
 
 class Grants:
-    """Codes and tokens in use, and what may be done with them."""
+    """All codes and tokens."""
 
     def __init__(self, rotation: Rotation, grace: float) -> None:
         self.rotation = rotation
@@ -98,13 +98,12 @@ class Grants:
         self._refresh: dict[str, RefreshToken] = {}
 
     def code(self, redirect_uri: str | None, challenge: str | None, now: float) -> str:
-        """A code for a person's consent."""
         code = secrets.token_urlsafe(24)
         self._codes[code] = Code(secrets.token_hex(8), redirect_uri, challenge, now + CODE_LIFETIME)
         return code
 
     def exchange(self, code: str, redirect_uri: str | None, verifier: str | None, *, terms: Terms, now: float) -> Pair:
-        """The tokens for a code. Raises OAuthError (invalid_grant); a code is used up by the first try."""
+        """The tokens for a code. The first try uses the code up. Raises OAuthError (invalid_grant)."""
         known = self._codes.get(code)
         if known is None or now >= known.expires_at:
             raise OAuthError("invalid_grant", "The code is unknown or has expired.")
@@ -122,7 +121,7 @@ class Grants:
         return self._issue(known.family, terms, now, None)
 
     def refresh(self, token: str, *, terms: Terms, now: float) -> Pair:
-        """The next access token, and by the rotation the next refresh token. Raises RefreshTokenDead."""
+        """The next access token and, depending on the rotation, the next refresh token. Raises RefreshTokenDead."""
         known = self._refresh.get(token)
         if known is None:
             raise RefreshTokenDead("The refresh token is unknown or revoked.")
@@ -152,25 +151,23 @@ class Grants:
         return Pair(spent.next_access, spent.next_refresh, access.expires_at, end)
 
     def live(self, access_token: str, now: float) -> bool:
-        """Whether the API may be used with this token."""
         known = self._access.get(access_token)
         return known is not None and known.accepted_from <= now < known.expires_at
 
     def revoke(self, token: str) -> None:
-        """Forgets a token. RFC 7009 2.1: with a refresh token "SHOULD also invalidate all access tokens"."""
+        """Deletes a token. RFC 7009 2.1: with a refresh token "SHOULD also invalidate all access tokens"."""
         self._access.pop(token, None)
         if (known := self._refresh.get(token)) is not None:
             self._revoke_family(known.family)
 
     def revoke_all(self, *, access: bool, refresh: bool) -> None:
-        """Forgets every token of a kind."""
         if access:
             self._access.clear()
         if refresh:
             self._refresh.clear()
 
     def summary(self, now: float) -> dict[str, Any]:
-        """How many tokens are good, and for how many seconds the last of each kind still is; None: no end."""
+        """The number of valid tokens of each kind, and the seconds until the last of them expires (None: never)."""
         access = [token.expires_at for token in self._access.values() if token.expires_at > now]
         ends = [token.expires_at for token in self._refresh.values() if token.spent_at is None]
         refresh = [end for end in ends if end is None or end > now]
@@ -183,17 +180,16 @@ class Grants:
         }
 
     def dump(self) -> dict[str, Any]:
-        """All of it as a JSON document."""
         return {"codes": _dump(self._codes), "access": _dump(self._access), "refresh": _dump(self._refresh)}
 
     def load(self, document: dict[str, Any]) -> None:
-        """Takes up what `dump` gave."""
+        """Restores the result of `dump`."""
         self._codes = {value: Code(**known) for value, known in document["codes"].items()}
         self._access = {value: AccessToken(**known) for value, known in document["access"].items()}
         self._refresh = {value: RefreshToken(**known) for value, known in document["refresh"].items()}
 
     def _issue(self, family: str, terms: Terms, now: float, end: float | None) -> Pair:
-        """A new pair; `end` is that of the refresh token before it, None for the first and for one without end."""
+        """A new pair. `end` is when the old refresh token expires. None: there is none, or it never expires."""
         refresh_token = secrets.token_urlsafe(24)
         end = _refresh_end(terms, now, end)
         self._refresh[refresh_token] = RefreshToken(family, expires_at=end)
@@ -211,7 +207,7 @@ class Grants:
 
 
 def _refresh_end(terms: Terms, now: float, before: float | None) -> float | None:
-    """When a refresh token ends that takes the place of one that ends `before`."""
+    """When a new refresh token expires, if the one that it replaces expires at `before`."""
     if terms.refresh_lifetime is None:
         return None
     return before if terms.fixed_end and before is not None else now + terms.refresh_lifetime

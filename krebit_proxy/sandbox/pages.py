@@ -1,4 +1,4 @@
-"""The sandbox's pages: small HTML with inline style, nothing loaded from anywhere, everything escaped."""
+"""The sandbox's pages: small HTML with inline style. They load nothing, and everything is escaped."""
 
 import secrets
 from functools import cache
@@ -16,7 +16,7 @@ def _templates() -> Environment:
 
 
 def page(template: str, *, status: int = 200, form_action: str = "'none'", **values: Any) -> web.Response:
-    """An HTML page from `template`; `form_action` says where its form may lead (Content-Security-Policy)."""
+    """An HTML page from `template`. `form_action` lists where its form may lead (Content-Security-Policy)."""
     nonce = secrets.token_urlsafe(16)
     policy = (
         f"default-src 'none'; style-src 'nonce-{nonce}'; form-action {form_action}; "
@@ -25,7 +25,7 @@ def page(template: str, *, status: int = 200, form_action: str = "'none'", **val
     headers = {
         "Cache-Control": "no-store",
         "Content-Security-Policy": policy,
-        # Not "no-referrer": Chromium then sends `Origin: null` with the form of the page, which the door refuses.
+        # Not "no-referrer": Chromium would send `Origin: null` with the page's form, and `door` refuses that.
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }

@@ -1,4 +1,4 @@
-"""The data behind the sandbox's API: invented, the same at each start, and big enough to page through."""
+"""The data of the sandbox's API: made up, the same at each start, and enough for several pages."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,7 +17,7 @@ ME: Final[Record] = {"id": "usr_1", "name": "Astrid Lindqvist", "email": "astrid
 
 
 def customers() -> list[Record]:
-    """All customers, by id. The organization numbers belong to nobody: the third digit of a company's is at least 2."""
+    """The organization numbers are nobody's: a real company's third digit is at least 2."""
     return [
         {
             "id": f"cus_{number:03}",
@@ -31,7 +31,7 @@ def customers() -> list[Record]:
 
 
 def invoices() -> list[Record]:
-    """The invoices that are there at the start."""
+    """The invoices that exist at the start."""
     return [
         invoice(number, f"cus_{number * 2:03}", 1250 * number, "paid" if number % 3 else "overdue")
         for number in range(1, _INVOICES + 1)
@@ -39,7 +39,7 @@ def invoices() -> list[Record]:
 
 
 def invoice(number: int, customer_id: str, amount: float, status: str = "sent") -> Record:
-    """One invoice; `amount` in kronor."""
+    """`amount` is in kronor."""
     return {
         "id": f"inv_{number:04}",
         "customer_id": customer_id,
@@ -51,7 +51,6 @@ def invoice(number: int, customer_id: str, amount: float, status: str = "sent") 
 
 
 def credit_report(customer: Record) -> Record:
-    """A report on a customer."""
     number = int(customer["organization_number"][-4:])
     return {
         "organization_number": customer["organization_number"],
@@ -65,7 +64,7 @@ def credit_report(customer: Record) -> Record:
 
 
 def export_lines(rows: int) -> Iterator[str]:
-    """A CSV file of `rows` bookings."""
+    """A CSV file with `rows` bookings."""
     yield "date;customer;text;amount\r\n"
     for row in range(rows):
         customer = row % CUSTOMERS + 1

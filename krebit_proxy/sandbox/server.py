@@ -1,4 +1,4 @@
-"""The sandbox as a whole: one app, one API, one authorization server, on a loopback port."""
+"""The whole sandbox: one app, one API and one authorization server on a loopback port."""
 
 import asyncio
 import ipaddress
@@ -24,12 +24,12 @@ from krebit_proxy.sandbox.grants import Grants, Rotation
 from krebit_proxy.sandbox.journal import Journal
 from krebit_proxy.sandbox.pages import page
 
-_STOP_WITHIN: Final = 0.2  # seconds for what is still being answered; a stand-in owes nobody more
+_STOP_WITHIN: Final = 0.2  # seconds for running requests
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the sandbox behaves. The id and the secret are no secrets: they open invented data on this machine."""
+    """How the sandbox behaves. The client secret is not secret: it gives access to made-up data on this computer."""
 
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
@@ -41,15 +41,15 @@ class Options:
     token_lifetime: float = 3600.0  # seconds
     rotation: Rotation = "strict"
     grace: float = 30.0  # seconds, for the rotation "grace"
-    latency: float = 0.0  # seconds before every answer
-    state: Path | None = None  # a file that keeps codes and tokens over a restart
+    latency: float = 0.0  # seconds before every response
+    state: Path | None = None  # keeps codes and tokens over a restart
 
 
 class Sandbox:
-    """A stand-in for Krebit. `faults` may be changed while it runs, `counters` be read."""
+    """A stand-in for Krebit. While it runs, you can change `faults` and read `counters`."""
 
     def __init__(self, options: Options | None = None, say: Callable[[str], None] | None = None) -> None:
-        """`say` is told, in sentences, what happens. Raises SettingsError for a host that is not loopback."""
+        """`say` gets a sentence for each event. Raises SettingsError if the host is not loopback."""
         self.options = options or Options()
         _check_loopback(self.options.host)
         self.faults = Faults(token_lifetime=self.options.token_lifetime, latency=self.options.latency)
@@ -68,23 +68,21 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Its origin, once it is started."""
+        """The origin. Valid after `start`, which picks the port if it is 0."""
         host = self.options.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     @property
     def client_id(self) -> str:
-        """The id of the registered app."""
         return self.options.client_id
 
     @property
     def client_secret(self) -> str:
-        """The secret of the registered app."""
         return self.options.client_secret
 
     @property
     def counters(self) -> Counter[str]:
-        """What has happened so far, e.g. `token_requests`, `refreshes`, `api_unauthorized`."""
+        """Numbers of events, for example `token_requests`, `refreshes`, `api_unauthorized`."""
         return self._journal.counters
 
     def order(self, order: Order) -> None:
@@ -92,7 +90,7 @@ class Sandbox:
         order.apply(self.faults, self._grants, time.time())
 
     async def start(self) -> None:
-        """Listens. Raises OSError when the port is taken."""
+        """Raises OSError if the port is in use."""
         self._restore()
         runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_WITHIN
@@ -107,7 +105,7 @@ class Sandbox:
         self._port = runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Stops listening and ends what is still open; harmless when it is not started."""
+        """Stops listening and closes all connections. Does nothing if it is not started."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -165,7 +163,7 @@ class Sandbox:
         return self._faults_form()
 
     def _faults_form(self, problem: str = "") -> web.Response:
-        """The page on which a person orders faults; `problem` is what was wrong with the last order."""
+        """The page with the form for faults. `problem` says what was wrong with the last order."""
         return page(
             "faults.html",
             status=400 if problem else 200,
@@ -196,7 +194,9 @@ class Sandbox:
         try:
             self._grants.load(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise SettingsError([f"{path} holds no state of the sandbox."], hint="Delete it to start anew.") from None
+            raise SettingsError(
+                [f"{path} is not a state file of the sandbox."], hint="Choose another file, or delete it."
+            ) from None
 
     def _keep(self) -> None:
         if self.options.state is not None:
@@ -210,6 +210,6 @@ def _check_loopback(host: str) -> None:
         loopback = False
     if not loopback:
         raise SettingsError(
-            [f"The sandbox does not listen on {host}: it is for this machine only."],
+            [f"The sandbox does not listen on {host}: it is for this computer only."],
             hint="Use a loopback address: 127.0.0.1 or ::1.",
         )

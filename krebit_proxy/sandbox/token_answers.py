@@ -1,4 +1,4 @@
-"""How the answers of the token endpoint look: as RFC 6749 has them, and as other servers write theirs."""
+"""The responses of the token endpoint: those of RFC 6749, and those of servers that deviate from it."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ NOT_STORED: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _PAGE: Final = "<!doctype html><title>{0}</title><h1>{0}</h1>"
 _NOTICE: Final = "<br />\n<b>Notice</b>:  Undefined index: scope in <b>token.php</b> on line <b>41</b><br />\n"
 
-# What servers say of a dead refresh token where RFC 6749 has invalid_grant, with the status that they say it with.
+# How other servers refuse a refresh token, where RFC 6749 has invalid_grant: status and body.
 _REFUSALS: Final[dict[str, tuple[int, dict[str, Any]]]] = {
     # league/oauth2-server up to 8
     "invalid_request": (
@@ -62,8 +62,8 @@ _REFUSALS: Final[dict[str, tuple[int, dict[str, Any]]]] = {
 
 
 def token_response(pair: Pair, faults: Faults, now: float) -> web.Response:
-    """The tokens (RFC 6749, 5.1), with the status, the type and in the shape that are in force."""
-    # At least 1: what lives for less than half a second is still a token.
+    """The tokens (RFC 6749, 5.1), changed by the faults for status, type, shape and lifetime name."""
+    # At least 1, because a token that lasts less than half a second is still valid now.
     answer: dict[str, str | int] = {
         "access_token": pair.access_token,
         "token_type": faults.token_type,
@@ -102,7 +102,7 @@ def error_response(error: OAuthError, request: web.Request) -> web.Response:
 
 
 def dead_token_response(error: OAuthError, faults: Faults) -> web.Response:
-    """The refusal of a refresh token, in the words and with the status that are in force."""
+    """The refusal of a refresh token, with the error and the status that `faults` name."""
     status, words = _REFUSALS.get(faults.refusal, (400, _words(error)))
     return web.json_response(words, status=faults.refusal_status or status, headers=NOT_STORED)
 
@@ -112,7 +112,7 @@ def _words(error: OAuthError) -> dict[str, str]:
 
 
 def broken_answer(fault: TokenEndpointFault, retry_after: int) -> web.Response:
-    """The answer of a token endpoint that does not work and has spent nothing."""
+    """The response of a token endpoint that fails and has spent no token."""
     wait = {"Retry-After": str(retry_after)}
     if fault == "busy":
         return _page("Service Unavailable", status=503, headers=wait)

@@ -1,4 +1,4 @@
-"""A person with a browser, played by an HTTP client: follows links, keeps cookies, answers the consent page."""
+"""An HTTP client that acts like a person with a browser: follows links, keeps cookies, answers the consent page."""
 
 from html.parser import HTMLParser
 from types import TracebackType
@@ -11,7 +11,7 @@ from krebit_proxy import USER_AGENT
 
 
 class _ConsentForm(HTMLParser):
-    """Finds where a page's form goes, and its hidden fields."""
+    """The target and the hidden fields of the form on a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -20,7 +20,6 @@ class _ConsentForm(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keeps where the form goes, and its hidden fields."""
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.action = given["action"]
@@ -45,14 +44,14 @@ class Visitor:
         await self._session.close()
 
     async def open(self, url: str) -> tuple[int, str, str]:
-        """Opens `url` and follows redirects: the status, the address it ended on, and the page."""
+        """Opens `url` and follows redirects. Returns the status, the final address and the page."""
         async with self._session.get(url) as response:
             return response.status, str(response.url), await response.text()
 
     async def consent(self, url: str, decision: Literal["allow", "deny"] = "allow") -> str:
-        """Opens `url`, which leads to a consent page, and answers it: the address that the browser is sent to.
+        """Answers the consent page that `url` leads to. Returns the address that the browser goes to next.
 
-        Raises ValueError where there is no consent page.
+        Raises ValueError if there is no consent page.
         """
         status, address, page = await self.open(url)
         form = _ConsentForm(page)

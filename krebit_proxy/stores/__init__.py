@@ -13,34 +13,34 @@ from krebit_proxy.stores.encryption import Sealing
 class Store(Protocol):
     """A durable place for one grant, shared by any number of processes.
 
-    Every method raises `StoreError` when the store cannot be used; the stored grant is then unchanged, or, for
-    `write` alone, may have been written: read again to know.
+    Every method raises `StoreError` when the store cannot be used. The stored grant is then unchanged. Only after
+    `write` this is uncertain: read again to know.
     """
 
-    # How long (seconds) an unfinished intent of another holder is respected after the lock was taken. Zero where the
-    # lock proves that its last holder is done or dead (flock); more where a lock can be lost while its holder lives.
+    # Seconds to wait after taking the lock if another holder has not finished its intent. Zero if the lock proves that
+    # this holder is done or dead (flock). More if a holder can lose the lock while it lives.
     intent_grace: float
 
     async def read(self) -> Grant | None:
-        """The stored grant, or None if there never was one."""
+        """None if there never was a grant."""
 
     async def lock(self, timeout: float) -> None:
         """Takes the lock that all processes share. Raises `StoreBusyError` after `timeout` seconds."""
 
     async def confirm_lock(self) -> None:
-        """Raises `StoreError` unless the lock that was taken is still ours. Asked right before a token is spent."""
+        """Raises `StoreError` if we have lost the lock. Call it right before spending a token."""
 
     async def unlock(self) -> None:
-        """Frees the lock; harmless when it is not held."""
+        """Frees the lock. Does nothing if it is not held."""
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """Replaces the grant if the stored generation is still `expected` (0: nothing stored); durable on return.
+        """Replaces the grant if the stored generation is still `expected` (0: nothing stored). Durable on return.
 
-        Raises `StoreConflictError` when the stored generation is another one.
+        Raises `StoreConflictError` if the stored generation is another one.
         """
 
     async def probe(self) -> None:
-        """Tries out all that will be needed: read, lock, write, each without touching the grant."""
+        """Tries to read, lock and write, without touching the grant."""
 
     async def close(self) -> None:
         """Frees the lock and every connection."""
@@ -64,10 +64,11 @@ class StoreSettings(Protocol):
 def open_store(settings: StoreSettings) -> Store:
     """The store that the setting `store` names: `file:FOLDER` or `postgresql://...`.
 
-    Each pair of organization and client id has a grant of its own, so that a changed setting never sends a token to
-    somebody else's host, and changing it back finds the old grant.
+    Each pair of organization and client id has its own grant. So a changed setting never sends a token to another
+    organization's host, and changing it back finds the old grant.
 
-    Raises StoreError where it can never work: no key for a shared store, no driver, an address that is none.
+    Raises StoreError if the store can never work: a database without an encryption key, without its driver, or with an
+    invalid address.
     """
     shared = not settings.store.startswith("file:")
     sealing = Sealing(
@@ -89,13 +90,13 @@ def _database(settings: StoreSettings, sealing: Sealing) -> Store:
     if not sealing.sealed:
         raise StoreError(
             "A grant in a database must be encrypted, and there is no key.",
-            hint="Make one with `krebit-proxy key new FILE`, and set encryption_key_file to it.",
+            hint="Create one with `krebit-proxy key new FILE`, and set encryption_key_file to FILE.",
         )
     try:
         from krebit_proxy.stores.postgres import PostgresStore
     except ImportError:
         raise StoreError(
-            "The setting `store` names a PostgreSQL database, and its driver is not installed.",
+            "The setting `store` names a PostgreSQL database, but the driver for it is not installed.",
             hint="Run: pip install 'krebit-proxy[postgres]'",
         ) from None
     return PostgresStore(settings.store, f"{settings.organization}/{settings.client_id}", sealing)

@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 class Disk:
-    """Calls functions one after the other, in a thread that is there while there is something to do.
+    """Calls functions in order, in one thread that exists only while there is something to do.
 
-    A file system that hangs (NFS, a dying disk) blocks the thread that uses it, and no thread can be stopped. So the
-    loop never uses it: whoever waits gives up after `patience` seconds, and while the call that hangs has not come back
-    nobody else waits at all. Nothing overtakes it: what it does late it does under the lock that it began with. It does
-    not keep the process from ending either, as the threads of `asyncio.to_thread` would.
+    A hanging file system (NFS, a dying disk) blocks the thread that uses it, and a thread cannot be stopped. So the
+    event loop never touches the disk. A caller gives up after `patience` seconds. Until the hanging call returns, new
+    calls fail at once. They do not overtake it, so it still holds the lock that it started with when it returns. The
+    thread is a daemon: unlike those of `asyncio.to_thread`, it does not keep the process from ending.
     """
 
     patience = 5.0  # seconds for one call
@@ -28,7 +28,7 @@ class Disk:
         self._given_up: Future[Any] | None = None
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What `function` returns or raises; TimeoutError if that takes too long. It may still happen, later."""
+        """Returns or raises what `function` does. Raises TimeoutError after `patience` seconds; it may still run."""
         if self._hangs:
             raise TimeoutError
         future = self.begin(function)
@@ -40,13 +40,13 @@ class Disk:
             raise
 
     async def settle(self, function: Callable[[], object]) -> None:
-        """Has `function` called after all that was asked for before. Waits for it, but no longer than `patience`."""
+        """Queues `function`, and waits for it for `patience` seconds at most. Raises nothing."""
         future = self.begin(function)
         if not self._hangs:
             await asyncio.wait([asyncio.wrap_future(future)], timeout=self.patience)
 
     def begin(self, function: Callable[[], T]) -> "Future[T]":
-        """Has `function` called after all that was asked for before."""
+        """Queues `function` behind all earlier calls, also behind one that hangs."""
         future: Future[T] = Future()
         with self._guard:
             self._calls.append((future, function))
@@ -67,8 +67,8 @@ class Disk:
                     return
                 future, function = self._calls.popleft()
             if not future.set_running_or_notify_cancel():
-                continue  # whoever asked for it has given up before it began
+                continue  # the caller gave up before it started
             try:
                 future.set_result(function())
-            except BaseException as error:  # it is raised where the result is awaited
+            except BaseException as error:  # raised again where the result is awaited
                 future.set_exception(error)

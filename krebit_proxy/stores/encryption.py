@@ -1,8 +1,8 @@
-"""The stored form of a grant, in the clear or sealed: the same in every store.
+"""The stored form of a grant, plain or encrypted. All stores use the same.
 
-Sealed with Fernet: AES-128-CBC and HMAC-SHA256 under a key of 32 bytes. That guards backups, disks and dumps; it does
-not guard against somebody who can read the key too. What binds a record to its place (organization, client id,
-generation) is inside the sealed text, and verified: a record that was moved from one place to another is refused.
+Fernet encrypts it: AES-128-CBC and HMAC-SHA256 with a key of 32 bytes. This protects backups, disks and dumps, but not
+against someone who can read the key too. Organization, client id and generation are inside the encrypted text and are
+verified, so a record that was moved to another place is refused.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from krebit_proxy.errors import StoreError
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
-_PLAIN: Final = b"{"  # how a record in the clear starts; a sealed one starts with the version byte of Fernet in base64
-_RESTORE: Final = "Restore it from a backup, or move it away and authorize again at /setup."
-_NEW_KEY: Final = "Make one with: krebit-proxy key new"
+_PLAIN: Final = b"{"  # a plain record starts with this, an encrypted one with Fernet's version byte in base64
+_RESTORE: Final = "Restore it from a backup. Or move it away and authorize again at /setup."
+_NEW_KEY: Final = "Create one with: krebit-proxy key new"
 
 
 class Sealing:
@@ -26,9 +26,9 @@ class Sealing:
     Args:
         organization: whose API the grant is for.
         client_id: the app that was granted access.
-        key_file: keys, one a line; read again each time, so that new keys need no restart.
-        keys: the same without a file, between spaces.
-        takes_plain: whether a record in the clear is taken over when there are keys.
+        key_file: keys, one per line. It is read again each time, so that new keys need no restart.
+        keys: the keys themselves, separated by spaces, if there is no file.
+        takes_plain: whether a plain record is accepted when there are keys.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Sealing:
         self.sealed = key_file is not None or keys is not None
 
     def check(self) -> None:
-        """Raises StoreError if there are keys that cannot be used."""
+        """Raises StoreError if a key cannot be used."""
         if self.sealed:
             self._fernet()
 
     def seal(self, grant: Grant) -> bytes:
-        """The content for a store, sealed with the first key if there is one. Raises StoreError for bad keys."""
+        """Encrypts with the first key, if there is one. Raises StoreError if a key cannot be used."""
         content = to_json(grant).encode()
         return self._fernet().encrypt(content) if self.sealed else content
 
@@ -61,15 +61,15 @@ class Sealing:
 
         Args:
             content: what `seal` made.
-            place: what a person calls the place of it, e.g. "file /x/y".
-            generation: what the store itself says of the generation, where it does.
+            place: where it was, for error messages: "file /x/y".
+            generation: the generation by the store's own record, if it has one.
 
         Raises:
-            StoreError: it is damaged, sealed with another key, or belongs elsewhere. It is never changed by that.
+            StoreError: it is damaged, encrypted with another key, or belongs to another place. It stays as it is.
         """
         plain = is_plain(content)
         if plain and self.sealed and not self._takes_plain:
-            raise StoreError(f"The grant in {place} is not encrypted.", hint=f"Somebody else wrote it. {_RESTORE}")
+            raise StoreError(f"The grant in {place} is not encrypted.", hint=f"Another program wrote it. {_RESTORE}")
         if content and not plain:
             content = self._opened(content, place)
         try:
@@ -77,7 +77,7 @@ class Sealing:
         except ValueError as error:
             raise StoreError(f"The grant in {place} is damaged: {error}.", hint=_RESTORE) from None
         if (grant.organization, grant.client_id) != self._owner or generation not in {None, grant.generation}:
-            raise StoreError(f"The grant in {place} was made for another place than this.", hint=_RESTORE)
+            raise StoreError(f"The grant in {place} was copied here: it was made for another place.", hint=_RESTORE)
         return grant
 
     def _opened(self, content: bytes, place: str) -> bytes:
@@ -88,8 +88,8 @@ class Sealing:
                 return self._fernet().decrypt(content)
         except InvalidToken:
             raise StoreError(
-                f"The grant in {place} cannot be decrypted: it was sealed with another key, or is damaged.",
-                hint=f"It is kept as it is. Put its key back into {self._source}, on a line of its own.",
+                f"The grant in {place} cannot be decrypted: it is encrypted with another key, or damaged.",
+                hint=f"Put its key back into {self._source}, on its own line. The grant is unchanged.",
             ) from None
         if not content.startswith(b"gAAAA"):
             raise StoreError(f"The grant in {place} is damaged: it is not a complete grant.", hint=_RESTORE)
@@ -106,7 +106,7 @@ class Sealing:
             try:
                 fernets.append(Fernet(key))
             except ValueError:
-                raise StoreError(f"Key {number} in {self._source} is no key.", hint=_NEW_KEY) from None
+                raise StoreError(f"Key {number} in {self._source} is not a valid key.", hint=_NEW_KEY) from None
         if not fernets:
             raise StoreError(f"There is no key in {self._source}.", hint=_NEW_KEY)
         return MultiFernet(fernets)
@@ -126,7 +126,7 @@ def is_plain(content: bytes) -> bool:
 
 
 def read_encryption_keys(path: Path) -> list[str]:
-    """The keys in a file, one a line; empty lines and comments (#) are left out. Raises StoreError."""
+    """The keys in a file, one per line, without empty lines and comments (#). Raises StoreError."""
     try:
         lines = path.read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The grant in a file, for any number of processes of one host."""
+"""The grant in a file, for any number of processes on one host."""
 
 import asyncio
 import random
@@ -19,21 +19,24 @@ T = TypeVar("T")
 
 _POLL: Final = 0.05  # seconds between two tries for the lock; flock cannot wait without blocking a thread
 _TIGHTENED: Final = (
-    "A group could use them, and cannot any more. Kubernetes' fsGroup does that at each mount; "
-    "fsGroupChangePolicy: OnRootMismatch ends it."
+    "A group could use these paths. The proxy has made them private. Kubernetes opens them with fsGroup at each mount. "
+    "To avoid that, set fsGroupChangePolicy: OnRootMismatch."
 )
 _log: Final = structlog.get_logger()
 
 
 class FileStore:
-    """See `stores.Store`. A lock taken proves that its last holder is done or dead: the kernel frees it."""
+    """See `stores.Store`. All file access runs in the thread of `Disk`, so a hanging disk does not block the loop.
+
+    The kernel frees the lock when its holder ends. So whoever gets it knows that the last holder is done or dead.
+    """
 
     intent_grace = 0.0
 
     def __init__(self, folder: Path, name: str, sealing: Sealing) -> None:
         self._file = GrantFile(folder, name, sealing)
         self._disk = Disk()
-        self._owner: object = None  # of the lock, where it is held
+        self._owner: object = None  # our proof of holding the lock; None: we do not hold it
 
     def __repr__(self) -> str:
         return f"<FileStore {self._file.place}>"
@@ -42,7 +45,7 @@ class FileStore:
         return await self._answer(self._file.read)
 
     async def lock(self, timeout: float) -> None:
-        """Tries again and again: a thread that waits for a lock on a file cannot be stopped."""
+        """Polls, because a thread that waits for a file lock cannot be stopped."""
         if self._owner is not None:
             return
         owner = object()
@@ -52,13 +55,13 @@ class FileStore:
             while not await self._answer(partial(self._file.try_lock, owner)):
                 if clock() > end:
                     raise StoreBusyError(
-                        f"Another process holds the lock of {self._file.place} for more than {timeout:.0f} seconds.",
-                        hint="Look for a second krebit-proxy that hangs, and stop it.",
+                        f"Another process has held the lock of {self._file.place} for more than {timeout:.0f} seconds.",
+                        hint="Find the krebit-proxy process that hangs, and stop it.",
                         code="token_unavailable",
                     )
                 await asyncio.sleep(_POLL * (0.5 + random.random()))
         except BaseException:
-            self._disk.begin(partial(self._file.unlock, owner))  # a try that was given up may get it all the same
+            self._disk.begin(partial(self._file.unlock, owner))  # a try that we gave up on may still get the lock
             raise
         self._owner = owner
 
@@ -66,13 +69,13 @@ class FileStore:
         await self._answer(self._file.confirm_lock)
 
     async def unlock(self) -> None:
-        """While a write hangs the lock stays taken: that write may still be done."""
+        """If a write hangs, the lock stays held until it returns: it may still change the file."""
         owner, self._owner = self._owner, None
         if owner is not None:
             await self._disk.settle(partial(self._file.unlock, owner))
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """The lock is taken if it is not held."""
+        """Takes the lock for the time of the write if we do not hold it."""
         borrowed = self._owner is None
         await self.lock(timeout=5)
         try:

@@ -1,4 +1,4 @@
-"""One function for the lock that the operating system frees when its holder dies."""
+"""A lock on an open file. The operating system frees it when its holder dies."""
 
 import sys
 

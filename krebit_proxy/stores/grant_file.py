@@ -1,7 +1,11 @@
-"""The grant in one file: what is done to it, as plain functions that may block.
+"""The grant in one file: what can be done with it, as plain functions that may block.
 
-The folder (0700) holds the grant (0600), a lock file that is never unlinked, and the grant before the last change
-(`.bak`, for diagnosis only: a spent refresh token that is sent again can kill its whole family).
+The folder (0700) holds three files (0600):
+
+- `NAME.json`: the grant.
+- `NAME.lock`: the lock file. It is never removed.
+- `NAME.bak`: the grant before the last change, for diagnosis only. Do not restore it: its refresh token is spent, and
+  a server may revoke all tokens when it sees a spent one.
 """
 
 import contextlib
@@ -21,7 +25,7 @@ from krebit_proxy.stores.private_folder import PrivateFolder
 
 
 class GrantFile:
-    """One grant, and its lock. Every method raises StoreError, and never changes the grant by that."""
+    """One grant and its lock. Every method can raise StoreError. The grant is then unchanged."""
 
     def __init__(self, folder: Path, name: str, sealing: Sealing) -> None:
         self._sealing = sealing
@@ -32,21 +36,20 @@ class GrantFile:
 
     @property
     def place(self) -> Path:
-        """What a person calls the place of it."""
+        """The path to show to a person. The file may be in our own folder inside root's, see `PrivateFolder`."""
         return self._folder.asked / f"{self._name}.json"
 
     def take_tightened(self) -> list[str]:
-        """What others could use until now, each once."""
+        """The paths that were made private since the last call."""
         tightened, self._folder.tightened = self._folder.tightened, []
         return tightened
 
     def read(self) -> Grant | None:
-        """The stored grant, or None if there never was one."""
         content = self._content()
         return None if content is None else self._sealing.open(content, f"file {self.place}")
 
     def try_lock(self, owner: object) -> bool:
-        """Takes the lock, unless somebody has it, or has just removed the file that we locked."""
+        """Whether `owner` has the lock now. Not if another has it, or has just removed the file that we locked."""
         if self._lock is not None:
             return False
         path = self._path(".lock", create=True)
@@ -59,22 +62,22 @@ class GrantFile:
         return self._lock is not None
 
     def confirm_lock(self) -> None:
-        """Raises unless the lock is ours. The kernel takes it from nobody, but a removed file locks nobody out."""
+        """Raises StoreError if we do not hold the lock. The kernel keeps it, but removing the file ends it."""
         if self._lock is None or not _is_same_file(*self._lock):
             raise StoreError(
-                f"The lock of {self.place} was removed while it was held.",
-                hint="Leave that file alone; it is made anew.",
+                f"The lock file of {self.place} was removed while the proxy held the lock.",
+                hint="Do not remove this file. The proxy creates it again.",
                 code="token_unavailable",
             )
 
     def unlock(self, owner: object) -> None:
-        """Frees the lock if that owner holds it. The file stays, since others may be waiting on it."""
+        """Frees the lock if `owner` holds it. The file stays, because others may wait for its lock."""
         if self._lock is not None and self._owner is owner:
             (lock, _), self._lock = self._lock, None
             os.close(lock)
 
     def write(self, expected: int, grant: Grant) -> None:
-        """See `Store.write`; under the lock, which makes compare and replace one step."""
+        """See `Store.write`. Call it under the lock, so that nobody writes between compare and replace."""
         stored = self.read()
         generation = stored.generation if stored else 0
         if generation != expected:
@@ -86,11 +89,11 @@ class GrantFile:
             self._keep_backup(path)
             files.sweep(path)
             files.replace(path, content, mode=0o600)
-            if grant.tokens is None:  # a logout forgets the copy too
+            if grant.tokens is None:  # a logout deletes the copy too
                 path.with_suffix(".bak").unlink(missing_ok=True)
 
     def probe(self) -> None:
-        """Tries out, under the lock, all that a write needs."""
+        """Tries everything that a write needs. Call it under the lock."""
         self._sealing.check()
         self.read()
         path = self._path(".json", create=True)
@@ -105,13 +108,13 @@ class GrantFile:
                 probe.unlink()
 
     def is_new(self) -> bool:
-        """Whether nothing was ever stored or locked here."""
+        """Whether this store was never used."""
         with explained(self.place):
             paths = [self.place, self._path(".json"), self._path(".lock")]
             return not any(path.exists() or path.is_symlink() for path in paths)
 
     def rehearse(self) -> None:
-        """Tries everything out in a folder that is gone again: a look at a new store leaves no trace."""
+        """Tries everything in a temporary folder, so that checking a new store leaves nothing behind."""
         with explained(self._folder.asked):
             folder = self._path(".json").parent
             place = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -129,8 +132,8 @@ class GrantFile:
 
     def _content(self) -> bytes | None:
         path = self._path(".json")
-        # Before our folder was made in root's, the grant was in root's. Another process may bring it in just now, so
-        # that it is in neither place by the time of the first two looks.
+        # The grant was in root's folder before we made our own inside it. If another process moves it at this moment,
+        # it can be missing from both places. So look at the first place again.
         for place in (path, self.place, path) if path != self.place else (path,):
             with (
                 explained(place),
@@ -141,25 +144,25 @@ class GrantFile:
         return None
 
     def _bring_in(self, path: Path) -> None:
-        """Moves the grant from root's folder into ours in it, as it is."""
+        """Moves an older grant from root's folder into our own."""
         if path != self.place and self.place.exists() and not path.exists():
             self.place.replace(path)
             self.place.with_suffix(".bak").unlink(missing_ok=True)
 
     def _keep_backup(self, path: Path) -> None:
-        """The content before this change, unless it lies in the clear and is to be sealed from now on."""
+        """Links the current content to `.bak`, unless it is plain and encryption is now on."""
         backup = path.with_suffix(".bak")
         if _linked(path, backup) and self._sealing.sealed and is_plain(backup.read_bytes()):
             backup.unlink()
 
 
 def _linked(path: Path, link: Path) -> bool:
-    """Whether `link` is now another name of the file. It is not where there is none, or no hard links."""
+    """Makes `link` another name of the file. False if there is no file, or no support for hard links."""
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
     except OSError as error:
-        if error.errno == errno.EXDEV:  # the file is a mount of its own, which could not be replaced either
+        if error.errno == errno.EXDEV:  # the file itself is a mount, so it could not be replaced either
             raise
         return False
     return True
@@ -175,12 +178,12 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 _HINTS: Final = {
     errno.EACCES: "Check the owner and the mode of the file and its folder.",
     errno.EPERM: "Check the owner and the mode of the file and its folder.",
-    errno.ENOSPC: "The disk is full: make room.",
-    errno.EDQUOT: "The disk quota is used up: make room.",
-    errno.EROFS: "The file system is read-only: point the setting `store` at a folder that can be written.",
-    errno.ELOOP: "It is a symbolic link, and those are not followed: use a real folder and file.",
-    errno.EBUSY: "It is a mount of a single file, which cannot be replaced: mount its folder instead.",
-    errno.EXDEV: "It is a mount of a single file, which cannot be replaced: mount its folder instead.",
+    errno.ENOSPC: "The disk is full. Free some space.",
+    errno.EDQUOT: "The disk quota is used up. Free some space.",
+    errno.EROFS: "The file system is read-only. Set `store` to a folder that can be written.",
+    errno.ELOOP: "It is a symbolic link, and the proxy does not follow links. Use a real folder and file.",
+    errno.EBUSY: "The file is a mount, and a mount cannot be replaced. Mount its folder instead.",
+    errno.EXDEV: "The file is a mount, and a mount cannot be replaced. Mount its folder instead.",
 }
 _PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 
@@ -192,8 +195,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except TimeoutError:
         raise StoreError(
-            f"No answer from the disk with {path} in time.",
-            hint="Check the disk, or the file server. A running proxy tries again by itself.",
+            f"The disk with {path} does not respond.",
+            hint="Check the disk or the file server. A running proxy keeps trying.",
             code="token_unavailable",
         ) from None
     except OSError as error:

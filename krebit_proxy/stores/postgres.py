@@ -1,9 +1,11 @@
-"""The grant in PostgreSQL, for any number of machines, also behind a pooler that lends connections by transaction.
+"""The grant in PostgreSQL, for any number of machines. Works behind a pooler in transaction mode.
 
-Two rows on two connections. The lock is a row that one connection holds in an open transaction: the server frees it
-when that connection ends, whatever the reason. The grant is another row, written through a second connection, so that
-an intent is visible at once. Such a lock can be lost while its holder lives: by a restart, a failover, an
-administrator. So it is confirmed right before a token is spent, and every write names the generation it replaces.
+It uses two rows and two connections. The lock is a row that one connection locks in an open transaction. The server
+frees it when this connection ends, for any reason. The grant is another row. A second connection writes it, so that
+others see an intent at once.
+
+A restart, a failover or an administrator can end the lock while its holder lives. So the holder confirms the lock right
+before it spends a token, and every write names the generation that it replaces.
 """
 
 import asyncio
@@ -28,11 +30,11 @@ _GRANT_TABLE: Final = """
         written_at timestamptz NOT NULL DEFAULT now()
     )"""
 _LOCK_TABLE: Final = "CREATE TABLE IF NOT EXISTS krebit_proxy_lock (id text PRIMARY KEY)"
-# Seconds between two tries for the lock. Who waited in the server's queue would keep one of the few connections of a
-# pooler from the holder, who needs it to get done.
+# Seconds between two tries for the lock. Waiting in the server's queue would occupy one of the pooler's few
+# connections, and the holder of the lock needs one to finish.
 _POLL: Final = 0.1
-# For the transaction that holds the lock, against whatever the database has as its defaults. A holder whose machine is
-# gone without a word is let go after two minutes, which is longer than the longest token request.
+# For the transaction that holds the lock, because the database may have other defaults. If the holder's machine
+# vanishes, the server frees the lock after two minutes. That is longer than the longest token request.
 _HOLDING: Final = {
     "statement_timeout": "0",
     "transaction_timeout": "0",  # since PostgreSQL 17
@@ -44,13 +46,13 @@ class PostgresStore:
     """See `stores.Store`.
 
     Args:
-        address: a URL, or key=value pairs, by libpq's rules.
-        identity: whose grant it is; one database can hold many.
-        sealing: turns a grant into what is stored, and back.
+        address: a URL or key=value pairs, as libpq accepts them.
+        identity: names the grant. One database can hold many.
+        sealing: encodes and decodes the grant.
     """
 
     intent_grace = 10.0
-    patience = 5.0  # seconds for one answer of the server
+    patience = 5.0  # seconds for one response of the server
 
     def __init__(self, address: str, identity: str, sealing: Sealing) -> None:
         self._address = address
@@ -73,7 +75,7 @@ class PostgresStore:
         return await asyncio.to_thread(self._sealing.open, content.encode(), self._place, generation=generation)
 
     async def lock(self, timeout: float) -> None:
-        """Holds the lock on a connection of its own, for as long as that one lives."""
+        """Takes the lock on a separate connection, and holds it until that connection ends."""
         if self._lock is not None:
             return
         async with self._usable() as session:
@@ -87,8 +89,8 @@ class PostgresStore:
                 while not await self._locked(holding):
                     if clock() > end:
                         raise StoreBusyError(
-                            f"Another process holds the lock in {self._place} for more than {timeout:.0f} seconds.",
-                            hint="Look for a krebit-proxy that hangs, on any machine, and stop it.",
+                            f"Another process has held the lock in {self._place} for more than {timeout:.0f} seconds.",
+                            hint="Find the krebit-proxy process that hangs, on any machine, and stop it.",
                             code="token_unavailable",
                         )
                     await asyncio.sleep(_POLL * (0.5 + random.random()))
@@ -100,22 +102,21 @@ class PostgresStore:
     async def confirm_lock(self) -> None:
         if not await self._keep_lock():
             raise StoreError(
-                f"The lock in {self._place} was lost.",
-                hint="The database restarted, or closed the connection. It is tried again.",
+                f"The proxy lost its lock in {self._place}.",
+                hint="The database restarted or closed the connection. The proxy keeps trying.",
                 code="token_unavailable",
             )
 
     async def unlock(self) -> None:
-        """The server frees the lock with the connection."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             await lock.close()
 
     async def write(self, expected: int, grant: Grant) -> None:
-        """If the connection breaks off before the answer, a read tells whether it was done."""
+        """If the connection breaks before the response, read again to know whether the grant was written."""
         content = (await asyncio.to_thread(self._sealing.seal, grant)).decode()
         async with self._usable() as session:
-            await self._keep_lock()  # a write that is tried for long must not let it lapse
+            await self._keep_lock()  # retries can take long, and the server ends an idle lock
             async with session.transaction():
                 await session.run("SET LOCAL synchronous_commit = on")
                 if expected == 0:
@@ -130,7 +131,7 @@ class PostgresStore:
                     )
                 done = await session.run(statement, grant.generation, content, self._identity, expected)
         if not done:
-            raise StoreConflictError(f"The stored grant has another generation than {expected}.")
+            raise StoreConflictError(f"The stored grant does not have generation {expected}.")
 
     async def probe(self) -> None:
         await asyncio.to_thread(self._sealing.check)
@@ -148,7 +149,7 @@ class PostgresStore:
         await self._drop()
 
     async def _locked(self, holding: Session) -> bool:
-        """Whether the row could be had at once. It is then held until the connection ends."""
+        """Tries to lock the row, without waiting. The lock then lasts until the connection ends."""
         await holding.run("BEGIN")
         statement = "SELECT 1 FROM krebit_proxy_lock WHERE id = %s FOR UPDATE SKIP LOCKED"
         if not await holding.run(statement, self._identity):
@@ -162,7 +163,7 @@ class PostgresStore:
         return True
 
     async def _keep_lock(self) -> bool:
-        """Whether the lock is still held. Asking also keeps it from being let go as idle."""
+        """Whether we still hold the lock. The query also resets the server's idle time-out."""
         if self._lock is not None:
             try:
                 await self._lock.run("SELECT 1")
@@ -172,7 +173,7 @@ class PostgresStore:
 
     @contextlib.asynccontextmanager
     async def _usable(self) -> AsyncIterator[Session]:
-        """The connection for reads and writes, which is not used again after an error."""
+        """The connection for reads and writes. After an error, it is closed."""
         with explained(self._place):
             try:
                 yield await self._ready()
@@ -181,7 +182,7 @@ class PostgresStore:
                 raise
 
     async def _ready(self) -> Session:
-        """The open connection if it still works, so that a broken one costs no write; else a new one."""
+        """The open connection if it still works, otherwise a new one. The test keeps a write off a broken one."""
         if self._session is not None:
             try:
                 await self._session.run("SELECT 1")
@@ -199,11 +200,11 @@ class PostgresStore:
 
 
 async def _create_tables(session: Session) -> None:
-    """On first use. Looks first: whoever may not create tables may still use them."""
+    """Creates the tables if they are missing. Looks first, because a user without CREATE may still use them."""
     present = "SELECT to_regclass('krebit_proxy_grant') IS NOT NULL AND to_regclass('krebit_proxy_lock') IS NOT NULL"
     if (await session.run(present))[0][0]:
         return
     for table in (_GRANT_TABLE, _LOCK_TABLE):
-        # IF NOT EXISTS does not cover two who create it at the same moment.
+        # IF NOT EXISTS still fails if two sessions create the table at the same moment.
         with contextlib.suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateObject):
             await session.run(table)

@@ -1,9 +1,12 @@
-"""The folder of a grant, in which nobody else may do anything.
+"""The folder of a grant. Only our own user may use it.
 
-Kubernetes' fsGroup widens what we made narrow: at every mount it lets a group write to the folders (2770) and files
-(0660) of a volume, and it leaves the volume's own folder to root. So what belongs to us is tightened again. A folder of
-root's that we may write to is taken as the place for a folder of our own. What belongs to anybody else is never
-touched, and what everybody may write to is refused: what lies there may be somebody else's work.
+Kubernetes' fsGroup opens what we made private: at every mount, it gives a group write access to all folders (2770) and
+files (0660) of a volume. The top folder of the volume belongs to root. So these rules hold:
+
+- Our own folders and files become private again, with a warning.
+- If the folder belongs to root and we may write to it, we keep the grant in our own folder inside it.
+- Files and folders of other users are refused and never changed.
+- Everything that all users may write to is refused, because anybody may have put it there.
 """
 
 import os
@@ -16,17 +19,17 @@ from krebit_proxy.errors import StoreError
 from krebit_proxy.files import make_folder
 
 _INNER: Final = "krebit-proxy"
-_HAS_MODES: Final = hasattr(os, "geteuid")  # Windows has not
-# No link is followed, no child process inherits the file, and a pipe in its place does not block.
+_HAS_MODES: Final = hasattr(os, "geteuid")  # not on Windows
+# Do not follow links, do not pass the file to child processes, and do not block on a pipe.
 _OPEN: Final = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class PrivateFolder:
-    """The folder that the settings ask for, or ours in it where it is root's; and the files in it that are ours.
+    """The folder from the settings, or our own folder inside it if it belongs to root.
 
-    `tightened` lists what others could use until it was opened here. The methods raise StoreError for what cannot be
-    made private, and OSError.
+    `names` are our files in it. `tightened` collects the paths that a group could use until now. The methods raise
+    StoreError for what they cannot make private, and OSError.
     """
 
     def __init__(self, asked: Path, names: tuple[str, ...]) -> None:
@@ -35,7 +38,7 @@ class PrivateFolder:
         self.tightened: list[str] = []
 
     def path(self, *, create: bool) -> Path:
-        """The folder. Unless it is to be created it may not be there yet."""
+        """The folder. Without `create` it may be missing."""
         if create:
             make_folder(self.asked)
         folder, found = self.asked, _stat(self.asked)
@@ -44,14 +47,14 @@ class PrivateFolder:
         if found is None:
             return folder
         if not stat.S_ISDIR(found.st_mode):
-            raise StoreError(f"{folder} is not a folder.", hint="Point the setting `store` at a folder.")
+            raise StoreError(f"{folder} is not a folder.", hint="Set `store` to a folder.")
         if _is_loose(folder, found, stat.S_IWGRP, "700"):
             self._tighten(folder)
             _require_private(folder, folder.stat(), stat.S_IWGRP, "700")
         return folder
 
     def open(self, path: Path, flags: int) -> int:
-        """A descriptor of one of the files, which is a regular file of ours that nobody else may open."""
+        """Opens one of our files, after making sure that it is a regular file which nobody else may open."""
         descriptor = os.open(path, flags | _OPEN, 0o600)
         try:
             found = os.fstat(descriptor)
@@ -66,9 +69,9 @@ class PrivateFolder:
         return descriptor
 
     def _inner(self, outer: os.stat_result, *, create: bool) -> tuple[Path, os.stat_result | None]:
-        """Our folder in root's, and what is known of it."""
+        """Our folder inside root's, and its state. None if it is missing."""
         if outer.st_mode & stat.S_IWOTH:
-            raise _shared(self.asked, outer, "Point the setting `store` at a folder inside it.")
+            raise _shared(self.asked, outer, "Set `store` to a folder inside it.")
         folder = self.asked / _INNER
         found = _stat(folder, follow=False)
         if found is None and not os.access(self.asked, os.W_OK | os.X_OK):
@@ -79,7 +82,7 @@ class PrivateFolder:
         return folder, found
 
     def _tighten(self, folder: Path) -> None:
-        """Takes all that is ours away from everybody else, at once, so that one warning tells of it."""
+        """Makes the folder and all our files private at once, so that there is one warning."""
         if _tightened(folder, 0 if folder == self.asked else _OPEN, stat.S_IWGRP):
             self.tightened.append(str(folder))
         for place in dict.fromkeys((folder, self.asked)):
@@ -88,7 +91,7 @@ class PrivateFolder:
 
 
 def _tightened(path: Path, flags: int, bits: int) -> bool:
-    """Whether others had a right of `bits`, and now have none. It is the open file that is changed, and no other."""
+    """Removes the rights of others. Whether they had one of `bits`. Acts on the open file, so no link misleads us."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | flags)
         try:
@@ -113,7 +116,7 @@ def _stat(path: Path, *, follow: bool = True) -> os.stat_result | None:
 
 
 def _is_loose(path: Path, found: os.stat_result, bits: int, right: str) -> bool:
-    """Whether others have a right of `bits`. Raises StoreError for what is not ours, or open to everybody's changes."""
+    """Whether others have a right of `bits`. Raises StoreError if it is not ours, or if everybody may change it."""
     if not _HAS_MODES:
         return False
     if found.st_uid != os.geteuid():
@@ -124,17 +127,17 @@ def _is_loose(path: Path, found: os.stat_result, bits: int, right: str) -> bool:
 
 
 def _require_private(path: Path, found: os.stat_result, bits: int, right: str) -> None:
-    """Raises StoreError where the file system does not keep modes."""
+    """Raises StoreError if the modes did not change, as on file systems without modes."""
     if found.st_mode & bits:
         raise _shared(path, found, f"Run: chmod {right} {path}")
 
 
 def _shared(path: Path, found: os.stat_result, hint: str) -> StoreError:
-    return StoreError(f"Others may use {path} (mode {stat.S_IMODE(found.st_mode):04o}).", hint=hint)
+    return StoreError(f"Other users may use {path} (mode {stat.S_IMODE(found.st_mode):04o}).", hint=hint)
 
 
 def _of_another(path: Path, found: os.stat_result) -> StoreError:
     return StoreError(
-        f"{path} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}.",
-        hint="Run krebit-proxy as the user that owns it, or change the owner with chown.",
+        f"{path} belongs to user {found.st_uid}, but this process runs as user {os.geteuid()}.",
+        hint="Run krebit-proxy as the owner, or change the owner with chown.",
     )

@@ -1,4 +1,4 @@
-"""One PostgreSQL connection that never waits for ever, and what its errors mean to a person."""
+"""One PostgreSQL connection with a time limit for everything, and its errors in words for people."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from krebit_proxy.errors import StoreError
 
-# Where the address says nothing else. TLS, passwords and service files are by libpq's own rules.
+# Unless the address says otherwise. TLS, passwords and service files follow libpq's own rules.
 _DEFAULTS: Final[dict[str, str | int]] = {
     "connect_timeout": 5,
     "fallback_application_name": "krebit-proxy",
@@ -20,15 +20,15 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # milliseconds
 }
-# Starts of SQLSTATE codes where waiting does not help: wrong user, no such database, no such right.
+# Prefixes of SQLSTATE codes where waiting does not help: wrong user, no such database, missing right.
 _LASTING: Final = ("28", "3D", "3F", "42")
 
 
 class Session:
     """A connection in autocommit mode, for one statement at a time. Its methods raise psycopg's Error or TimeoutError.
 
-    psycopg answers a cancellation by asking the server to confirm it, for which it waits, and a frozen server never
-    does. So nothing is cancelled here: what takes longer than `patience` seconds has its socket shut, and then fails.
+    When a task is cancelled, psycopg asks the server to confirm and waits. A frozen server never confirms. So this
+    class cancels nothing. After `patience` seconds it shuts down the socket, and the statement fails.
     """
 
     def __init__(self, connection: AsyncConnection[tuple[Any, ...]], patience: float) -> None:
@@ -38,17 +38,17 @@ class Session:
 
     @classmethod
     async def open(cls, address: str, patience: float) -> Self:
-        """Connects to the server, which must take writes: a standby is no place for a grant."""
+        """Connects to a server that accepts writes, so not to a standby."""
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in conninfo_to_dict(address)}
         async with asyncio.timeout(patience):
             connection = await AsyncConnection.connect(
                 make_conninfo(address, **defaults, target_session_attrs="read-write"),
                 autocommit=True,
-                prepare_threshold=None,  # behind a pooler, the next statement may meet another server process
+                prepare_threshold=None,  # behind a pooler, the next statement may run in another server process
             )
         try:
-            # Whatever the database's default is: conflicts are found by the generation. Nothing is sent by this; but
-            # psycopg gives way here when the loop was busy for long, and whoever waits may then be cancelled.
+            # The generation detects conflicts, so the database's default does not matter. This sends nothing, but it
+            # can yield to the loop, so a cancellation can arrive here.
             await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
         except BaseException:
             await connection.close()
@@ -56,14 +56,13 @@ class Session:
         return cls(connection, patience)
 
     async def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """The rows that `statement` gives."""
         async with self._bounded(self._patience):
             cursor = await self._connection.execute(statement.encode(), values)
             return await cursor.fetchall() if cursor.description else []
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, keep: bool = True) -> AsyncIterator[None]:
-        """Begins, and commits at the end if `keep`; rolls back otherwise, and after an error."""
+        """A transaction. Without `keep`, or after an error, it is rolled back."""
         async with self._bounded(2 * self._patience), self._connection.transaction(force_rollback=not keep):
             yield
 
@@ -80,7 +79,7 @@ class Session:
             timer.cancel()
 
     def _give_up(self) -> None:
-        """Shuts the socket: whoever waits for the server is told that it closed the connection."""
+        """Shuts down the socket. psycopg then reports that the server closed the connection."""
         self._gave_up = True
         with contextlib.suppress(OSError, Error):
             shut = socket.socket(fileno=self._connection.fileno())
@@ -90,12 +89,12 @@ class Session:
                 shut.detach()
 
     async def close(self) -> None:
-        """Ends the connection; the server frees what it held."""
+        """Ends the connection. The server then frees its locks."""
         await self._connection.close()
 
 
 def place_of(address: str) -> str:
-    """What a person calls the database, without its password. Raises StoreError if the address is none."""
+    """The name of the database for people, without the password. Raises StoreError if the address is invalid."""
     with explained("the database"):
         given = conninfo_to_dict(address)
     return (
@@ -105,7 +104,7 @@ def place_of(address: str) -> str:
 
 @contextlib.contextmanager
 def explained(place: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a database into a StoreError that says what to do."""
+    """Turns every database error into a StoreError that says what to do."""
     try:
         yield
     except TimeoutError:
@@ -114,27 +113,27 @@ def explained(place: str) -> Iterator[None]:
         raise StoreError(f"Cannot use {place}: {_reason(error)}.", hint=_RIGHTS) from None
     except ProgrammingError as error:
         if error.sqlstate is None:  # the text could quote the password
-            raise StoreError("The setting `store` is no PostgreSQL address.", hint=_ADDRESS) from None
+            raise StoreError("The setting `store` is not a valid PostgreSQL address.", hint=_ADDRESS) from None
         raise _trouble(place, error) from None
     except (Error, OSError) as error:
         raise _trouble(place, error) from None
 
 
-_LOOK: Final = "Look whether the database runs and can be reached. A running proxy tries again by itself."
+_LOOK: Final = "Check that the database is running and can be reached. A running proxy keeps trying."
 _ADDRESS: Final = "Write postgresql://user@host:5432/database, with special characters as %xx."
 _RIGHTS: Final = (
-    "The tables krebit_proxy_grant and krebit_proxy_lock are made on first use, which needs CREATE on the schema; "
-    "after that SELECT, INSERT and UPDATE on both are enough."
+    "The first use creates the tables krebit_proxy_grant and krebit_proxy_lock. It needs CREATE on the schema. "
+    "After that, SELECT, INSERT and UPDATE on both tables are enough."
 )
 
 
 def _trouble(place: str, error: Exception) -> StoreError:
     lasting = (getattr(error, "sqlstate", None) or "").startswith(_LASTING)
     code = "misconfigured" if lasting else "token_unavailable"
-    hint = "Check the setting `store`, and what the database says." if lasting else _LOOK
+    hint = "Check the setting `store` and the log of the database." if lasting else _LOOK
     return StoreError(f"Cannot use {place}: {_reason(error)}.", hint=hint, code=code)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what the server, or libpq, says; it holds names, and never a password."""
+    """The first line of the message from the server or libpq. It can contain names, but no password."""
     return next(iter(str(error).splitlines()), "").strip().rstrip(".") or type(error).__name__

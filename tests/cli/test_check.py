@@ -75,7 +75,7 @@ async def test_all_is_well(tmp_path: Path) -> None:
         f"{TICK} connection: localhost:{port} responds",
         f"{TICK} clock: matches Krebit's",
         f"{TICK} listen: 127.0.0.1:0 is free, the proxy is not running",
-        f"{TICK} redirect URI: https://elsewhere.example/cb does not lead to this proxy, which is fine",
+        f"{TICK} redirect URI: https://elsewhere.example/cb does not lead to this proxy, which is allowed",
         "    register exactly this URI in your app at Krebit, then run: krebit-proxy setup --no-browser",
         f"{TICK} store: the file store can be read, written and locked",
         f"{TICK} grant: none yet",
@@ -302,7 +302,7 @@ async def test_a_grant_that_cannot_be_renewed(tmp_path: Path, tokens: dict[str, 
         finished = await check(tmp_path, f"http://localhost:{port}")
 
     [cross] = grants(finished)
-    assert cross.startswith(f"grant: it cannot be renewed, since {why}; its access token ends ")
+    assert cross.startswith(f"grant: the proxy cannot renew it, because {why}; its access token expires ")
 
 
 # The ways of `notify`
@@ -330,12 +330,12 @@ async def webhook(status: int, *, tls: ssl.SSLContext | None = None) -> AsyncIte
 @pytest.mark.parametrize(
     ("status", "line"),
     [
-        (200, f"{TICK} webhook: http://127.0.0.1 responds, with status 200"),
-        (405, f"{TICK} webhook: http://127.0.0.1 responds, with status 405"),
-        (501, f"{TICK} webhook: http://127.0.0.1 responds, with status 501"),
-        (404, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 404"),
-        (410, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 410"),
-        (503, f"{CROSS} webhook: http://127.0.0.1 refuses, with status 503"),
+        (200, f"{TICK} webhook: http://127.0.0.1 responds with status 200"),
+        (405, f"{TICK} webhook: http://127.0.0.1 responds with status 405"),
+        (501, f"{TICK} webhook: http://127.0.0.1 responds with status 501"),
+        (404, f"{CROSS} webhook: http://127.0.0.1 refuses with status 404"),
+        (410, f"{CROSS} webhook: http://127.0.0.1 refuses with status 410"),
+        (503, f"{CROSS} webhook: http://127.0.0.1 refuses with status 503"),
     ],
 )
 async def test_a_webhook_is_asked_without_a_message(tmp_path: Path, status: int, line: str) -> None:

@@ -77,7 +77,7 @@ async def test_without_any_way_it_says_what_to_set(tmp_path: Path) -> None:
 
     assert (finished.status, finished.out) == (2, "")
     assert finished.err.splitlines() == [
-        "krebit-proxy: no way to notify anybody is set",
+        "krebit-proxy: neither notify.webhook nor notify.command is set",
         "what to do: set notify.webhook to a URL, notify.command to a program, or both",
     ]
 

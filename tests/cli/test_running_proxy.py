@@ -28,7 +28,7 @@ async def test_a_proxy_on_a_unix_socket_is_asked_there(sandbox: Sandbox, folder:
             1,
             "krebit-proxy: no browser can reach the address that the proxy listens on",
         )
-        assert "does not lead to this proxy, which is fine" in (await run("check", folder=folder)).out
+        assert "does not lead to this proxy, which is allowed" in (await run("check", folder=folder)).out
 
 
 async def test_a_proxy_that_speaks_tls_is_asked_in_tls(sandbox: Sandbox, folder: Path, port: int) -> None:

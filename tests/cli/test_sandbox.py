@@ -36,7 +36,7 @@ async def test_the_sandbox_refuses_to_be_seen_by_others(tmp_path: Path) -> None:
     sandbox = await run("sandbox", "--host", "0.0.0.0", folder=tmp_path)
 
     assert sandbox.status == 2
-    assert "this machine only" in sandbox.err
+    assert "this computer only" in sandbox.err
     assert "127.0.0.1" in sandbox.err
 
 

@@ -188,7 +188,7 @@ async def test_both_ways_of_authentication_at_once_are_refused(app: App) -> None
         400,
         {
             "error": "invalid_request",
-            "error_description": "The client secret is there twice: as Basic and in the content.",
+            "error_description": "The request has the client secret twice: as Basic and in the body.",
         },
     )
 

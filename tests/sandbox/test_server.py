@@ -11,7 +11,7 @@ from tests.sandbox.conftest import StartSandbox
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.com"])
 def test_it_listens_on_loopback_only(host: str) -> None:
-    with pytest.raises(SettingsError, match="this machine only") as caught:
+    with pytest.raises(SettingsError, match="this computer only") as caught:
         Sandbox(Options(host=host))
     assert "127.0.0.1" in caught.value.hint
 

@@ -186,7 +186,7 @@ async def test_a_probe_says_who_is_in_the_way(place: Place, monkeypatch: pytest.
         await real(0)
 
     monkeypatch.setattr(two, "lock", at_once)
-    with pytest.raises(StoreBusyError, match="holds the lock"):
+    with pytest.raises(StoreBusyError, match="held the lock"):
         await two.probe()
 
 

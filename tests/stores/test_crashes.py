@@ -96,7 +96,7 @@ async def test_a_process_killed_at_any_step_costs_the_grant_in_one_window_on_str
             outcome = await site.outcome(place)
         if outcome != "kept":
             assert outcome.startswith("reauthorization_required")
-            assert re.search(rf"/{pid}/\w+ probably used the token .* and the response was lost", outcome)
+            assert re.search(rf"/{pid}/\w+ probably used the token at .+, and the response was lost", outcome)
         return outcome != "kept"
 
     async with asyncio.TaskGroup() as group:
@@ -129,7 +129,7 @@ async def test_killing_at_random_under_load_costs_nothing_but_in_that_window(
 
     if outcome != "kept":
         assert site.sandbox.options.rotation == "strict"
-        holder = re.search(r"by \S+/(\d+)/\w+, whose answer was lost", outcome)
+        holder = re.search(r"\S+/(\d+)/\w+ probably used the token at .+, and the response was lost", outcome)
         assert holder is not None
         assert int(holder[1]) in killed
 

@@ -72,7 +72,7 @@ async def test_wherever_a_write_fails_the_store_holds_a_whole_grant_and_no_rest(
 
     assert error.code == "token_unavailable"
     assert str(grant_file) in error.detail
-    assert ("make room" in error.hint) == (code != errno.EIO)
+    assert ("Free some space" in error.hint) == (code != errno.EIO)
     assert await store.read() == place.grant(stored)
     assert names(grant_file.parent) == ["bak", "json", "lock"]
     await store.write(stored, place.grant(4))
@@ -89,7 +89,7 @@ async def test_a_full_disk_is_told_of_and_holds_the_old_grant(place: Place, tmp_
             (folder / "filling").write_bytes(bytes(2 << 20))
         for attempt in (store.write(1, place.grant(2)), store.probe()):
             error = await failed(attempt)
-            assert (error.code, "make room" in error.hint) == ("token_unavailable", True)
+            assert (error.code, "Free some space" in error.hint) == ("token_unavailable", True)
 
         assert await store.read() == place.grant(1)
         assert names(folder) == ["", "bak", "json", "lock"]  # and the filling
@@ -146,7 +146,7 @@ async def test_a_mount_of_the_single_file_is_refused_with_advice(place: Place, g
             with pytest.raises(StoreError) as error:
                 await attempt
 
-            assert "mount its folder instead" in error.value.hint
+            assert "Mount its folder instead" in error.value.hint
         assert await store.read() == place.grant(2)
 
 

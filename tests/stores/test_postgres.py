@@ -69,7 +69,7 @@ def test_an_address_that_is_none_is_said_without_showing_it(place: Place, addres
     with pytest.raises(StoreError) as error:
         place.open(store=address)
 
-    assert error.value.detail == "The setting `store` is no PostgreSQL address."
+    assert error.value.detail == "The setting `store` is not a valid PostgreSQL address."
     assert error.value.code == "misconfigured"
 
 
@@ -168,7 +168,7 @@ async def test_a_lost_lock_is_noticed_before_a_token_is_spent(place: Place, post
 
     await two.lock(5)
     error = await refused(one.confirm_lock())
-    assert "was lost" in error.detail
+    assert "lost its lock" in error.detail
     assert error.code == "token_unavailable"
 
 

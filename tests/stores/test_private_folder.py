@@ -124,7 +124,7 @@ async def test_a_grant_of_roots_in_the_volume_is_never_taken_for_a_new_store(vol
     assert stat.S_IMODE(found.stat().st_mode) == 0o660
 
 
-@pytest.mark.parametrize(("bits", "told"), [(0o777, "at a folder inside it"), (0o755, "belongs to user 0")])
+@pytest.mark.parametrize(("bits", "told"), [(0o777, "to a folder inside it"), (0o755, "belongs to user 0")])
 async def test_a_folder_of_roots_that_all_or_only_root_may_write_to_is_refused(
     volume: Path, bits: int, told: str
 ) -> None:
