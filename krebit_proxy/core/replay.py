@@ -19,6 +19,7 @@ _INSUFFICIENT_SCOPE: Final = re.compile(rb"\berror\s*=\s*\"?insufficient_scope\b
 # SHOULD respond with the HTTP 401 (Unauthorized) status code." Some respond with 403.
 _INVALID_TOKEN: Final = re.compile(rb"\berror\s*=\s*\"?invalid_token\b", re.IGNORECASE)
 
+MEMORABLE: Final = 512  # bytes of a target that is worth remembering
 _SMALL: Final = 4096  # bytes; smaller pieces are joined, so that a caller that sends single bytes costs little memory
 
 
