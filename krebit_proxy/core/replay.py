@@ -19,7 +19,7 @@ _INSUFFICIENT_SCOPE: Final = re.compile(rb"\berror\s*=\s*\"?insufficient_scope\b
 # SHOULD respond with the HTTP 401 (Unauthorized) status code." Some respond with 403.
 _INVALID_TOKEN: Final = re.compile(rb"\berror\s*=\s*\"?invalid_token\b", re.IGNORECASE)
 
-MEMORABLE: Final = 512  # bytes of a target that is worth remembering
+_MEMORABLE: Final = 512  # bytes of a target that is worth remembering
 _SMALL: Final = 4096  # bytes; smaller pieces are joined, so that a caller that sends single bytes costs little memory
 
 
@@ -63,14 +63,19 @@ class Breaker:
         self._paths: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # path -> (open until, for how long)
         self._refused: OrderedDict[bytes, None] = OrderedDict()  # paths that got a 401 with the token of
         self._generation = 0  # this generation
-        self.accepted: deque[bytes] = deque(maxlen=self.PATHS)  # targets, the latest last
+        self._accepted: deque[bytes] = deque(maxlen=self.PATHS)  # targets, the latest last
 
     def record(self, target: bytes, generation: int) -> PathRecord:
         """What the API has said to the path of `target` lately. Seldom asked: only while the token is suspected."""
         path = _path(target)
         if generation == self._generation and path in self._refused:
             return PathRecord.REFUSED
-        return PathRecord.ACCEPTED if any(_path(other) == path for other in self.accepted) else PathRecord.NEW
+        return PathRecord.ACCEPTED if any(_path(other) == path for other in self._accepted) else PathRecord.NEW
+
+    def note_accepted(self, target: bytes) -> None:
+        """The API has accepted a call. The hot path: nothing is worked out here."""
+        if len(target) <= _MEMORABLE:
+            self._accepted.append(target)
 
     def suspect(self, target: bytes, generation: int) -> None:
         """The path of `target` got a 401 that may speak of the token of this generation."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.fields import NO_NAMES, request_head, response_fields
-from krebit_proxy.core.replay import MEMORABLE, Breaker, Decision, Kept, ReplayBudget, decide
+from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, decide
 from krebit_proxy.core.target import upstream_target
 from krebit_proxy.credentials import Bearer, Credentials
 from krebit_proxy.errors import ProxyError, Refused
@@ -133,8 +133,7 @@ class Api:
             return False
         if attempt.bearer is not self._accepted:
             self._accept(attempt.bearer)
-        if len(call.request.target) <= MEMORABLE:
-            self._breaker.accepted.append(call.request.target)
+        self._breaker.note_accepted(call.request.target)
         if response.status < 300:
             self._breaker.reset(call.request.target)
         content = exchange.read_nowait() or b""
@@ -159,6 +158,7 @@ class Api:
             if attempt.response.status in _REFUSALS:
                 attempt = await self._after_refusal(call, target, kept, attempt)
             else:
+                self._breaker.note_accepted(target)
                 self._accept(attempt.bearer)
         finally:
             kept.release()

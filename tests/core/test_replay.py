@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krebit_proxy.core.replay import Breaker, Decision, Kept, ReplayBudget, decide
+from krebit_proxy.core.suspicion import PathRecord
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 403, 407, 500, 503])
@@ -156,3 +157,45 @@ def test_a_403_that_says_that_the_token_is_bad_is_as_good_as_a_401() -> None:
     assert decide(403, bad, held=True, barred=False) is Decision.REPLAY
     assert decide(403, [b'Bearer error="insufficient_scope"'], held=True, barred=False) is Decision.RELAY
     assert decide(403, [], held=True, barred=False) is Decision.RELAY
+
+
+def test_what_the_api_said_to_a_path_is_remembered_for_the_token_at_hand() -> None:
+    breaker = Breaker()
+    breaker.note_accepted(b"/api/good?x=1")
+    breaker.suspect(b"/api/o%64d", 1)
+
+    assert breaker.record(b"/api/good?y=2", 1) is PathRecord.ACCEPTED
+    assert breaker.record(b"/api/odd", 1) is PathRecord.REFUSED
+    assert breaker.record(b"/api/odd", 2) is PathRecord.NEW
+    assert breaker.record(b"/api/other", 1) is PathRecord.NEW
+
+
+def test_when_a_token_turns_out_to_be_good_the_401s_spoke_of_their_paths() -> None:
+    breaker = Breaker()
+    breaker.suspect(b"/api/odd", 1)
+    breaker.clear(2, 0)
+    assert not breaker.is_open(b"/api/odd", 1)
+    breaker.clear(1, 0)
+
+    assert breaker.is_open(b"/api/odd", 1)
+    assert breaker.record(b"/api/odd", 1) is PathRecord.NEW
+
+
+def test_what_is_said_of_a_new_token_replaces_what_was_said_of_the_old_one() -> None:
+    breaker = Breaker()
+    breaker.suspect(b"/api/a", 1)
+    breaker.suspect(b"/api/b", 2)
+
+    assert breaker.record(b"/api/a", 2) is PathRecord.NEW
+
+
+def test_memory_of_paths_is_bounded() -> None:
+    breaker = Breaker()
+    for number in range(Breaker.PATHS + 1):
+        breaker.suspect(b"/api/%d" % number, 1)
+        breaker.note_accepted(b"/api/x%d" % number)
+    breaker.note_accepted(b"/api/" + b"l" * 1000)
+
+    assert breaker.record(b"/api/0", 1) is PathRecord.NEW
+    assert breaker.record(b"/api/x0", 1) is PathRecord.NEW
+    assert breaker.record(b"/api/" + b"l" * 1000, 1) is PathRecord.NEW
