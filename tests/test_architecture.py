@@ -69,9 +69,6 @@ SUITES: Final = {
     "test_user_agent.py": "what every request of our own says about itself",
 }
 
-# Classes that share their name with another one. This list only shrinks.
-HOMONYMS: Final = {"Upstream"}
-
 
 def test_a_module_imports_only_from_floors_below_its_own() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
@@ -152,8 +149,7 @@ def test_no_two_classes_share_a_name() -> None:
         places[name].append(place)
     shared = {name: found for name, found in places.items() if len(found) > 1}
 
-    assert {name: found for name, found in shared.items() if name not in HOMONYMS} == {}
-    assert HOMONYMS - shared.keys() == set(), "is one class now: take it out of HOMONYMS"
+    assert shared == {}
 
 
 def test_no_module_is_called_by_what_it_does() -> None:

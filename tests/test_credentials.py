@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from krebit_proxy.config import OAuth, Settings, Upstream
+from krebit_proxy.config import OAuth, Settings, UpstreamSettings
 from krebit_proxy.core.events import Phase
 from krebit_proxy.core.grant import Grant, Intent, Tokens
 from krebit_proxy.core.secret import Secret
@@ -31,7 +31,7 @@ def settings_for(server: AuthorizationServer, folder: Path, *, revocation: bool 
         client_id="app",
         client_secret=Secret("s3cret"),
         store=f"file:{folder / 'grant'}",
-        upstream=Upstream(url=server.url, connect_timeout=2),
+        upstream=UpstreamSettings(url=server.url, connect_timeout=2),
         oauth=OAuth(revoke_url=f"{server.url}/oauth/revoke" if revocation else None),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from krebit_proxy.config import OAuth, Settings, Upstream
+from krebit_proxy.config import OAuth, Settings, UpstreamSettings
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_response import Issued, NotSent, Outcome, Refusal, RefusalKind, Unclear
 from krebit_proxy.token_endpoint import TokenEndpoint
@@ -24,7 +24,7 @@ def endpoint(url: str, **oauth: object) -> TokenEndpoint:
             client_id="the app",
             client_secret=Secret("s3/cret"),
             redirect_uri="http://localhost:8321/setup/callback",
-            upstream=Upstream(url=url, connect_timeout=2),
+            upstream=UpstreamSettings(url=url, connect_timeout=2),
             oauth=OAuth.model_validate(oauth),
         )
     )
@@ -160,7 +160,7 @@ async def test_a_private_authority_is_trusted_when_it_is_set(tmp_path: Path) -> 
             organization="acme",
             client_id="app",
             client_secret=Secret("s"),
-            upstream=Upstream(url=url, ca_file=authority.ca_file),
+            upstream=UpstreamSettings(url=url, ca_file=authority.ca_file),
         )
         assert said(await TokenEndpoint(settings).refresh(Secret("r")))[0] == "HTTP status 404"
 
@@ -173,7 +173,7 @@ async def test_a_redirect_is_not_followed_with_the_secret_in_the_content(server:
 
 
 def behind_a_dead_proxy(url: str) -> TokenEndpoint:
-    upstream = Upstream(url=url, proxy="http://127.0.0.1:1")
+    upstream = UpstreamSettings(url=url, proxy="http://127.0.0.1:1")
     return TokenEndpoint(Settings(organization="acme", client_id="app", client_secret=Secret("s"), upstream=upstream))
 
 

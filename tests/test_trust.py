@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from krebit_proxy.config import Settings, Upstream
+from krebit_proxy.config import Settings, UpstreamSettings
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.token_endpoint import TokenEndpoint
@@ -54,7 +54,7 @@ def test_it_is_found_before_the_first_token_request(tmp_path: Path) -> None:
         organization="acme",
         client_id="app",
         client_secret=Secret("s"),
-        upstream=Upstream(ca_file=tmp_path / "ca.pem"),
+        upstream=UpstreamSettings(ca_file=tmp_path / "ca.pem"),
     )
 
     with pytest.raises(SettingsError, match=r"upstream\.ca_file"):

@@ -20,7 +20,7 @@ from krebit_proxy.cli.run import stop_signal
 from krebit_proxy.cli.sandbox import DEFAULT_PORT as SANDBOX_PORT
 from krebit_proxy.cli.sandbox import tell
 from krebit_proxy.cli.walkthrough import Walkthrough
-from krebit_proxy.config import Log, Settings, Upstream
+from krebit_proxy.config import Log, Settings, UpstreamSettings
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.program import Proxy
 from krebit_proxy.sandbox import Options, Order, Sandbox
@@ -145,7 +145,7 @@ def settings_for(sandbox: Sandbox, port: int, folder: Path) -> Settings:
         redirect_uri=sandbox.options.redirect_uri,
         listen=(f"localhost:{port}",),
         store=f"file:{folder.absolute() / 'grant'}",
-        upstream=Upstream(url=sandbox.url),
+        upstream=UpstreamSettings(url=sandbox.url),
     )
 
 

@@ -2,7 +2,18 @@
 
 from krebit_proxy.config.document import is_setting
 from krebit_proxy.config.load import find, load
-from krebit_proxy.config.model import Access, Limits, Log, Notify, OAuth, Refresh, Replay, Rule, Settings, Upstream
+from krebit_proxy.config.model import (
+    Access,
+    Limits,
+    Log,
+    Notify,
+    OAuth,
+    Refresh,
+    Replay,
+    Rule,
+    Settings,
+    UpstreamSettings,
+)
 
 __all__ = [
     "Access",
@@ -14,7 +25,7 @@ __all__ = [
     "Replay",
     "Rule",
     "Settings",
-    "Upstream",
+    "UpstreamSettings",
     "find",
     "is_setting",
     "load",

@@ -158,7 +158,7 @@ class Section(BaseModel):
     )
 
 
-class Upstream(Section):
+class UpstreamSettings(Section):
     """How the proxy reaches Krebit. Times are in seconds."""
 
     url: Annotated[str, AfterValidator(_upstream_url)] = "https://{organization}.krebit.se"
@@ -318,7 +318,7 @@ class Settings(Section):
     """Keys that encrypt the grant, one per line. The first one encrypts. Required for postgresql."""
     encryption_key: SecretText | None = Field(default=None, repr=False)
     """The keys themselves, with spaces between them. Set KREBIT_PROXY_ENCRYPTION_KEY rather than this line."""
-    upstream: Upstream = Upstream()
+    upstream: UpstreamSettings = UpstreamSettings()
     oauth: OAuth = OAuth()
     refresh: Refresh = Refresh()
     replay: Replay = Replay()
