@@ -6,7 +6,7 @@ Nothing here counts on luck: where a rule names seconds, the test waits for them
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -268,6 +268,55 @@ async def test_a_person_is_called_at_once_while_the_token_serves_to_its_end_afte
     assert (status, document["code"]) == (200, "reauthorization_required")
     assert document["expires_at"]
     assert (await ask(proxy, "GET", "/setup", b"Accept: text/html")).status == 303
+
+
+async def refused_in_a_row(proxy: RunningProxy, path: str, *, pause: float, calls: int) -> int:
+    """Calls a good path again and again: how many calls in a row the proxy refused, at most."""
+    most = row = 0
+    for _ in range(calls):
+        row = 0 if (await ask(proxy, "GET", path)).status == 200 else row + 1
+        most = max(most, row)
+        await asyncio.sleep(pause)
+    return most
+
+
+async def calls_again_and_again(proxy: RunningProxy, paths: Iterator[str], pause: float) -> None:
+    """A tool that does not care about refusals."""
+    for path in paths:
+        await ask(proxy, "GET", path)
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", [answering(LIMITED), answering(INVALID_GRANT)], ids=["429", "invalid_grant"])
+async def test_a_busy_path_that_is_refused_does_not_take_the_turns_of_others(
+    start_proxy: StartProxy, upstream: Upstream, api: ResourceServer, trouble: Trouble
+) -> None:
+    api.refused = below("/api/bad")
+    proxy = await start_proxy(**trouble(upstream))
+    assert (await ask(proxy, "GET", "/api/good")).status == 200
+    busy = [spawn(calls_again_and_again(proxy, itertools.repeat(f"/api/bad{n}"), 0.2), name="busy") for n in range(2)]
+    try:
+        assert await refused_in_a_row(proxy, "/api/good", pause=0.7, calls=11) <= 2
+    finally:
+        for tool in busy:
+            tool.cancel()
+
+
+@pytest.mark.slow
+async def test_records_of_others_without_end_do_not_keep_out_who_asks_for_his_own(
+    start_proxy: StartProxy, upstream: Upstream, api: ResourceServer
+) -> None:
+    api.refused = below("/api/records/")
+    proxy = await start_proxy()
+    assert (await ask(proxy, "GET", "/api/own")).status == 200
+    others = calls_again_and_again(proxy, (f"/api/records/{n}" for n in itertools.count()), 0.1)
+    busy = spawn(others, name="busy")
+    try:
+        assert await refused_in_a_row(proxy, "/api/own", pause=0.9, calls=15) <= 2
+    finally:
+        busy.cancel()
+    assert len(upstream.tokens.requests) <= 4
 
 
 # Young tokens

@@ -82,7 +82,7 @@ async def test_a_failing_request_is_not_repeated_for_ever(
 
 
 async def test_a_fresh_connection_that_fails_is_not_tried_again(client: Client, upstream: Upstream) -> None:
-    """design.md: no transport retry but an idempotent request on a connection that was already open."""
+    """No transport retry but of an idempotent request on a connection that was already open."""
     upstream.default = CLOSE
     await client.ask("GET", "/api/x")
 
