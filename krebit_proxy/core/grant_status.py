@@ -114,8 +114,10 @@ def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
 
 def _try_out(trust: Trust, caller: Waiter, age: float, now: Moment) -> Go | None:
     """For a token that replaced a suspected one: one call tries it, and the others wait for what comes of that."""
+    if age >= SETTLED:
+        return Go.ON  # a call may take long, and the others must not wait for that
     if trust.doubted or trust.lagging:
-        return Go.ON if age >= SETTLED else None
+        return None
     return Go.PROBE if trust.may_probe(caller.record, now.boot) else None
 
 
