@@ -39,6 +39,7 @@ An order of a person (`Authorized`, `LogoutAsked`) goes the same way up to CHECK
 logout through REVOKING. `TRANSITIONS` is the whole table. Any other result in a phase raises IllegalEventError.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -284,9 +285,6 @@ def _revoked(state: State, event: Revoked, _: Moment) -> Step:
     return state, (_report("grant.revoked", accepted=event.accepted), *effects)
 
 
-# A refresh
-
-
 def _intend(state: State, stored: Grant | None, now: Moment) -> Step:
     """Stores that this process is about to spend the refresh token."""
     suspect = stored.intent if stored else None
@@ -497,11 +495,12 @@ def _believe(state: State, grant: Grant, now: Moment) -> State:
 
 
 def _early_renewals(state: State, grant: Grant, now: Moment) -> int:
-    """How many renewals others have made long before expiry. Only 401s cause these, so our budget counts them."""
-    if state.fresh is None or grant is state.run.pending:
+    """How many renewals others have made before they were due. Only 401s cause these, so our budget counts them."""
+    if (fresh := state.fresh) is None or grant is state.run.pending:
         return 0
-    early = due_in(state, now) > state.fresh.window(state.policy.ahead) / 2
-    return grant.generation - state.generation if early else 0
+    early = due_in(state, now) > fresh.window(state.policy.ahead) / 2
+    due = 0 if early else math.ceil(2 * fresh.age(now) / fresh.lifetime)  # at most: see `freshness.lead`
+    return max(0, grant.generation - state.generation - due)
 
 
 def _pend(state: State, tokens: Tokens | None, authorized_at: float) -> State:

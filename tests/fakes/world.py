@@ -490,7 +490,7 @@ class World:
             process.charging = False
             self.early += 1
             memories = 1 + self.lives - len(self.processes) + self.unaware
-            allowed = BURST * memories + (self.now - self.began_at) / REFILL + 1
+            allowed = BURST * memories + (self.now - self.began_at) / REFILL + len(self.processes)
             self.unaware += sum(not other.state.known for other in self.processes.values())
             self.require(self.early <= allowed, f"{process.name} renews for one 401 too many")
         if isinstance(process.arrived, Refusal) and process.arrived.kind is RefusalKind.OTHER:
