@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 
 @asynccontextmanager
-async def krebit(*, skew: float = 0, date: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Something that answers every request, by a clock of its own. Gives its port."""
+async def answering(
+    head: Callable[[], str], seen: list[str] | None = None, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Answers every request with the status and fields of `head`. Gives its port; `seen` gets methods and targets."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await reader.readuntil(b"\r\n\r\n")
-            now = date if date is not None else email.utils.formatdate(time.time() - skew, usegmt=True)
-            writer.write(f"HTTP/1.1 404 Not Found\r\nDate: {now}\r\nContent-Length: 0\r\n\r\n".encode())
+            request = await reader.readuntil(b"\r\n\r\n")
+            if seen is not None:
+                seen.append(request.decode().partition(" HTTP/")[0])
+            writer.write(f"HTTP/1.1 {head()}\r\nContent-Length: 0\r\n\r\n".encode())
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -46,6 +49,18 @@ async def krebit(*, skew: float = 0, date: str | None = None, tls: ssl.SSLContex
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
         yield server.sockets[0].getsockname()[1]
+
+
+@asynccontextmanager
+async def krebit(*, skew: float = 0, date: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Something that answers every request, by a clock of its own. Gives its port."""
+
+    def head() -> str:
+        now = date if date is not None else email.utils.formatdate(time.time() - skew, usegmt=True)
+        return f"404 Not Found\r\nDate: {now}"
+
+    async with answering(head, tls=tls) as port:
+        yield port
 
 
 async def check(folder: Path, url: str, **more: Any) -> Finished:
@@ -311,20 +326,9 @@ async def test_a_grant_that_cannot_be_renewed(tmp_path: Path, tokens: dict[str, 
 @asynccontextmanager
 async def webhook(status: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, list[str]]]:
     """A webhook that answers all requests with this status. Gives its URL, and the methods that it saw."""
-    seen = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            seen.append((await reader.readuntil(b"\r\n\r\n")).decode().partition(" HTTP/")[0])
-            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-            await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
-        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/secret?key=s3cret-key", seen
+    seen: list[str] = []
+    async with answering(lambda: f"{status} X\r\nConnection: close", seen, tls=tls) as port:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{port}/secret?key=s3cret-key", seen
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,6 +125,26 @@ async def running_proxy(
         yield running
     finally:
         await running.stop()
+
+
+@asynccontextmanager
+async def started_proxies(folder: Path) -> AsyncIterator[StartProxy]:
+    """Starts any number of proxies, and stops them together. Then none may have logged a secret or a traceback."""
+    started: list[RunningProxy] = []
+    async with AsyncExitStack() as stack:
+
+        async def start(upstream: Upstream | str, /, **options: Any) -> RunningProxy:
+            own = folder / f"proxy-{len(started)}"
+            own.mkdir()
+            started.append(await stack.enter_async_context(running_proxy(upstream, own, **options)))
+            return started[-1]
+
+        yield start
+    for proxy in started:
+        written = proxy.written()
+        assert "Traceback" not in written, written
+        for secret in ("token-1", "token-2", "refresh-1", "refresh-2", CLIENT_SECRET):
+            assert secret not in written, f"{secret} is in the log"
 
 
 class ProxyProcess:

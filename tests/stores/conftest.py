@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.errors import StoreError
 from krebit_proxy.stores import Store, open_store
 from krebit_proxy.stores.encryption import new_key
 from tests.fakes.database import Database, database
@@ -24,6 +26,13 @@ class Place:
     organization: str = "acme"
     client_id: str = "app"
     opened: list[Store] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for store in self.opened:
+            await store.close()
 
     def settings(self, **changes: object) -> Settings:
         values = {
@@ -77,6 +86,28 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         found = Place(request.getfixturevalue("running_pooler").address(), key_file)
     else:
         found = Place(f"file:{tmp_path / 'grant'}", key_file if request.param == "sealed" else None)
-    yield found
-    for store in found.opened:
-        await store.close()
+    async with found:
+        yield found
+
+
+@pytest.fixture
+async def file_place(tmp_path: Path) -> AsyncIterator[Place]:
+    """A folder. Modules about files alone say `place = file_place`."""
+    async with Place(f"file:{tmp_path / 'grant'}") as found:
+        yield found
+
+
+@pytest.fixture
+async def grant_file(place: Place, tmp_path: Path) -> Path:
+    """The file of a store that holds generation 2, and its copy of generation 1."""
+    store = place.open()
+    await store.write(0, place.grant(1))
+    await store.write(1, place.grant(2))
+    (found,) = (tmp_path / "grant").glob("*.json")
+    return found
+
+
+async def failed(attempt: Any) -> StoreError:
+    with pytest.raises(StoreError) as error:
+        await attempt
+    return error.value

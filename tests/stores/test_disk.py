@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,13 @@ from krebit_proxy.stores import Store
 from krebit_proxy.stores.file import FileStore
 from tests.fakes.processes import Process, plain
 from tests.fakes.programs import leave_a_hanging_disk
-from tests.stores.conftest import Place
+from tests.stores.conftest import Place, failed, file_place
 from tests.stores.mounts import mounted
 
 _FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE and FITHAW of Linux
 
 
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    found = Place(f"file:{tmp_path / 'grant'}")
-    yield found
-    for store in found.opened:
-        await store.close()
-
-
-@pytest.fixture
-async def grant_file(place: Place, tmp_path: Path) -> Path:
-    """The file of a store that holds generation 2."""
-    store = place.open()
-    await store.write(0, place.grant(1))
-    await store.write(1, place.grant(2))
-    (found,) = (tmp_path / "grant").glob("*.json")
-    return found
-
-
-async def failed(attempt: Any) -> StoreError:
-    with pytest.raises(StoreError) as error:
-        await attempt
-    return error.value
+place = file_place
 
 
 class Hanging:

@@ -5,7 +5,7 @@ import os
 import random
 import resource
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,17 +16,12 @@ from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreError
 from krebit_proxy.stores import Store
 from krebit_proxy.stores.encryption import new_key
-from tests.stores.conftest import Place
+from tests.stores.conftest import Place, file_place
 
 ROOT = os.geteuid() == 0
 
 
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    found = Place(f"file:{tmp_path / 'grant'}")
-    yield found
-    for store in found.opened:
-        await store.close()
+place = file_place
 
 
 @pytest.fixture

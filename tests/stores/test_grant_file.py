@@ -4,43 +4,21 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from krebit_proxy.errors import StoreConflictError, StoreError
-from tests.stores.conftest import Place
+from tests.stores.conftest import Place, failed, file_place
 from tests.stores.mounts import mounted
 
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    found = Place(f"file:{tmp_path / 'grant'}")
-    yield found
-    for store in found.opened:
-        await store.close()
-
-
-@pytest.fixture
-async def grant_file(place: Place, tmp_path: Path) -> Path:
-    """The file of a store that holds generation 2, and its copy of generation 1."""
-    store = place.open()
-    await store.write(0, place.grant(1))
-    await store.write(1, place.grant(2))
-    (found,) = (tmp_path / "grant").glob("*.json")
-    return found
+place = file_place
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name.partition(".")[2] for path in folder.iterdir())
-
-
-async def failed(attempt: Any) -> StoreError:
-    with pytest.raises(StoreError) as error:
-        await attempt
-    return error.value
 
 
 def failing(function: Callable[..., Any], number: int, code: int) -> Callable[..., Any]:

@@ -34,10 +34,8 @@ async def server() -> AsyncIterator[AuthorizationServer]:
 async def place(postgres: Database, tmp_path: Path) -> AsyncIterator[Place]:
     key_file = tmp_path / "keys"
     key_file.write_text(new_key())
-    found = Place(postgres.url, key_file)
-    yield found
-    for store in found.opened:
-        await store.close()
+    async with Place(postgres.url, key_file) as found:
+        yield found
 
 
 def grant_of(place: Place, *, left: float) -> Grant:

@@ -33,10 +33,8 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def place(postgres: Database, key_file: Path) -> AsyncIterator[Place]:
-    found = Place(postgres.url, key_file)
-    yield found
-    for store in found.opened:
-        await store.close()
+    async with Place(postgres.url, key_file) as found:
+        yield found
 
 
 async def refused(attempt: Awaitable[object]) -> StoreError:
