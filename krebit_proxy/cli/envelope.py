@@ -6,13 +6,14 @@ of this format. Both are printed as URL-safe base64.
 """
 
 import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from krebit_proxy.core.base64url import base64url
 from krebit_proxy.core.grant import Grant, from_json, to_json
 
 # This first byte makes every address begin with "A". If it began with a dash, the command line would see an option.
@@ -50,7 +51,7 @@ def seal(grant: Grant, address: str) -> str:
 
 
 def _text(content: bytes) -> str:
-    return urlsafe_b64encode(_VERSION + content).decode().rstrip("=")
+    return base64url(_VERSION + content)
 
 
 def _content(text: str, problem: str) -> bytes:

@@ -77,8 +77,7 @@ class Request:
             # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use
             # the host information of the request-target".
             return origin_form(self.target)[1] or b""
-        names = self.head.names
-        return self.head.fields[names.index(b"host")][1] if b"host" in names else b""
+        return self.field(b"host") or b""
 
     def field(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower case)."""

@@ -13,7 +13,6 @@ code. So each state and each code is used once only.
 
 import hmac
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +20,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from krebit_proxy import USER_AGENT
+from krebit_proxy.core.base64url import base64url
 from krebit_proxy.core.grant import Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.token_error import displayable
@@ -59,8 +59,8 @@ def begin(entropy: Callable[[int], bytes], *, now: float, pkce: bool, browser: S
     """A new attempt. `entropy(n)` returns n unguessable bytes. `browser` is the value of the binding cookie."""
     # RFC 7636 4.1: "a high-entropy cryptographic random STRING [...] with a minimum length of 43 characters".
     return SetupAttempt(
-        state=Secret(_base64url(entropy(32))),
-        verifier=Secret(_base64url(entropy(32))) if pkce else None,
+        state=Secret(base64url(entropy(32))),
+        verifier=Secret(base64url(entropy(32))) if pkce else None,
         expires_at=now + ATTEMPT_LIFETIME,
         browser=browser_mark(browser.reveal()) if browser else None,
     )
@@ -87,7 +87,7 @@ def authorization_url(
     if attempt.verifier:
         # RFC 7636 4.2: code_challenge = BASE64URL-ENCODE(SHA256(ASCII(code_verifier)))
         digest = sha256(attempt.verifier.reveal().encode("ascii")).digest()
-        parameters |= {"code_challenge": _base64url(digest), "code_challenge_method": "S256"}
+        parameters |= {"code_challenge": base64url(digest), "code_challenge_method": "S256"}
     url = urlsplit(endpoint)
     # RFC 6749 3.1: the endpoint may have a query, "which MUST be retained when adding additional query parameters.
     # The endpoint URI MUST NOT include a fragment component."
@@ -224,18 +224,14 @@ def explain(outcome: Rotated | Refusal | NotSent | Unclear, *, redirect_uri: str
                 "Check `oauth.token_url`. If it is right, a firewall or a bot filter blocks the proxy."
                 f" Ask whoever runs it to allow POST requests to that URL with `User-Agent: {USER_AGENT}`."
             )
-        case Refusal(error, description) if error.startswith(NO_WORD):
-            detail = f"Krebit's token endpoint refused the request. It said: {_said(error, description)}"
+        case Refusal(error) as refusal if error.startswith(NO_WORD):
+            detail = f"Krebit's token endpoint refused the request. It said: {refusal.words}"
             hint = "Check `oauth.token_url`, or ask Krebit's support."
-        case Refusal(error, description, kind):  # pragma: no branch -- there is no other kind
+        case Refusal(error, kind=kind) as refusal:  # pragma: no branch -- there is no other kind
             detail, hint = _REFUSALS.get(error, _BY_KIND[kind])
-            detail = f"{detail} It said: {_said(error, description)}"
+            detail = f"{detail} It said: {refusal.words}"
             return Refused("setup_failed", detail, hint=hint.format(redirect_uri=redirect_uri))
     return Refused("setup_failed", detail, hint=f"{hint} {_START_AGAIN}")
-
-
-def _said(error: str, description: str) -> str:
-    return f"{error}: {description}" if description else error
 
 
 def cautions(issued: Issued, *, scope: str) -> list[str]:
@@ -250,7 +246,3 @@ def cautions(issued: Issued, *, scope: str) -> list[str]:
 def will_stop(tokens: Tokens) -> bool:
     """Whether access ends with this access token, because there is no refresh token."""
     return tokens.refresh_token is None
-
-
-def _base64url(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

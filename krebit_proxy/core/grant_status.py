@@ -96,10 +96,10 @@ def refresh_due(state: State, now: Moment) -> bool:
 
 def answer(state: State, caller: Waiter, now: Moment) -> Go | Denial | None:
     """What a caller should do, or why there is no token. None: it waits."""
-    refusal, trust = caller.refusal, state.trust
+    refusal, trust, left = caller.refusal, state.trust, time_left(state, now)
     age = state.fresh.age(now) if state.fresh else SETTLED
-    if refusal is None or refusal.generation != state.generation or time_left(state, now) <= 0:
-        if trust.unproven and time_left(state, now) > 0:
+    if refusal is None or refusal.generation != state.generation or left <= 0:
+        if trust.unproven and left > 0:
             return _try_out(trust, caller, age, now)
         return _answer(state, caller, now)
     if caller.settling:
@@ -199,7 +199,7 @@ def denial(state: State, now: Moment) -> Denial:
         return Denial("token_unavailable", "The proxy is getting a new token.", "Retry in a second.", 1)
     if trouble.code == "misconfigured":
         return trouble
-    next_try = max(state.try_at, state.look_at if state.store_trouble else state.try_at)
+    next_try = max(state.try_at, state.look_at) if state.store_trouble else state.try_at
     # One call a second tries a suspected token, which may turn out to be good.
     return replace(trouble, retry_after=1 if suspected else math.ceil(max(1.0, next_try - now.boot)))
 
@@ -251,8 +251,6 @@ def _holder(state: State) -> tuple[str | None, float | None]:
 
 
 def _problem(state: State, now: Moment, *, ready: bool) -> Denial | None:
-    if not ready:
-        return denial(state, now)
-    if state.soft_verdict or (state.grant and state.grant.verdict):
+    if not ready or state.soft_verdict or (state.grant and state.grant.verdict):
         return denial(state, now)
     return state.store_trouble or state.trouble

@@ -142,10 +142,8 @@ def _wish(state: State, event: Event, now: Moment) -> State:
             if generation == state.generation:
                 state = replace(state, trust=state.trust.proven(probe, now.boot))
         case RefusedAgain(refusal):
-            trust = state.trust
             if state.fresh and refusal.generation == state.generation:
-                doubted = trust.doubted or trust.must_settle(refusal, state.fresh.age(now))
-                state = replace(state, trust=replace(trust, doubted=doubted))
+                state = replace(state, trust=state.trust.refused_again(refusal, state.fresh.age(now)))
         case Abandoned(caller):
             state = replace(state, callers=tuple(c for c in state.callers if c.id != caller))
         case Authorized() | LogoutAsked():
@@ -315,7 +313,7 @@ def _intended(state: State, _: Written, now: Moment) -> Step:
 def _spend(state: State, now: Moment) -> Step:
     run, trust = replace(state.run, attempt=state.run.attempt + 1), state.trust
     if trust.suspected and not run.charged and due_in(state, now) > 0:
-        run, trust = replace(run, charged=True), replace(trust, budget=trust.budget.changed(-1, now.boot))
+        run, trust = replace(run, charged=True), trust.charged(1, now.boot)
     state = replace(state, phase=Phase.SPENDING, refreshed_at=now.wall, run=run, trust=trust)
     return state, (Spend(_refresh_token(state)),)
 
@@ -332,12 +330,12 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
             tokens = replace(given(state.tokens), refresh_token=refresh_token, refresh_expires_at=refresh_expires_at)
             state = replace(state, run=replace(state.run, flaw=reason))
             return _write(_pend(state, tokens, _authorized_at(state)))
-        case Refusal(error, description, RefusalKind.VERDICT):
-            return _condemn(state, _cause(error, description), now)
-        case Refusal(error, description, RefusalKind.CLIENT):
+        case Refusal(kind=RefusalKind.VERDICT) as refusal:
+            return _condemn(state, refusal.words, now)
+        case Refusal(kind=RefusalKind.CLIENT) as refusal:
             trouble = Denial(
                 "misconfigured",
-                f"Krebit does not accept this client. It said: {_sentence(_cause(error, description))}",
+                f"Krebit does not accept this client. It said: {_sentence(refusal.words)}",
                 "Check client_id, client_secret and oauth.client_auth.",
             )
             return _retract(state, trouble, now, pause=MISCONFIGURED_PAUSE)
@@ -345,8 +343,7 @@ def _answered(state: State, event: Answered, now: Moment) -> Step:
             return _refused(state, refusal, now)
         case NotSent(reason, retry_after):
             if state.run.charged:  # the renewal did not take place
-                trust = state.trust
-                state = replace(state, trust=replace(trust, budget=trust.budget.changed(1, now.boot)))
+                state = replace(state, trust=state.trust.charged(-1, now.boot))
             return _retract(state, _unavailable(reason), now, pause=retry_after)
         case Unclear(reason, retry_after):  # pragma: no branch -- there is no other kind
             return _doubt(state, reason, retry_after, now)
@@ -371,21 +368,20 @@ def _carried(state: State, tokens: Tokens) -> tuple[State, Tokens]:
 
 def _refused(state: State, refusal: Refusal, now: Moment) -> Step:
     """Handles a definite refusal that is no verdict. Twice without a good access token, it is a soft verdict."""
-    words = _cause(refusal.error, refusal.description)
-    dead = state.trust.suspected or time_left(state, now) <= 0
-    if not dead:
+    trouble, left = _unavailable(refusal.words), time_left(state, now)
+    if left > 0 and not state.trust.suspected:
         # The access token still works. The refusal matters only when it expires.
-        return _retract(state, _unavailable(words), now, longest=max(REPEATED_AFTER, time_left(state, now)))
+        return _retract(state, trouble, now, longest=max(REPEATED_AFTER, left))
     first = state.refusal
-    pause = max(REPEATED_AFTER, _pause(state.failures + 1, now, longest=LONGEST_PAUSE))
     if first is None or not ((first.worded and refusal.worded) or first.mark == refusal.mark):
-        state = replace(state, refusal=RefusalSeen(refusal.mark, now.boot, refusal.worded))
-        return _retract(state, _unavailable(words), now, pause=pause)
+        first = RefusalSeen(refusal.mark, now.boot, refusal.worded)
+        state = replace(state, refusal=first)
     if now.boot < first.at + REPEATED_AFTER:
-        return _retract(state, _unavailable(words), now, pause=pause)
+        pause = max(REPEATED_AFTER, _pause(state.failures + 1, now, longest=LONGEST_PAUSE))
+        return _retract(state, trouble, now, pause=pause)
     verdict = Denial(
         "reauthorization_required",
-        f"Krebit refuses to renew the access token. It says: {_sentence(words)}",
+        f"Krebit refuses to renew the access token. It says: {_sentence(refusal.words)}",
         "Open /setup in a browser to authorize again. The proxy keeps trying.",
     )
     told = () if state.soft_verdict else (_report("grant.refused", "error", reason=verdict.detail, final=False),)
@@ -443,10 +439,6 @@ def _retracted(state: State, event: Written | Conflicted | Failed, _: Moment) ->
 
 def _refresh_token(state: State) -> Secret:
     return given(given(state.tokens).refresh_token)
-
-
-def _cause(error: str, description: str) -> str:
-    return f"{error}: {description}" if description else error
 
 
 def _sentence(text: str) -> str:

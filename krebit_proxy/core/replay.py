@@ -66,7 +66,7 @@ class Breaker:
         self._accepted: deque[bytes] = deque(maxlen=self.PATHS)  # targets, the latest last
 
     def record(self, target: bytes, generation: int) -> PathRecord:
-        """What the API has said to the path of `target` lately. Seldom asked: only while the token is suspected."""
+        """What the API has said to the path of `target` lately. Seldom asked: only while no token is at hand."""
         path = _path(target)
         if generation == self._generation and path in self._refused:
             return PathRecord.REFUSED

@@ -6,9 +6,9 @@ the proxy, since the next run does not remember which keys were used.
 """
 
 import hmac
-from base64 import urlsafe_b64encode
 from typing import Final
 
+from krebit_proxy.core.base64url import base64url
 from krebit_proxy.core.secret import Secret
 
 KEY_LIFETIME: Final = 900  # seconds
@@ -23,7 +23,7 @@ def mint_key(client_secret: Secret, *, run: str, now: float, nonce: bytes) -> st
         now: Seconds since the epoch.
         nonce: 16 unguessable bytes.
     """
-    claim = f"{int(now) + KEY_LIFETIME}.{_base64url(nonce)}"
+    claim = f"{int(now) + KEY_LIFETIME}.{base64url(nonce)}"
     return f"{claim}.{_seal(client_secret, claim, run)}"
 
 
@@ -41,8 +41,4 @@ def check_key(client_secret: Secret, key: str, *, run: str, now: float) -> float
 
 def _seal(client_secret: Secret, claim: str, run: str) -> str:
     key = hmac.digest(client_secret.reveal().encode(), b"krebit-proxy setup key", "sha256")
-    return _base64url(hmac.digest(key, f"{claim} {run}".encode(), "sha256"))
-
-
-def _base64url(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return base64url(hmac.digest(key, f"{claim} {run}".encode(), "sha256"))

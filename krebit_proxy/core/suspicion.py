@@ -62,6 +62,7 @@ class Budget:
         return min(BURST, self.credits + max(0.0, now - self.counted_at) / REFILL)
 
     def is_spent(self, now: float) -> bool:
+        """Whether no further renewal is possible now."""
         return self.left(now) < 1 - _ROUNDING
 
     def changed(self, by: float, now: float) -> "Budget":
@@ -125,6 +126,14 @@ class Trust:
         if refusal.probe == self.number:
             return replace(self, number=self.number + 1)
         return self
+
+    def refused_again(self, refusal: Unauthorized, age: float) -> "Trust":
+        """After a 401 to a call that was sent again, and is not sent any more. `age` is in seconds."""
+        return replace(self, doubted=self.doubted or self.must_settle(refusal, age))
+
+    def charged(self, renewals: int, now: float) -> "Trust":
+        """After renewals because of 401s. A negative number: they did not take place."""
+        return replace(self, budget=self.budget.changed(-renewals, now))
 
     def must_settle(self, refusal: Unauthorized, age: float) -> bool:
         """Whether the token may be too new, so that the call should be sent with it once more."""

@@ -59,6 +59,11 @@ class Refusal:
     page: bool = False
     worded: bool = True
 
+    @property
+    def words(self) -> str:
+        """What the server said. Safe to show."""
+        return f"{self.error}: {self.description}" if self.description else self.error
+
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
