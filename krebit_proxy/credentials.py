@@ -166,11 +166,7 @@ class Credentials:
         Raises:
             Refused: setup_required, reauthorization_required, misconfigured or token_unavailable (with retry_after).
         """
-        since = _read_clock(_BOOT_CLOCK)
-        bearer = None
-        while bearer is None:
-            bearer = self._share_of(*await self._ask(Demanded(0, lifetime, None, since, record)))
-        return bearer
+        return await self._share(Demanded(0, lifetime, None, _read_clock(_BOOT_CLOCK), record))
 
     async def after_401(self, refused: Bearer, *, repeated: bool = False) -> Bearer | None:
         """Waits for a token to repeat a call with that was answered with 401. None: no token would help.
@@ -189,10 +185,7 @@ class Credentials:
         shared, told = await self._ask(Demanded(0, 0, refusal, since, PathRecord.REFUSED))
         if told is Go.RELAY:
             return None
-        bearer = self._share_of(shared, told)
-        while bearer is None:
-            bearer = self._share_of(*await self._ask(Demanded(0, 0, None, since)))
-        return bearer
+        return self._share_of(shared, told) or await self._share(Demanded(0, 0, None, since))
 
     def accepted(self, bearer: Bearer) -> None:
         """Records that a call with this token got any other response than 401. Call it once for each `Bearer`."""
@@ -201,6 +194,13 @@ class Credentials:
     def refused_again(self, bearer: Bearer) -> None:
         """Takes note of a 401 to a call that was sent again with this token."""
         self._take_step(RefusedAgain(Unauthorized(bearer.generation, bearer.probe)))
+
+    async def _share(self, demand: Demanded) -> Bearer:
+        """The token for one caller. It asks again for as long as another caller is the one to try the token."""
+        bearer = None
+        while bearer is None:
+            bearer = self._share_of(*await self._ask(demand))
+        return bearer
 
     def _share_of(self, shared: _SharedAnswer, told: Go) -> Bearer | None:
         """The token for one of the callers in `shared`. None: the token is suspected, and another of them tries it."""

@@ -35,7 +35,7 @@ def replace(path: Path, content: str | bytes, *, mode: int | None = None) -> Non
     Without `mode`, it keeps the mode and the owner of the old file. A new file gets 0600.
     """
     with _naming(path):
-        found = _stat(path) if mode is None else None
+        found = stat_of(path) if mode is None else None
         # The name is random, so that another user of the folder cannot put a link there first.
         descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
         new = Path(name)
@@ -72,9 +72,10 @@ def sweep(path: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def stat_of(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """The state of a file or folder. None if it is missing."""
     try:
-        return path.stat()
+        return path.stat(follow_symlinks=follow)
     except FileNotFoundError:
         return None
 

@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from json import JSONEncoder
@@ -224,7 +224,6 @@ class _Writer:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._write: Callable[[str], object] | None = None
         self._stream: TextIO | None = None
 
     def open(self, stream: TextIO) -> None:

@@ -5,9 +5,9 @@ prometheus_client is loaded at the first scrape, so a proxy that nobody scrapes 
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from krebit_proxy import __version__
 from krebit_proxy.core.grant_status import GrantStatus
@@ -91,16 +91,14 @@ class Metrics:
             HistogramMetricFamily,
         )
 
-        def counter(name: str, text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
-            family = CounterMetricFamily(f"krebit_proxy_{name}", text, labels=[label])
-            for value, count in sorted(counts.items()):
-                family.add_metric([value], count)
+        def counter(name: str, text: str, labels: list[str], counts: Mapping[Any, int]) -> CounterMetricFamily:
+            family = CounterMetricFamily(f"krebit_proxy_{name}", text, labels=labels)
+            for key, count in sorted(counts.items()):
+                values = key if isinstance(key, tuple) else (key,)
+                family.add_metric([str(value) for value in values], count)
             return family
 
-        requests = CounterMetricFamily("krebit_proxy_requests", "Requests.", labels=["method", "status"])
-        for (method, code), count in sorted(self._requests.items()):
-            requests.add_metric([method, str(code)], count)
-        yield requests
+        yield counter("requests", "Requests.", ["method", "status"], self._requests)
         duration = HistogramMetricFamily(
             "krebit_proxy_request_duration_seconds", "Time from the request headers to the last byte of the response."
         )
@@ -111,16 +109,11 @@ class Metrics:
         yield CounterMetricFamily(
             "krebit_proxy_received_bytes", "Bytes of request bodies from callers.", self._received
         )
-        yield counter("caller_requests", "Requests by caller.", "caller", self._callers)
-        yield counter("refused", "Requests answered with an error of the proxy.", "code", self._refused)
-        yield counter("replays", "Requests that met a 401, by what followed.", "outcome", self._replays)
-        yield counter("refreshes", "Refreshes of the access token.", "outcome", self._refreshes)
-        notifications = CounterMetricFamily(
-            "krebit_proxy_notifications", "Attempts to send an alarm.", labels=["way", "outcome"]
-        )
-        for (way, outcome), count in sorted(self._notifications.items()):
-            notifications.add_metric([way, outcome], count)
-        yield notifications
+        yield counter("caller_requests", "Requests by caller.", ["caller"], self._callers)
+        yield counter("refused", "Requests answered with an error of the proxy.", ["code"], self._refused)
+        yield counter("replays", "Requests that met a 401, by what followed.", ["outcome"], self._replays)
+        yield counter("refreshes", "Refreshes of the access token.", ["outcome"], self._refreshes)
+        yield counter("notifications", "Attempts to send an alarm.", ["way", "outcome"], self._notifications)
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(f"krebit_proxy_{name}", text, value())
         for name, text, known in _grant(status):

@@ -5,19 +5,14 @@ follows no redirects, and ignores the environment (HTTPS_PROXY and the like).
 """
 
 import asyncio
-import base64
 import socket
 import ssl
-from typing import Final
-from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
-
-import aiohappyeyeballs
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from krebit_proxy import USER_AGENT
+from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.http_answer import AnswerReader, HttpAnswer
-
-_FAMILY_DELAY: Final = 0.25  # RFC 8305, 5: "One recommended value for a default delay is 250 milliseconds"
-_DEFAULT_PORT: Final = {"https": 443, "http": 80}
+from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_request
 
 
 class NotReached(Exception):
@@ -136,12 +131,9 @@ async def _connected(
 async def _dialled(url: SplitResult, exchange: _Exchange, nameless: str, closed: str) -> asyncio.Transport:
     loop = asyncio.get_running_loop()
     try:
-        port = url.port or _DEFAULT_PORT[url.scheme]
+        port = url.port or DEFAULT_PORT[url.scheme]
         addresses = await loop.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
-        sock = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_FAMILY_DELAY, interleave=1, loop=loop
-        )
-        transport, _ = await loop.create_connection(lambda: exchange, sock=sock)
+        transport, _ = await loop.create_connection(lambda: exchange, sock=await dial(addresses))
     except socket.gaierror:
         raise NotReached(nameless) from None
     except OSError:
@@ -152,11 +144,8 @@ async def _dialled(url: SplitResult, exchange: _Exchange, nameless: str, closed:
 async def _tunnelled(url: SplitResult, proxy: SplitResult) -> asyncio.Transport:
     exchange = _Exchange(head_only=True)
     transport = await _dialled(proxy, exchange, *["no connection to upstream.proxy"] * 2)
-    # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
-    target = _authority(url, explicit=True)
-    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: {USER_AGENT}\r\n{_authorization(proxy)}\r\n"
     try:
-        transport.write(head.encode("ascii"))
+        transport.write(tunnel_request(_authority(url, explicit=True), proxy))
         await exchange.over
         _check_tunnel(exchange.reader.answer())
     except BaseException:
@@ -174,15 +163,7 @@ def _check_tunnel(answer: HttpAnswer) -> None:
     raise NotReached(f"upstream.proxy refused the connection{said}")
 
 
-def _authorization(proxy: SplitResult) -> str:
-    if proxy.username is None:
-        return ""
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-    return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
-
-
 def _authority(url: SplitResult, *, explicit: bool) -> str:
     """Host and port of `url`; the port only if it is `explicit`."""
-    host = (url.hostname or "").encode("idna").decode("ascii")
-    host = f"[{host}]" if ":" in host else host
-    return f"{host}:{url.port or _DEFAULT_PORT[url.scheme]}" if explicit else host
+    host = bracketed((url.hostname or "").encode("idna").decode("ascii"))
+    return f"{host}:{url.port or DEFAULT_PORT[url.scheme]}" if explicit else host

@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from krebit_proxy.core.host import bracketed
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.files import replace
 from krebit_proxy.sandbox import door
@@ -70,7 +71,7 @@ class Sandbox:
     def url(self) -> str:
         """The origin. Valid after `start`, which picks the port if it is 0."""
         host = self.options.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        return f"http://{bracketed(host)}:{self._port}"
 
     @property
     def client_id(self) -> str:
@@ -136,7 +137,7 @@ class Sandbox:
             await asyncio.sleep(self.faults.latency)
         of_the_api = request.path.startswith("/api/") and not request.path.startswith("/api/oauth/")
         response = (self._api.refusal(request) if of_the_api else None) or await handler(request)
-        if request.method == "POST":
+        if request.method == "POST" and not of_the_api:  # whose POSTs change no grant
             self._keep()
         return response
 

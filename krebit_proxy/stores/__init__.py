@@ -1,12 +1,15 @@
 """Where a grant is kept. One interface; `open_store` picks the implementation by the setting `store`."""
 
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.errors import StoreError
+from krebit_proxy.errors import StoreBusyError, StoreError
 from krebit_proxy.stores.encryption import Sealing
 
 
@@ -44,6 +47,21 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Frees the lock and every connection."""
+
+
+async def poll_lock(try_lock: Callable[[], Awaitable[bool]], pause: float, end: float, busy: StoreBusyError) -> None:
+    """Tries until the lock is taken.
+
+    Args:
+        try_lock: Takes the lock if it is free. Whether it did.
+        pause: Seconds between two tries, on average.
+        end: When to give up, by the clock of the loop.
+        busy: Raised then.
+    """
+    while not await try_lock():
+        if asyncio.get_running_loop().time() > end:
+            raise busy
+        await asyncio.sleep(pause * (0.5 + random.random()))
 
 
 class StoreSettings(Protocol):

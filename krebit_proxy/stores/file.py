@@ -1,7 +1,6 @@
 """The grant in a file, for any number of processes on one host."""
 
 import asyncio
-import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import structlog
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError
+from krebit_proxy.stores import poll_lock
 from krebit_proxy.stores.disk import Disk
 from krebit_proxy.stores.encryption import Sealing
 from krebit_proxy.stores.grant_file import GrantFile, explained
@@ -49,17 +49,14 @@ class FileStore:
         if self._owner is not None:
             return
         owner = object()
-        clock = asyncio.get_running_loop().time
-        end = clock() + timeout
+        busy = StoreBusyError(
+            f"Another process has held the lock of {self._file.place} for more than {timeout:.0f} seconds.",
+            hint="Find the krebit-proxy process that hangs, and stop it.",
+            code="token_unavailable",
+        )
+        end = asyncio.get_running_loop().time() + timeout
         try:
-            while not await self._answer(partial(self._file.try_lock, owner)):
-                if clock() > end:
-                    raise StoreBusyError(
-                        f"Another process has held the lock of {self._file.place} for more than {timeout:.0f} seconds.",
-                        hint="Find the krebit-proxy process that hangs, and stop it.",
-                        code="token_unavailable",
-                    )
-                await asyncio.sleep(_POLL * (0.5 + random.random()))
+            await poll_lock(lambda: self._answer(partial(self._file.try_lock, owner)), _POLL, end, busy)
         except BaseException:
             self._disk.begin(partial(self._file.unlock, owner))  # a try that we gave up on may still get the lock
             raise

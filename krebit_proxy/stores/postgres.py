@@ -11,7 +11,6 @@ before it spends a token, and every write names the generation that it replaces.
 import asyncio
 import contextlib
 import json
-import random
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -19,6 +18,7 @@ from psycopg import Error, errors
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
+from krebit_proxy.stores import poll_lock
 from krebit_proxy.stores.encryption import Sealing
 from krebit_proxy.stores.session import Session, explained, place_of
 
@@ -81,19 +81,16 @@ class PostgresStore:
         async with self._usable() as session:
             statement = "INSERT INTO krebit_proxy_lock (id) VALUES (%s) ON CONFLICT DO NOTHING"
             await session.run(statement, self._identity)
-        clock = asyncio.get_running_loop().time
-        end = clock() + timeout
+        busy = StoreBusyError(
+            f"Another process has held the lock in {self._place} for more than {timeout:.0f} seconds.",
+            hint="Find the krebit-proxy process that hangs, on any machine, and stop it.",
+            code="token_unavailable",
+        )
+        end = asyncio.get_running_loop().time() + timeout
         with explained(self._place):
             holding = await Session.open(self._address, self.patience)
             try:
-                while not await self._locked(holding):
-                    if clock() > end:
-                        raise StoreBusyError(
-                            f"Another process has held the lock in {self._place} for more than {timeout:.0f} seconds.",
-                            hint="Find the krebit-proxy process that hangs, on any machine, and stop it.",
-                            code="token_unavailable",
-                        )
-                    await asyncio.sleep(_POLL * (0.5 + random.random()))
+                await poll_lock(lambda: self._locked(holding), _POLL, end, busy)
             except BaseException:
                 await holding.close()
                 raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from krebit_proxy.errors import StoreError
-from krebit_proxy.files import make_folder
+from krebit_proxy.files import make_folder, stat_of
 
 _INNER: Final = "krebit-proxy"
 _HAS_MODES: Final = hasattr(os, "geteuid")  # not on Windows
@@ -41,7 +41,7 @@ class PrivateFolder:
         """The folder. Without `create` it may be missing."""
         if create:
             make_folder(self.asked)
-        folder, found = self.asked, _stat(self.asked)
+        folder, found = self.asked, stat_of(self.asked)
         if found is not None and stat.S_ISDIR(found.st_mode) and _is_roots(found):
             folder, found = self._inner(found, create=create)
         if found is None:
@@ -73,7 +73,7 @@ class PrivateFolder:
         if outer.st_mode & stat.S_IWOTH:
             raise _shared(self.asked, outer, "Set `store` to a folder inside it.")
         folder = self.asked / _INNER
-        found = _stat(folder, follow=False)
+        found = stat_of(folder, follow=False)
         if found is None and not os.access(self.asked, os.W_OK | os.X_OK):
             raise _of_another(self.asked, outer)
         if found is None and create:
@@ -106,13 +106,6 @@ def _tightened(path: Path, flags: int, bits: int) -> bool:
 
 def _is_roots(found: os.stat_result) -> bool:
     return _HAS_MODES and found.st_uid == 0 and os.geteuid() != 0
-
-
-def _stat(path: Path, *, follow: bool = True) -> os.stat_result | None:
-    try:
-        return path.stat(follow_symlinks=follow)
-    except FileNotFoundError:
-        return None
 
 
 def _is_loose(path: Path, found: os.stat_result, bits: int, right: str) -> bool:

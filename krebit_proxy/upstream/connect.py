@@ -1,16 +1,14 @@
 """Connects to the upstream: DNS, TCP, the forward proxy if one is set, TLS."""
 
 import asyncio
-import base64
 import socket
 import ssl
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-import aiohappyeyeballs
-
-from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings
+from krebit_proxy.core.host import bracketed
+from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_request
 from krebit_proxy.errors import Refused
 from krebit_proxy.trust import client_context
 from krebit_proxy.upstream.link import Owner, SocketLink
@@ -19,9 +17,7 @@ from krebit_proxy.upstream.transport import TransportLink
 Link = SocketLink | TransportLink  # one connection to the upstream
 
 _NAME_LIFETIME: Final = 60.0  # seconds that a resolved name is kept
-_FAMILY_DELAY: Final = 0.25  # RFC 8305, 5: "One recommended value for a default delay is 250 milliseconds"
 _TUNNEL_HEAD: Final = 16 << 10
-_DEFAULT_PORT: Final = {"https": 443, "http": 80}
 
 
 class Connector:
@@ -85,18 +81,12 @@ class Connector:
         if expires < loop.time():
             addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self._names[host, port] = loop.time() + _NAME_LIFETIME, addresses
-        sock = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_FAMILY_DELAY, interleave=1, loop=loop
-        )
+        sock = await dial(addresses)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
     async def _tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: SplitResult) -> None:
-        # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
-        target = f"{_bracketed(self._host)}:{self._port}"
-        agent = f"User-Agent: {USER_AGENT}\r\n"
-        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{agent}{_proxy_authorization(proxy)}\r\n"
-        await loop.sock_sendall(sock, head.encode())
+        await loop.sock_sendall(sock, tunnel_request(f"{bracketed(self._host)}:{self._port}", proxy))
         answer = b""
         while b"\r\n\r\n" not in answer:
             received = await loop.sock_recv(sock, 4096)
@@ -179,18 +169,7 @@ async def _ready(add: Any, remove: Any, fd: int) -> None:
 
 
 def _address(url: SplitResult) -> tuple[str, int]:
-    return url.hostname or "", url.port or _DEFAULT_PORT[url.scheme]
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _proxy_authorization(proxy: SplitResult) -> str:
-    if proxy.username is None:
-        return ""
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-    return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
+    return url.hostname or "", url.port or DEFAULT_PORT[url.scheme]
 
 
 def _unreachable(detail: str) -> Refused:

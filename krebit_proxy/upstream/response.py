@@ -92,6 +92,7 @@ class Response:
         return head.has_content or head.status == 101
 
     def feed(self, data: Octets) -> None:
+        """Takes the next octets of the connection. Raises InvalidResponse."""
         head = self.head
         if head is None or (head.chunked and not self.done):
             self._parse(data)

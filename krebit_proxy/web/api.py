@@ -387,8 +387,7 @@ class Api:
 
 
 def _challenges(response: ResponseHead) -> list[bytes]:
-    pairs = zip(response.names, response.fields, strict=True)
-    return [value for name, (_, value) in pairs if name == b"www-authenticate"]
+    return [response.fields[place][1] for place in response.names.at.get(b"www-authenticate", ())]
 
 
 def _chunk(piece: bytes) -> bytes:

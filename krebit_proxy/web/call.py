@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Final
 from krebit_proxy.core.admission import Request
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.log import request_done
+from krebit_proxy.web.flow import LOW_WATER
 
 if TYPE_CHECKING:
     from krebit_proxy.core.access import Caller
     from krebit_proxy.web.api import SentRequest
     from krebit_proxy.web.connection import Connection
 
-HIGH_WATER: Final = 256 << 10  # bytes waiting in `Content` at which we stop reading from the caller
-LOW_WATER: Final = 64 << 10  # bytes at which we read on
 _AUTHORITY: Final = re.compile(rb"^(?:[^/]*//[^/]*|[^/]*@)")  # of an absolute target; may contain a password
 _SOON_OVER: Final = 64 << 10  # bytes of remaining content that we read in order to keep the connection
 

@@ -21,6 +21,7 @@ from typing import Final
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.config.conflicts import EXPOSE, says_who
+from krebit_proxy.core.host import bracketed
 from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.web.accept import BACKLOG, Accepting, Serving, Take
 
@@ -43,8 +44,7 @@ class Listeners:
             if tcp is not None:
                 sockets = _tcp_sockets(*tcp)
                 self.sockets += sockets
-                host = f"[{tcp[0]}]" if ":" in tcp[0] else tcp[0]
-                self.urls.append(f"{scheme}://{host}:{sockets[0].getsockname()[1]}")
+                self.urls.append(f"{scheme}://{bracketed(tcp[0])}:{sockets[0].getsockname()[1]}")
             elif address.startswith("fd:"):
                 sock = _inherited(address)
                 self.sockets.append(sock)
@@ -120,8 +120,7 @@ def _url_of(sock: socket.socket, scheme: str) -> str:
     name = sock.getsockname()
     if isinstance(name, str | bytes):
         return f"unix:{os.fsdecode(name)}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"{scheme}://{host}:{name[1]}"
+    return f"{scheme}://{bracketed(name[0])}:{name[1]}"
 
 
 # TCP

@@ -26,6 +26,7 @@ import structlog
 from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings, is_setting
 from krebit_proxy.core.alarm import Alarm, Message, Outbox, trial
+from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.times import iso
 from krebit_proxy.core.token_error import displayable
@@ -293,7 +294,7 @@ def shown(url: str) -> str:
     """The URL of a webhook without its secrets: scheme and host."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}"
+    return f"{parts.scheme}://{bracketed(host)}"
 
 
 def _secrets_of(url: str) -> list[str]:

@@ -83,7 +83,7 @@ class StatusPages:
             "redirect_uri": self._settings.redirect_uri,
             "setup_url": f"{origin}/setup" if origin else None,
             "example": example_call(request, self._settings),
-            "alarm": {way: _times_as_text(asdict(last)) for way, last in self._deliveries.items()},
+            "alarm": {way: _facts(last) for way, last in self._deliveries.items()},
             "version": __version__,
         }
 
@@ -110,13 +110,9 @@ class StatusPages:
         return web.Response(body=text, headers=BARE | {"Content-Type": CONTENT_TYPE})
 
 
-def _facts(status: GrantStatus) -> dict[str, object]:
-    """The state of the grant; times are ISO 8601 in UTC."""
-    return _times_as_text(asdict(status))
-
-
-def _times_as_text(facts: dict[str, object]) -> dict[str, object]:
+def _facts(about: GrantStatus | Delivery) -> dict[str, object]:
+    """All that is known; times are ISO 8601 in UTC."""
     return {
         name: iso(value) if isinstance(value, float) and (name == "at" or name.endswith("_at")) else value
-        for name, value in facts.items()
+        for name, value in asdict(about).items()
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from krebit_proxy.core.host import is_host
+from krebit_proxy.core.host import bracketed, is_host
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,8 @@ def test_what_can_be_a_host(text: str) -> None:
 )
 def test_what_can_not(text: str) -> None:
     assert not is_host(text)
+
+
+@pytest.mark.parametrize(("host", "text"), [("::1", "[::1]"), ("192.0.2.1", "192.0.2.1"), ("a.example", "a.example")])
+def test_only_ipv6_addresses_are_in_brackets(host: str, text: str) -> None:
+    assert bracketed(host) == text

@@ -1,0 +1,37 @@
+"""The way to a host: a TCP connection, or the request to a forward proxy for a tunnel."""
+
+import asyncio
+import base64
+import socket
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote
+
+import aiohappyeyeballs
+
+from krebit_proxy import USER_AGENT
+
+DEFAULT_PORT: Final = {"https": 443, "http": 80}
+_FAMILY_DELAY: Final = 0.25  # RFC 8305, 5: "One recommended value for a default delay is 250 milliseconds"
+
+
+async def dial(addresses: list[Any]) -> socket.socket:
+    """Connects to the first of `addresses` that answers. They are as `getaddrinfo` gives them. Raises OSError."""
+    return await aiohappyeyeballs.start_connection(
+        addresses, happy_eyeballs_delay=_FAMILY_DELAY, interleave=1, loop=asyncio.get_running_loop()
+    )
+
+
+def tunnel_request(target: str, proxy: SplitResult) -> bytes:
+    """The request for a tunnel to `target`, which is `host:port`."""
+    # RFC 9110, 9.3.6: the target of CONNECT is "only the host and port number of the tunnel destination".
+    fields = "".join(f"{name}: {value}\r\n" for name, value in {"Host": target, **proxy_fields(proxy)}.items())
+    return f"CONNECT {target} HTTP/1.1\r\n{fields}\r\n".encode("ascii")
+
+
+def proxy_fields(proxy: SplitResult) -> dict[str, str]:
+    """The fields for a forward proxy: who asks, and the login if its URL has one."""
+    fields = {"User-Agent": USER_AGENT}
+    if proxy.username is not None:
+        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+        fields["Proxy-Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    return fields
