@@ -72,24 +72,30 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# \b keeps click from joining the lines of the paragraph.
+_HELP: Final = """Adds OAuth tokens to Krebit API requests, for tools that cannot log in.
+
+\b
+The settings file is the first of these:
+  --config PATH
+  $KREBIT_PROXY_CONFIG
+  ./config.yaml
+  $XDG_CONFIG_HOME/krebit-proxy/config.yaml
+  /etc/krebit-proxy/config.yaml
+
+Environment variables win over the file, for example KREBIT_PROXY_CLIENT_ID.
+
+Exit status: 0 success, 1 failure, 2 wrong usage or invalid settings.
+"""
+
+
+@click.group(
+    cls=_Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @common_options
 def _krebit_proxy() -> None:
-    r"""Adds OAuth tokens to Krebit API requests, for tools that cannot log in.
-
-    \b
-    The settings file is the first of these:
-      --config PATH
-      $KREBIT_PROXY_CONFIG
-      ./config.yaml
-      $XDG_CONFIG_HOME/krebit-proxy/config.yaml
-      /etc/krebit-proxy/config.yaml
-
-    Environment variables win over the file, for example KREBIT_PROXY_CLIENT_ID.
-
-    Exit status: 0 success, 1 failure, 2 wrong usage or invalid settings.
-    """
+    """Runs the command that is named."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

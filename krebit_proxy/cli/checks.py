@@ -7,7 +7,6 @@ webhook accepts messages. So the report also has the result of the running proxy
 """
 
 import asyncio
-import base64
 import os
 import shlex
 import shutil
@@ -20,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from krebit_proxy import USER_AGENT
 from krebit_proxy.cli.running_proxy import ask, is_running
@@ -33,6 +32,7 @@ from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.notices import notices
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.times import moment
+from krebit_proxy.dial import proxy_fields
 from krebit_proxy.errors import ProxyError, StoreError
 from krebit_proxy.trust import client_context
 from krebit_proxy.web.notify import shown
@@ -128,16 +128,8 @@ def _open(settings: Settings, url: SplitResult, proxy: SplitResult | None) -> HT
         else HTTPConnection(host, port, timeout=timeout)
     )
     if proxy:
-        connection.set_tunnel(url.hostname or "", url.port, _proxy_fields(proxy))
+        connection.set_tunnel(url.hostname or "", url.port, proxy_fields(proxy))
     return connection
-
-
-def _proxy_fields(proxy: SplitResult) -> dict[str, str]:
-    fields = {"User-Agent": USER_AGENT}
-    if proxy.username is None:
-        return fields
-    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return fields | {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
 
 
 def _clock(date: str | None) -> Iterator[Finding]:

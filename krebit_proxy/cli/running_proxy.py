@@ -11,6 +11,7 @@ from typing import Any, Final
 from krebit_proxy import USER_AGENT
 from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen
+from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.errors import ProxyError
 
@@ -96,7 +97,7 @@ def _reachable(address: tuple[str, int]) -> tuple[str, int] | None:
 
 def _authority(place: tuple[str, int]) -> str:
     host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracketed(host)}:{port}"
 
 
 def _shown(place: str | tuple[str, int]) -> str:

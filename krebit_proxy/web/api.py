@@ -35,10 +35,11 @@ _REFUSALS: Final = frozenset({401, 403})  # statuses that may mean a bad token
 class SentRequest:
     """A request that was sent upstream, the head of its response, and the upload that may still go on."""
 
-    __slots__ = ("bearer", "exchange", "response", "upload")
+    __slots__ = ("bearer", "exchange", "response", "target", "upload")
 
-    def __init__(self, exchange: Exchange, bearer: Bearer) -> None:
+    def __init__(self, exchange: Exchange, target: bytes, bearer: Bearer) -> None:
         self.exchange = exchange
+        self.target = target  # as sent, which is also the key of the breaker
         self.bearer = bearer
         self.response = _NO_HEAD
         self.upload: asyncio.Task[ProxyError | None] | None = None
@@ -116,7 +117,7 @@ class Api:
             return False
         head = self._request_head(call, target, bearer)
         exchange = self._upstream.open(head, method=call.request.method.decode("ascii"))
-        call.attempt = SentRequest(exchange, bearer)
+        call.attempt = SentRequest(exchange, target, bearer)
         exchange.notify(call.connection.relay)
         return True
 
@@ -133,9 +134,9 @@ class Api:
             return False
         if attempt.bearer is not self._accepted:
             self._accept(attempt.bearer)
-        self._breaker.note_accepted(call.request.target)
+        self._breaker.note_accepted(attempt.target)
         if response.status < 300:
-            self._breaker.reset(call.request.target)
+            self._breaker.reset(attempt.target)
         content = exchange.read_nowait() or b""
         if chunked:
             content = _chunk(content) + _LAST_CHUNK if content else _LAST_CHUNK
@@ -156,13 +157,13 @@ class Api:
         try:
             attempt = await self._first(call, target, kept)
             if attempt.response.status in _REFUSALS:
-                attempt = await self._after_refusal(call, target, kept, attempt)
+                attempt = await self._after_refusal(call, kept, attempt)
             else:
                 self._breaker.note_accepted(target)
                 self._accept(attempt.bearer)
         finally:
             kept.release()
-        await self._relay(call, target, attempt)
+        await self._relay(call, attempt)
 
     async def _first(self, call: Call, target: bytes, kept: Kept) -> SentRequest:
         if call.attempt is not None:
@@ -181,7 +182,7 @@ class Api:
             if bearer.probe:
                 self._breaker.clear(bearer.generation, monotonic())
 
-    async def _after_refusal(self, call: Call, target: bytes, kept: Kept, refused: SentRequest) -> SentRequest:
+    async def _after_refusal(self, call: Call, kept: Kept, refused: SentRequest) -> SentRequest:
         """Replays a request whose token Krebit refused, with another token. Returns the response to relay.
 
         Normally one replay. But a new token may not have reached all of Krebit's servers yet, so the credentials may
@@ -190,6 +191,7 @@ class Api:
         Raises Refused: not_replayed, or the error of the credentials if no other token can be had. The caller then gets
         that error, not the 401.
         """
+        target = refused.target
         barred = not self._renewed_since(refused) and self._breaker.is_open(target, monotonic())
         decision = decide(refused.response.status, _challenges(refused.response), held=kept.complete, barred=barred)
         if decision is Decision.RELAY:
@@ -219,7 +221,7 @@ class Api:
             self._accept(fresh)
             self._metrics.replayed("done")
         elif same_token:
-            return await self._after_refusal(call, target, kept, sent)
+            return await self._after_refusal(call, kept, sent)
         else:
             self._credentials.refused_again(fresh)
             self._breaker.trip(target, monotonic())
@@ -270,7 +272,7 @@ class Api:
             upgrade=call.request.upgrade is not None,
             retry=not call.outcome.replayed,
         )
-        attempt = SentRequest(exchange, bearer)
+        attempt = SentRequest(exchange, target, bearer)
         try:
             # RFC 9110, 10.1.1: the upstream may answer "with a final status code" instead of 100 (Continue).
             if call.length != 0 and (not expect or await exchange.continued(_CONTINUE)):
@@ -298,12 +300,12 @@ class Api:
 
     # Relaying
 
-    async def _relay(self, call: Call, target: bytes, attempt: SentRequest) -> None:
+    async def _relay(self, call: Call, attempt: SentRequest) -> None:
         """Sends the response to the caller. Raises UpstreamBroken if it breaks off."""
         exchange, response = attempt.exchange, attempt.response
         try:
             if response.status < 300:
-                self._breaker.reset(target)
+                self._breaker.reset(attempt.target)
             elif attempt.upload is not None:  # an error or a redirect needs no more content
                 await attempt.stop_sending()
             if response.status == 101:

@@ -175,6 +175,21 @@ async def test_a_path_under_suspicion_still_gets_a_newer_token(start_proxy: Star
     assert len(upstream.tokens.requests) == 2
 
 
+@pytest.mark.parametrize("form", ["/api/x", "http://localhost/api/x"])
+async def test_a_path_that_was_answered_again_is_under_suspicion_no_more(
+    start_proxy: StartProxy, upstream: Upstream, form: str
+) -> None:
+    proxy = await start_proxy()
+    client = await proxy.connect()
+    upstream.script = [unauthorized, unauthorized]
+    assert (await client.ask("GET", "/api/x")).status == 401
+    assert (await client.ask("GET", form)).status == 200
+    upstream.script = [unauthorized]
+
+    assert (await client.ask("GET", "/api/x")).status == 200
+    assert len(upstream.tokens.requests) == 2
+
+
 async def test_nothing_is_replayed_for_a_caller_that_left(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [unauthorized]
     upstream.tokens.open.clear()

@@ -109,7 +109,7 @@ async def test_the_share_of_one_address_counts_its_handshakes(start: StartProxy,
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
-@pytest.mark.parametrize(("attack", "each"), [("handshakes", 80 << 10), ("heads", 50 << 10), ("contents", 80 << 10)])
+@pytest.mark.parametrize(("attack", "each"), [("handshakes", 120 << 10), ("heads", 50 << 10), ("contents", 80 << 10)])
 async def test_memory_is_bounded_however_many_callers_are_slow(
     upstream: Upstream, tmp_path: Path, attack: str, each: int
 ) -> None:
