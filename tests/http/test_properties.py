@@ -1,12 +1,12 @@
 """Properties of targets, fields and framing, held through the real listener for whatever hypothesis thinks of."""
 
-import re
 from urllib.parse import unquote_to_bytes
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.messages import read_requests
+from tests.http.leaving import leaves_api
 from tests.http.shooting_range import OURS, Range
 
 through_the_listener = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -16,23 +16,6 @@ _PIECES = st.sampled_from(
     rb" # %zz % %2 ~ %7E ? ?x=../.. & = : @ %c3%a5 %ff x 1".split()
 )
 targets = st.lists(_PIECES, max_size=9).map(b"".join).map(lambda rest: b"/api/" + rest)
-
-
-def leaves_api(target: bytes) -> bool:
-    """The rule of the target in plain words, decoded again and again; independent of the program's own."""
-    path, _, query = target.partition(b"?")
-    if b"#" in query:
-        return True
-    seen = set()
-    while path not in seen:
-        seen.add(path)
-        if re.search(rb"[\x00\r\n#\\]", path):
-            return True
-        if any(segment.split(b";")[0] in {b".", b".."} for segment in path.split(b"/")):
-            return True
-        path = unquote_to_bytes(path)
-    segments = [segment.split(b";")[0].lower() for segment in path.split(b"/")]
-    return [segment for segment in segments if segment][:2] == [b"api", b"oauth"]
 
 
 @through_the_listener
