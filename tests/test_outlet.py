@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -205,20 +205,20 @@ def test_lines_that_cannot_be_written_are_counted_and_told_of_with_the_next_ones
 
 @pytest.mark.parametrize("place", ["/dev/full", "gone", "closed"])
 def test_what_nobody_can_take_is_counted(place: str) -> None:
+    stack = ExitStack()
     if place == "/dev/full":
-        stream: Any = open("/dev/full", "w")
+        stream: Any = stack.enter_context(os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
     else:
         reading, writing = os.pipe()
-        stream = os.fdopen(writing, "w")
         os.close(reading)
+        stream = stack.enter_context(os.fdopen(writing, "w"))
         if place == "closed":
             stream.close()
-    with closing(Outlet(stream)) as outlet:
+    with stack, closing(Outlet(stream)) as outlet:
         outlet.put(["one", "two"])
         outlet.put(["three"])
         outlet.flush(DEADLINE)
         assert outlet.lost == 3
-    stream.close()
 
 
 def test_a_stream_without_a_descriptor_gets_its_lines_at_once() -> None:
@@ -233,7 +233,11 @@ def test_lines_of_many_threads_come_out_once_each(pipe: tuple[Reader, Any]) -> N
     with closing(Outlet(stream)) as outlet:
 
         def write(name: str) -> Callable[[], None]:
-            return lambda: [outlet.put([f"{name} {number}"]) for number in range(500)] and None
+            def lines() -> None:
+                for number in range(500):
+                    outlet.put([f"{name} {number}"])
+
+            return lines
 
         threads = [Thread(target=write(name)) for name in "abcd"]
         for thread in threads:
