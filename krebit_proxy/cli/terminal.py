@@ -8,6 +8,7 @@ a file. Control characters could take over the terminal, so they are replaced.
 import sys
 from contextlib import suppress
 from functools import cache
+from typing import TextIO
 
 import click
 
@@ -27,12 +28,12 @@ def note(line: str) -> None:
 
 def tell(line: str) -> None:
     """Prints a line of the result while servers run here: they go on, also if nobody reads what is printed."""
-    _outlet().put([_plain(line)])
+    _outlet(sys.stdout).put([_plain(line)])
 
 
 @cache
-def _outlet() -> Outlet:
-    return Outlet(sys.stdout)
+def _outlet(stream: TextIO) -> Outlet:
+    return Outlet(stream)
 
 
 def _print(line: str, *, err: bool) -> None:

@@ -1,12 +1,17 @@
 """The command line as a whole: each error becomes an exit status and two lines."""
 
+import asyncio
 import errno
+import os
+import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from krebit_proxy import cli
 from krebit_proxy.errors import ProxyError, SettingsError
+from tests.fakes.command import environment
 
 
 def failing(error: BaseException) -> click.Command:
@@ -66,3 +71,24 @@ def test_each_command_is_there_and_says_in_one_line_what_it_is_for() -> None:
             command = cli._krebit_proxy.get_command(context, name)
             assert command is not None
             assert (command.help or "").startswith(summary), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize("both", [False, True], ids=["standard output", "standard error, too"])
+async def test_output_that_cannot_be_written_is_a_failure_like_others(tmp_path: Path, both: bool) -> None:
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        process = await asyncio.create_subprocess_exec(
+            "krebit-proxy",
+            "--version",
+            env=environment(tmp_path),
+            stdout=full,
+            stderr=full if both else asyncio.subprocess.PIPE,
+        )
+        _, err = await process.communicate()
+
+    assert process.returncode == 1
+    if not both:
+        assert err.decode().splitlines() == [
+            "krebit-proxy: No space left on device",
+            "what to do: free some disk space",
+        ]
