@@ -101,13 +101,6 @@ def _krebit_proxy() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. `argv` does not include the program's name."""
     _have_streams()
-    try:
-        return _run(argv)
-    finally:
-        _leave_nothing_to_print()
-
-
-def _run(argv: Sequence[str] | None) -> int:
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)
@@ -130,17 +123,6 @@ def _have_streams() -> None:
     os.close(descriptor)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # for the length of the process
     sys.stderr = sys.stderr or open(os.devnull, "w")
-
-
-def _leave_nothing_to_print() -> None:
-    """Empties the buffers of the streams. If Python cannot at the end, it changes the exit status to 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
 
 
 def _report(error: Exception) -> int:

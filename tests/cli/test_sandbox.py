@@ -51,7 +51,7 @@ async def test_a_sandbox_whose_lines_nobody_reads_goes_on_and_stops_in_order(tmp
     try:
         async with asyncio.timeout(2 * DEADLINE), ClientSession() as http:
             await answers(http, url, process)
-            for _ in range(100):
+            for _ in range(300):
                 async with http.post(f"{url}/sandbox/faults", data={"revoke": "access"}) as response:
                     assert response.status == 200
             process.terminate()
