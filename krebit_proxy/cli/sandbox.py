@@ -51,8 +51,8 @@ _SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
 )
 @click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
               help="Delay before every response.")  # fmt: skip
-@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Keep codes and tokens in FILE over a restart.")  # fmt: skip
+@click.option("--state", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+              metavar="FILE", help="Keep codes and tokens in FILE over a restart.")  # fmt: skip
 @fault_options
 @common_options
 def sandbox(order: Order | None, **options: Any) -> None:

@@ -81,3 +81,52 @@ async def test_a_complaint_that_cannot_be_printed_does_not_change_the_exit_statu
         )
 
         assert await process.wait() == cli.WRONG_USE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run",
+        "check",
+        "status",
+        "setup --no-browser",
+        "health",
+        "logout",
+        "notify test",
+        "key new file",
+        "key rotate",
+        "grant export anywhere",
+        "policy suggest file",
+        "run --config config.yaml",
+        "sandbox --state file",
+        "demo --state folder",
+        "init --organization a --client-id b --redirect-uri http://localhost:8321/x --client-secret-file c",
+    ],
+)
+def test_a_working_folder_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert cli.main(command.split()) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "krebit-proxy: the working folder no longer exists",
+        "what to do: change to another folder (cd)",
+    ]
+
+
+def test_a_working_folder_that_is_gone_is_not_blamed_for_what_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert cli.main(["run", "--config", str(tmp_path / "config.yaml")]) == 2
+    assert f"{tmp_path}/config.yaml: cannot be read" in capsys.readouterr().err
