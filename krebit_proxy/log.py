@@ -8,18 +8,18 @@ and an exception shows only its type and its places in the code, because its tex
 same holds for messages of other libraries. Control characters are escaped: they could take over a terminal or forge a
 line.
 
-The log is cheap, because each request writes an event. One processor makes the line. Lines are written together every
-hundredth of a second, errors at once.
+The log is cheap, because each request writes an event. One processor makes the line. Lines are handed over together
+every hundredth of a second, errors at once. A thread writes them (`krebit_proxy.outlet`), so the log never blocks.
 """
 
 import asyncio
 import atexit
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from json import JSONEncoder
 from json.encoder import encode_basestring_ascii as _quoted
@@ -31,12 +31,14 @@ from typing import Any, Final, Protocol, TextIO
 import structlog
 
 from krebit_proxy.core.secret import MASK, Secret
+from krebit_proxy.outlet import Outlet
 
 Event = MutableMapping[str, Any]
 
 _COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
 _MOMENT: Final = 0.01  # seconds that a line waits for others
+_BATCH: Final = 512  # lines that are handed over without waiting for others
 
 
 class LogSettings(Protocol):
@@ -108,8 +110,20 @@ def request_done(
 
 
 def flush() -> None:
-    """Writes all waiting lines."""
+    """Writes all waiting lines. Gives up after a second, because nobody may read them."""
     _writer.flush()
+
+
+def dropped() -> int:
+    """The number of lines since the start that found no room, or could not be written."""
+    return _writer.lost
+
+
+def install_hooks() -> None:
+    """Logs what Python would print to standard error, which may block: errors of threads and finalizers, warnings."""
+    threading.excepthook = _stray
+    sys.unraisablehook = _stray
+    logging.captureWarnings(capture=True)
 
 
 # The line
@@ -220,16 +234,29 @@ def _places(trace: TracebackType | None) -> str:
 
 
 class _Writer:
-    """Collects lines and writes many of them with one system call."""
+    """Collects lines, and hands many of them at once to the thread that writes them."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._stream: TextIO | None = None
+        self._guard = threading.Lock()
+        self._outlet: Outlet | None = None
+        self._lost_before = 0
 
     def open(self, stream: TextIO) -> None:
         """Writes to `stream` from now on. Waiting lines still go to the previous stream."""
-        self.flush()
-        self._stream = stream
+        self.hand_over()
+        previous = self._outlet
+        if previous is not None and previous.stream is stream:
+            return
+        self._outlet = Outlet(stream, _dropped)
+        if previous is not None:
+            previous.close()
+            self._lost_before += previous.lost
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written since the start."""
+        return self._lost_before + (self._outlet.lost if self._outlet is not None else 0)
 
     def info(self, line: str) -> None:
         """Adds a line. It is written soon, at the latest when the process ends."""
@@ -237,37 +264,57 @@ class _Writer:
         lines.append(line)
         if len(lines) == 1:
             try:
-                asyncio.get_running_loop().call_later(_MOMENT, self.flush)
+                asyncio.get_running_loop().call_later(_MOMENT, self.hand_over)
             except RuntimeError:
-                self.flush()
+                self.hand_over()
+        elif len(lines) >= _BATCH:
+            self.hand_over()
 
     debug = info
 
     def error(self, line: str) -> None:
-        """Adds a line and writes at once, because the process may end next."""
+        """Adds a line and hands it over at once, because the process may end next."""
         self._lines.append(line)
-        self.flush()
+        self.hand_over()
 
     warning = critical = error
 
+    def hand_over(self) -> None:
+        """Hands all lines to the thread that writes them."""
+        # Other threads log too, and so does the garbage collector, in the middle of this. Whoever has the guard looks
+        # for more lines after letting go of it, so nobody needs to wait for it.
+        while self._lines and self._outlet is not None and self._guard.acquire(blocking=False):
+            try:
+                number = len(self._lines)
+                lines = self._lines[:number]
+                del self._lines[:number]  # no others: one may just have been added
+                self._outlet.put(lines)
+            finally:
+                self._guard.release()
+
     def flush(self) -> None:
-        """Writes all lines. Ignores write errors, because they must not stop the proxy."""
-        if not self._lines or self._stream is None:
-            return
-        text = "\n".join(self._lines) + "\n"
-        self._lines.clear()
-        with suppress(OSError, ValueError):
-            self._stream.write(text)
-            self._stream.flush()
+        """Hands all lines over, and waits until they are written, but not for long."""
+        self.hand_over()
+        if self._outlet is not None:
+            self._outlet.flush()
+
+
+def _dropped(lines: int) -> None:
+    structlog.get_logger().warning("log.dropped", lines=lines, hint="what reads the log was too slow, or the disk full")
 
 
 _writer: Final = _Writer()
 _processors: Final[list[Any]] = []
 _quick: Final = [False]  # whether level info is written
-atexit.register(flush)
+atexit.register(_writer.hand_over)  # the outlet waits
 
 
-# Other libraries
+# Python and other libraries
+
+
+def _stray(error: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> None:
+    structlog.get_logger().error("library.message", logger="python", **_failure(error.exc_value))
+
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

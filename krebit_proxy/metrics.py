@@ -38,6 +38,7 @@ class Metrics:
         self._refreshes: Counter[str] = Counter()
         self._notifications: Counter[tuple[str, str]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._counters: dict[str, tuple[str, Callable[[], int]]] = {}
 
     def request(self, *, caller: str, method: str, status: int, seconds: float, sent: int, received: int) -> None:
         """Counts a finished request.
@@ -77,6 +78,10 @@ class Metrics:
         """Adds a metric that is measured at each scrape, e.g. open connections. `text`: its description."""
         self._gauges[name] = text, value
 
+    def counter(self, name: str, text: str, value: Callable[[], int]) -> None:
+        """Adds a metric that is counted elsewhere. `name` is without `_total`. `text`: its description."""
+        self._counters[name] = text, value
+
     def render(self, status: GrantStatus) -> bytes:
         """All metrics in Prometheus' text format, `CONTENT_TYPE`."""
         from prometheus_client import generate_latest  # loaded when first used
@@ -114,6 +119,8 @@ class Metrics:
         yield counter("replays", "Requests that met a 401, by what followed.", ["outcome"], self._replays)
         yield counter("refreshes", "Refreshes of the access token.", ["outcome"], self._refreshes)
         yield counter("notifications", "Attempts to send an alarm.", ["way", "outcome"], self._notifications)
+        for name, (text, count) in self._counters.items():
+            yield CounterMetricFamily(f"krebit_proxy_{name}", text, count())
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(f"krebit_proxy_{name}", text, value())
         for name, text, known in _grant(status):

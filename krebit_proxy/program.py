@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from krebit_proxy import log
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.credentials import Credentials
@@ -43,6 +44,7 @@ class Proxy:
         self._observe = observe
         self._listeners = Listeners()
         self._running = AsyncExitStack()
+        self._trial: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Starts all parts. Raises ProxyError or OSError, and stops those that were started."""
@@ -64,6 +66,7 @@ class Proxy:
         running.callback(self._listeners.close)
 
         metrics = Metrics()
+        metrics.counter("log_dropped", "Log lines that found no room or could not be written.", log.dropped)
         token_endpoint = TokenEndpoint(settings)
         credentials = Credentials(settings, open_store(settings), token_endpoint, metrics)
         # Stopped after the server: a refresh under way finishes, and its tokens are stored.
@@ -88,7 +91,8 @@ class Proxy:
             encrypted = handshaking(server, certificate.context, patience)
         for accepting in await self._listeners.serve(server, encrypted):
             running.push_async_callback(accepting.close)
-        running.callback(spawn(_try_out(settings), name="trying out the store").cancel)
+        self._trial = spawn(_try_out(settings), name="trying out the store")
+        running.callback(self._trial.cancel)
         if keys is not None:
             running.callback(spawn(keys.follow(server), name="client keys").cancel)
         if certificate is not None:
@@ -110,6 +114,8 @@ class Proxy:
     async def stop(self) -> None:
         """Stops accepting, lets calls finish for `limits.drain` seconds, and waits for a running refresh."""
         await asyncio.shield(self._running.aclose())
+        if self._trial is not None:
+            await asyncio.wait([self._trial])  # it cleans up
 
 
 async def _try_out(settings: Settings) -> None:

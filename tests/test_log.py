@@ -4,6 +4,10 @@ import asyncio
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +199,88 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
     stream = configured()
     stream.close()
     structlog.get_logger().warning("a.b")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_lines_that_nobody_reads_are_counted_and_told_of_once_somebody_does() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
+        log.configure(Log(format="json"), stream)
+        before, number = log.dropped(), 0
+        while log.dropped() == before:
+            structlog.get_logger().info("a.b", number=number, text="x" * 1000)
+            number += 1
+        structlog.get_logger().error("finds.no_room")
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["event"] != "log.dropped":
+            events.append(json.loads(reader.readline()))
+        structlog.get_logger().info("finds.room")
+        assert json.loads(reader.readline())["event"] == "finds.room"
+
+    assert (events[-1]["level"], events[-1]["lines"]) == ("warning", 2)
+    assert [event["number"] for event in events[:-1]] == list(range(number - 1))
+    assert log.dropped() == before + 2
+
+
+def test_lines_of_many_threads_are_written_once_each() -> None:
+    stream = configured()
+
+    def write(name: str) -> None:
+        for number in range(300):
+            structlog.get_logger().warning("a.b", name=name, number=number)
+
+    threads = [threading.Thread(target=write, args=[name]) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = [(event["name"], event["number"]) for event in written(stream)]
+    assert sorted(events) == [(name, number) for name in "abcd" for number in range(300)]
+
+
+async def test_many_lines_in_one_turn_of_the_loop_do_not_pile_up() -> None:
+    stream = configured()
+    for _ in range(1000):
+        log.request_done(
+            request_id="a", method="GET", path="/", status=200, sent=0, received=0, caller="b", seconds=0.1
+        )
+    assert stream.getvalue().count("\n") == 512
+
+
+_PRINTING_PYTHON = f"""
+import threading, warnings
+from krebit_proxy import log
+from krebit_proxy.config import Log
+
+class Odd:
+    def __del__(self):
+        raise ValueError("{MARKER}")
+
+def fail():
+    raise KeyError("{MARKER}")
+
+log.configure(Log(format="json"))
+log.install_hooks()
+Odd()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+warnings.warn("{MARKER}")
+"""
+
+
+def test_what_python_itself_would_print_goes_into_the_log_without_its_text() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", _PRINTING_PYTHON], capture_output=True, text=True, timeout=60, check=True
+    )
+    events = [json.loads(line) for line in finished.stderr.splitlines()]
+    assert MARKER not in finished.stderr
+    assert [(event["event"], event["logger"]) for event in events] == [
+        ("library.message", "python"),
+        ("library.message", "python"),
+        ("library.message", "py.warnings"),
+    ]
+    assert [event["error"] for event in events[:2]] == ["ValueError", "KeyError"]
 
 
 def test_events_can_be_captured_whole() -> None:

@@ -51,6 +51,16 @@ def test_durations_fall_into_buckets() -> None:
     assert samples["request_duration_seconds_sum",] == 1000.3015
 
 
+def test_what_is_counted_elsewhere_is_read_at_each_scrape() -> None:
+    metrics = Metrics()
+    lost = [0]
+    metrics.counter("log_dropped", "Lines.", lambda: lost[0])
+    assert scraped(metrics)["log_dropped_total",] == 0
+    lost[0] = 3
+    assert scraped(metrics)["log_dropped_total",] == 3
+    assert b"# TYPE krebit_proxy_log_dropped_total counter" in metrics.render(READY)
+
+
 def test_outcomes_are_counted() -> None:
     metrics = Metrics()
     metrics.refused("bad_request")

@@ -1,8 +1,11 @@
 """The whole program: what was started is stopped, and a start that fails leaves nothing behind."""
 
+import asyncio
 import io
+import os
 import socket
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.errors import ProxyError, SettingsError
 from krebit_proxy.program import Proxy, _try_out
 from tests.fakes.proxy import settings_of
-from tests.fakes.waiting import eventually
+from tests.fakes.waiting import DEADLINE, eventually
 
 
 def settings(folder: Path, output: io.StringIO, **given: Any) -> Settings:
@@ -67,6 +70,30 @@ async def test_a_store_that_cannot_be_used_is_in_the_log_from_the_start(tmp_path
         await eventually(lambda: "store.unusable" in output.getvalue())
     finally:
         await proxy.stop()
+
+
+async def test_a_stop_waits_until_the_store_is_tried_out_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trying, go_on = Event(), Event()
+    link = os.link
+
+    def slow_link(*names: Path) -> None:
+        trying.set()
+        go_on.wait(DEADLINE)
+        link(*names)
+
+    monkeypatch.setattr(os, "link", slow_link)
+    proxy = Proxy(settings(tmp_path, io.StringIO()))
+    await proxy.start()
+    await eventually(trying.is_set, what="the store is being tried out")
+    stopping = asyncio.ensure_future(proxy.stop())
+    _, waiting = await asyncio.wait([stopping], timeout=0.3)
+    assert waiting
+    go_on.set()
+    await stopping
+
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_store_that_can_be_used_is_no_event(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import Final
 
 import click
@@ -127,6 +129,8 @@ def _have_streams() -> None:
 
 def _report(error: Exception) -> int:
     """Prints what is wrong and what to do. Returns the exit status."""
+    if _is_without_folder(error):
+        error = ProxyError("the working folder no longer exists", hint="change to another folder (cd)")
     match error:
         case click.exceptions.Abort():
             terminal.complain("stopped")
@@ -152,6 +156,25 @@ def _report(error: Exception) -> int:
             what = f"internal error: {type(error).__name__}"
             terminal.complain(what, hint="run it again with --debug, and report the output")
     return FAILED
+
+
+def _is_without_folder(error: Exception) -> bool:
+    """Whether it failed because the folder in which it was started was deleted, or its file system went away."""
+    match error:
+        case OSError(filename=str() | PathLike() as name):
+            relative = not Path(name).is_absolute()
+        case OSError(filename=None):
+            relative = True
+        case click.BadParameter(param=click.Parameter(type=click.Path())):
+            relative = True
+        case _:
+            relative = False
+    if relative:
+        try:
+            Path.cwd()
+        except OSError:
+            return True
+    return False
 
 
 if __name__ == "__main__":

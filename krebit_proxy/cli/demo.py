@@ -70,6 +70,7 @@ def demo(*, once: bool, token_lifetime: float, state: Path | None, verbose: bool
     if once and order is not None:
         raise click.UsageError("--once sets its own faults. Remove either --once or the fault flags.")
     log.configure(Log(level="info" if verbose else "error"))
+    log.install_hooks()
     with ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="krebit-proxy-demo-")))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,11 +111,11 @@ async def _show(folder: Path, lifetime: float, order: Order | None, *, keep: boo
         origin = f"http://localhost:{port}"
         ready = await _ready(origin)
         first = _SET_UP if ready else _TO_SET_UP.format(proxy=origin)
-        terminal.say(_INTRODUCTION.format(sandbox=sandbox.url, proxy=origin, first=first, lifetime=lifetime))
+        terminal.tell(_INTRODUCTION.format(sandbox=sandbox.url, proxy=origin, first=first, lifetime=lifetime))
         if not ready:
             stack.callback(spawn(_announce_grant(origin), name="demo: watch for the grant").cancel)
         await stopped.wait()
-    terminal.say("\nStopped.")
+    terminal.tell("\nStopped.")
     return 0
 
 

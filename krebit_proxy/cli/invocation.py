@@ -32,7 +32,10 @@ class Invocation:
         environ = dict(os.environ)
         for name in filter(is_setting, environ):
             del os.environ[name]
-        return load(self.config or find(environ, Path()), environ)
+        path = self.config or find(environ, Path())
+        if path is not None and not path.is_absolute():
+            Path.cwd()  # its absence is the better complaint than that of a file in it
+        return load(path, environ)
 
 
 class Seconds(click.FloatRange):

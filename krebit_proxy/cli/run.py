@@ -43,6 +43,7 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     _leave_no_core()
     settings = invocation.settings()
     log.configure(settings.log)
+    log.install_hooks()
     _have_descriptors_for(settings.limits.connections)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, observe))

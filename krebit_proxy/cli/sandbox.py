@@ -51,8 +51,8 @@ _SECONDS: Final = Seconds(min=0, min_open=True, max=366 * 86400)
 )
 @click.option("--latency", type=Seconds(0, 3600), metavar="SECONDS", default=0, show_default=True,
               help="Delay before every response.")  # fmt: skip
-@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Keep codes and tokens in FILE over a restart.")  # fmt: skip
+@click.option("--state", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+              metavar="FILE", help="Keep codes and tokens in FILE over a restart.")  # fmt: skip
 @fault_options
 @common_options
 def sandbox(order: Order | None, **options: Any) -> None:
@@ -74,14 +74,14 @@ async def _serve(stand_in: Sandbox) -> None:
     except OSError as error:
         raise _explained(error, stand_in.options.port) from error
     try:
-        terminal.say(f"The stand-in for Krebit is at {stand_in.url}. Open it in a browser to see what it can do.")
-        terminal.say("Settings for a proxy that uses it:\n")
-        terminal.say(f"    organization: {stand_in.options.organization}")
-        terminal.say(f"    client_id: {stand_in.client_id}")
-        terminal.say(f"    client_secret: {stand_in.client_secret}")
-        terminal.say(f"    redirect_uri: {stand_in.options.redirect_uri}")
-        terminal.say(f"    upstream: {{url: {stand_in.url}}}\n")
-        terminal.say("Ctrl-C stops it.\n")
+        terminal.tell(f"The stand-in for Krebit is at {stand_in.url}. Open it in a browser to see what it can do.")
+        terminal.tell("Settings for a proxy that uses it:\n")
+        terminal.tell(f"    organization: {stand_in.options.organization}")
+        terminal.tell(f"    client_id: {stand_in.client_id}")
+        terminal.tell(f"    client_secret: {stand_in.client_secret}")
+        terminal.tell(f"    redirect_uri: {stand_in.options.redirect_uri}")
+        terminal.tell(f"    upstream: {{url: {stand_in.url}}}\n")
+        terminal.tell("Ctrl-C stops it.\n")
         await stopped.wait()
     finally:
         await stand_in.stop()
@@ -95,4 +95,4 @@ def _explained(error: OSError, port: int) -> Exception:
 
 def tell(sentence: str) -> None:
     """Prints a sentence with the time of day."""
-    terminal.say(f"{datetime.now().astimezone():%H:%M:%S}  {sentence}")
+    terminal.tell(f"{datetime.now().astimezone():%H:%M:%S}  {sentence}")

@@ -6,18 +6,39 @@ a file. Control characters could take over the terminal, so they are replaced.
 """
 
 import sys
+from contextlib import suppress
+from functools import cache
+from typing import TextIO
 
 import click
+
+from krebit_proxy.outlet import Outlet, flush_all
 
 
 def say(line: str = "") -> None:
     """Prints a line of the result."""
-    click.echo(_plain(line))
+    _print(line, err=False)
 
 
 def note(line: str) -> None:
-    """Prints a line that is not part of the result, such as a question."""
-    click.echo(_plain(line), err=True)
+    """Prints a line that is not part of the result, such as a question. If that fails, there is nobody to tell."""
+    with suppress(OSError):
+        _print(line, err=True)
+
+
+def tell(line: str) -> None:
+    """Prints a line of the result while servers run here: they go on, also if nobody reads what is printed."""
+    _outlet(sys.stdout).put([_plain(line)])
+
+
+@cache
+def _outlet(stream: TextIO) -> Outlet:
+    return Outlet(stream)
+
+
+def _print(line: str, *, err: bool) -> None:
+    flush_all()  # what the log or `tell` said before comes first
+    click.echo(_plain(line), err=err)
 
 
 def complain(*problems: str, hint: str = "") -> None:

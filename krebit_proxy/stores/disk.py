@@ -45,6 +45,11 @@ class Disk:
         if not self._hangs:
             await asyncio.wait([asyncio.wrap_future(future)], timeout=self.patience)
 
+    async def rest(self) -> None:
+        """Waits until all calls have returned, for `patience` seconds at most: also those that nobody waits for."""
+        if self._working:
+            await self.settle(lambda: None)
+
     def begin(self, function: Callable[[], T]) -> "Future[T]":
         """Queues `function` behind all earlier calls, also behind one that hangs."""
         future: Future[T] = Future()

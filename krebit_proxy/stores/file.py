@@ -93,6 +93,7 @@ class FileStore:
 
     async def close(self) -> None:
         await self.unlock()
+        await self._disk.rest()  # a process that ends meanwhile would leave half of its work behind
 
     async def _answer(self, function: Callable[[], T]) -> T:
         try:

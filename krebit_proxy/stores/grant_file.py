@@ -11,9 +11,10 @@ The folder (0700) holds three files (0600):
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Final
 
 from krebit_proxy import files
@@ -118,13 +119,17 @@ class GrantFile:
         with explained(self._folder.asked):
             folder = self._path(".json").parent
             place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-            with TemporaryDirectory(prefix=".krebit-proxy-", dir=place) as trial:
-                rehearsal = GrantFile(Path(trial), self._name, self._sealing)
+            # Not TemporaryDirectory: if this disk hangs when the process ends, that would try to clean up once more.
+            trial = Path(mkdtemp(prefix=".krebit-proxy-", dir=place))
+            try:
+                rehearsal = GrantFile(trial, self._name, self._sealing)
                 rehearsal.try_lock(self)
                 try:
                     rehearsal.probe()
                 finally:
                     rehearsal.unlock(self)
+            finally:
+                shutil.rmtree(trial, ignore_errors=True)
 
     def _path(self, suffix: str, *, create: bool = False) -> Path:
         with explained(self._folder.asked):

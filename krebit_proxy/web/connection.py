@@ -53,7 +53,7 @@ _log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
-    """One caller's connection, in `phase` since `since` (by the loop's clock). It answers one call at a time."""
+    """One caller's connection, in `phase` since `since` (by `Server.time`). It answers one call at a time."""
 
     __slots__ = ("_batches", "_call", "_flow", "_reader", "_rest", "_server", "peer", "phase", "since", "task",
                  "transport")  # fmt: skip

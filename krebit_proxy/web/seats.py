@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -53,7 +54,7 @@ class Seats:
         return len(others) < limit or self._make_room(others)
 
     def _make_room(self, others: "list[Connection | Handshake]") -> bool:
-        now = self._loop.time()
+        now = monotonic()
         candidates = [other for other in others if other.phase.turn and now - other.since >= other.phase.spared]
         if candidates:
             min(candidates, key=lambda other: (other.phase.turn, other.since)).make_room()

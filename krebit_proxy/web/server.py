@@ -1,11 +1,11 @@
 """Admits each call, passes it to the API or to one of our pages, answers with errors, logs and counts the result."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from itertools import count
 from math import ceil
 from secrets import token_hex
+from time import monotonic
 
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
@@ -38,7 +38,7 @@ class Server:
         draining: The proxy is about to stop, so connections close once they are idle.
         batches: The work of this turn of the event loop.
         ids: New ids for calls.
-        time: The loop's clock.
+        time: The clock of all connections. The loop's has steps of a millisecond, in which many become idle.
         deadlines: The longest time in each phase of a connection, in seconds.
         reader_settings: Shared by the readers of all connections.
     """
@@ -62,7 +62,7 @@ class Server:
         self.draining = False
         self.batches = batches or Batches()
         self.ids = map((token_hex(4) + "-%x").__mod__, count(1))
-        self.time = asyncio.get_running_loop().time
+        self.time = monotonic
         callers = limits.header_timeout, limits.body_timeout, limits.keepalive
         timeouts = Timeouts(*callers, upstream.idle_timeout, upstream.connect_timeout, upstream.response_timeout)
         self.deadlines = {phase: phase.deadline(timeouts) for phase in TABLE}

@@ -1,12 +1,17 @@
 """The command line as a whole: each error becomes an exit status and two lines."""
 
+import asyncio
 import errno
+import os
+import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from krebit_proxy import cli
 from krebit_proxy.errors import ProxyError, SettingsError
+from tests.fakes.command import environment
 
 
 def failing(error: BaseException) -> click.Command:
@@ -66,3 +71,62 @@ def test_each_command_is_there_and_says_in_one_line_what_it_is_for() -> None:
             command = cli._krebit_proxy.get_command(context, name)
             assert command is not None
             assert (command.help or "").startswith(summary), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+async def test_a_complaint_that_cannot_be_printed_does_not_change_the_exit_status(tmp_path: Path) -> None:
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        process = await asyncio.create_subprocess_exec(
+            "krebit-proxy", "status", cwd=tmp_path, env=environment(tmp_path), stderr=full
+        )
+
+        assert await process.wait() == cli.WRONG_USE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run",
+        "check",
+        "status",
+        "setup --no-browser",
+        "health",
+        "logout",
+        "notify test",
+        "key new file",
+        "key rotate",
+        "grant export anywhere",
+        "policy suggest file",
+        "run --config config.yaml",
+        "sandbox --state file",
+        "demo --state folder",
+        "init --organization a --client-id b --redirect-uri http://localhost:8321/x --client-secret-file c",
+    ],
+)
+def test_a_working_folder_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert cli.main(command.split()) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "krebit-proxy: the working folder no longer exists",
+        "what to do: change to another folder (cd)",
+    ]
+
+
+def test_a_working_folder_that_is_gone_is_not_blamed_for_what_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert cli.main(["run", "--config", str(tmp_path / "config.yaml")]) == 2
+    assert f"{tmp_path}/config.yaml: cannot be read" in capsys.readouterr().err

@@ -1,17 +1,23 @@
 """`krebit-proxy run`: how it starts, and what stops it."""
 
 import asyncio
+import fcntl
 import json
+import os
+import pty
+import re
 import signal
 import sys
+import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from krebit_proxy.sandbox import Sandbox
 from tests.cli.site import proxy, set_up_by_pasting, write
+from tests.fakes.client import Client
 from tests.fakes.command import environment, run
 from tests.fakes.waiting import DEADLINE
 
@@ -58,6 +64,78 @@ async def test_a_proxy_without_standard_streams_serves_and_stops_in_order(folder
             process.terminate()
 
         assert await process.wait() == 0
+
+
+@contextmanager
+def nobody(kind: str, folder: Path) -> Iterator[int]:
+    """A descriptor that takes little or nothing of what is written into it."""
+    if kind == "a full disk":
+        ours, theirs = [], os.open("/dev/full", os.O_WRONLY)
+    elif kind == "a paused terminal":
+        reading, theirs = pty.openpty()
+        termios.tcflow(theirs, termios.TCOOFF)
+        ours = [reading]
+    elif kind == "a FIFO without a reader":
+        os.mkfifo(folder / "fifo")
+        ours = [os.open(folder / "fifo", os.O_RDWR)]
+        theirs = os.open(folder / "fifo", os.O_WRONLY)
+    else:
+        reading, theirs = os.pipe()
+        ours = [reading]
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+        os.set_blocking(theirs, kind != "a pipe that does not block")
+        if kind == "a reader that has gone":
+            os.close(ours.pop())
+    try:
+        yield theirs
+    finally:
+        for descriptor in [*ours, theirs]:
+            os.close(descriptor)
+
+
+async def connected(process: asyncio.subprocess.Process, port: int) -> Client:
+    """A connection to a proxy that has just been started."""
+    while process.returncode is None:
+        with suppress(OSError):
+            return await Client.connect(port)
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"it ended with {process.returncode}")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a pipe that nobody reads",
+        pytest.param("a pipe that does not block", marks=pytest.mark.slow),
+        pytest.param("a FIFO without a reader", marks=pytest.mark.slow),
+        "a paused terminal",
+        pytest.param("a full disk", marks=pytest.mark.slow),
+        pytest.param("a reader that has gone", marks=pytest.mark.slow),
+    ],
+)
+async def test_a_log_that_nobody_takes_stops_nothing(folder: Path, port: int, kind: str) -> None:
+    long = "x" * 4000
+    with nobody(kind, folder) as stream:
+        process = await asyncio.create_subprocess_exec(
+            "krebit-proxy", "run", cwd=folder, env=environment(folder), stdout=stream, stderr=stream
+        )
+        try:
+            async with asyncio.timeout(2 * DEADLINE):
+                client = await connected(process, port)
+                for number in range(40):
+                    assert (await client.ask("GET", f"/api/{number}/{long}")).status == 503
+                assert (await client.ask("GET", "/healthz")).status == 200
+                metrics = (await client.ask("GET", "/metrics")).content.decode()
+                client.close()
+                process.terminate()
+
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    lost = float(re.findall(r"^krebit_proxy_log_dropped_total (.*)$", metrics, re.MULTILINE)[0])
+    assert bool(lost) == (kind in {"a full disk", "a reader that has gone"})
 
 
 async def test_a_second_signal_ends_it_at_once(sandbox: Sandbox, folder: Path, port: int) -> None:

@@ -1,14 +1,21 @@
 """`krebit-proxy sandbox`."""
 
+import asyncio
+import fcntl
+import os
 import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
-from aiohttp import ClientSession
+from aiohttp import ClientConnectionError, ClientSession
 
+from krebit_proxy.cli.demo import free_port
 from krebit_proxy.sandbox import Options, Order, Sandbox
-from tests.fakes.command import interrupted, run, running, write_settings
+from tests.fakes.command import environment, interrupted, run, running, write_settings
+from tests.fakes.waiting import DEADLINE
 
 
 async def test_the_sandbox_alone_can_be_told_how_to_behave(tmp_path: Path) -> None:
@@ -30,6 +37,40 @@ async def test_the_sandbox_prints_the_settings_with_which_a_proxy_finds_it(tmp_p
         finished = await run("check", folder=tmp_path)
 
     assert f"connection: {settings['upstream']['url'].removeprefix('http://')} responds" in finished.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe small")
+async def test_a_sandbox_whose_lines_nobody_reads_goes_on_and_stops_in_order(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port(0)}"
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    process = await asyncio.create_subprocess_exec(
+        "krebit-proxy", "sandbox", "--port", url[-5:], env=environment(tmp_path), stdout=writing
+    )
+    try:
+        async with asyncio.timeout(2 * DEADLINE), ClientSession() as http:
+            await answers(http, url, process)
+            for _ in range(300):
+                async with http.post(f"{url}/sandbox/faults", data={"revoke": "access"}) as response:
+                    assert response.status == 200
+            process.terminate()
+
+            assert await process.wait() == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def answers(http: ClientSession, url: str, process: asyncio.subprocess.Process) -> None:
+    while process.returncode is None:
+        with suppress(ClientConnectionError):
+            await http.get(f"{url}/sandbox/state")
+            return
+        await asyncio.sleep(0.01)
 
 
 async def test_the_sandbox_refuses_to_be_seen_by_others(tmp_path: Path) -> None:

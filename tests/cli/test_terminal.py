@@ -1,6 +1,7 @@
 """What is printed, and where."""
 
 import io
+import os
 import sys
 
 import pytest
@@ -31,6 +32,26 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     terminal.say("a\x1b[2Jb\x9b\r\nc\u202ed")
 
     assert capsys.readouterr().out == "a?[2Jb??\nc?d\n"
+
+
+def test_what_is_told_comes_in_order_and_without_control_characters(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal.tell("one\x1b")
+    terminal.say("two")
+    terminal.tell("three")
+    terminal.note("beside it")
+
+    assert capfd.readouterr() == ("one?\ntwo\nthree\n", "beside it\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_who_tells_something_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for _ in range(100):
+            terminal.tell("x" * 4095)
+
+        assert len(reader.read(100 * 4096)) == 100 * 4096
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "\N{CHECK MARK}"), ("ascii", "ok ")])

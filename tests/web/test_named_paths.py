@@ -1,4 +1,4 @@
-"""Every path that a text of ours sends somebody to is answered by the running proxy."""
+"""Every path that a text of ours names is answered by the running proxy: messages, help, pages, settings, README."""
 
 import ast
 import re
@@ -9,29 +9,32 @@ import krebit_proxy
 from tests.fakes.proxy import StartProxy
 
 PACKAGE = Path(krebit_proxy.__file__).parent
+ROOT = Path(__file__).parents[2]
 # A path of its own or behind a host, not the rest of a word, of a tag or of a placeholder.
 NAMED = re.compile(r"(?:(?<=localhost:8321)|(?<![\w./<>{}*+\[\]()\\:-]))/(?:[a-z]+(?:/[a-z]+)*)?(?![\w*{}./-])")
 # What is no page of the proxy: files of the system, Krebit's paths, and the pages of the sandbox.
-ELSEWHERE = re.compile(r"/(?:etc|run|proc|dev|tmp|var|api|oauth|developer|sandbox|path)\b")
+ELSEWHERE = re.compile(r"/(?:etc|run|proc|dev|tmp|var|api|oauth|developer|sandbox|path|x)\b")
 
 
 def texts(source: Path) -> Iterator[str]:
-    """The texts of a module, without its docstrings, or of a page."""
+    """The texts of a module, its docstrings too since help and the schema show some, or of a page or document."""
     content = source.read_text(encoding="utf-8")
     if source.suffix == ".html":
         yield from re.findall(r'(?:href|action)="([^"{]*)"', content)
-        return
-    tree = ast.parse(content)
-    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-            yield node.value
+        yield re.sub(r"{[{%#].*?[}%#]}|<[^>]*>", " ", content, flags=re.DOTALL)
+    elif source.suffix == ".py":
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    else:
+        yield content
 
 
 def named() -> dict[str, set[str]]:
     """Each path with the files that name it."""
     found: dict[str, set[str]] = {}
-    for source in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("web/templates/*.html")]):
+    sources = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("web/templates/*.html"), PACKAGE / "config/schema.json"]
+    for source in [*sources, ROOT / "README.md", ROOT / "config.example.yaml"]:
         if "sandbox" in source.parts:
             continue
         for text in texts(source):
