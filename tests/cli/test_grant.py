@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from krebit_proxy.cli.envelope import Receiver, seal
-from krebit_proxy.core.grant import Grant, Verdict
+from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
 from tests.cli.site import GRANT, NOW, read, store
 from tests.fakes.authorization_server import AuthorizationServer
@@ -58,15 +58,23 @@ async def test_what_cannot_be_exported_stays(tmp_path: Path) -> None:
     assert await read(config) == refused
 
 
-@pytest.mark.parametrize("what", ["noise", "another app"])
+@pytest.mark.parametrize("what", ["noise", "octets", "another app", "a header"])
 async def test_what_cannot_be_imported_is_said_to_be(tmp_path: Path, what: str) -> None:
     config = write_settings(tmp_path)
     async with running("grant", "import", folder=tmp_path, merged=True) as importing:
         address = await waiting_for_a_grant(importing)
-        importing.type(f"{seal(Grant(1, 'acme', 'other', GRANT.tokens), address) if what != 'noise' else 'noise'}\n\n")
+        evil = Grant(1, "acme", "app", Tokens(Secret("t\r\nX-Evil: 1"), None, NOW, NOW + 3600))
+        pasted = {
+            "noise": "noise",
+            "octets": b"\xff\x00".decode("latin-1"),
+            "another app": seal(Grant(1, "acme", "other", GRANT.tokens), address),
+            "a header": seal(evil, address),
+        }
+        importing.type(f"{pasted[what]}\n\n")
         finished = await importing.finished()
 
     assert finished.status == 1
+    assert "Evil" not in finished.out
     assert "what to do:" in finished.out
     assert await read(config) is None
 
@@ -135,7 +143,13 @@ async def test_a_refresh_token_that_cannot_be_tried_yet_is_kept(tmp_path: Path) 
     assert grant.tokens.refresh_token == Secret("refresh-1")
 
 
-async def test_an_empty_refresh_token_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("octets", [b"", b" \t", b"r\xff\xfe", b"r\xed\xa0\x80"])
+async def test_what_is_no_text_is_no_refresh_token(tmp_path: Path, octets: bytes) -> None:
     write_settings(tmp_path)
+    async with running("grant", "import", "--refresh-token-stdin", folder=tmp_path, merged=True) as importing:
+        assert importing.process.stdin
+        importing.process.stdin.write(octets + b"\n")
+        finished = await importing.finished()
 
-    assert (await take_over(tmp_path, ""))[0] == 1
+    assert finished.status == 1
+    assert "no refresh token on standard input" in finished.out
