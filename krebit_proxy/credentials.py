@@ -243,6 +243,11 @@ class Credentials:
         caller = next(self._ids)
         await self._ordered(caller, LogoutAsked(caller, time.time()))
 
+    @property
+    def authorized_at(self) -> float:
+        """When a person last authorized the proxy or logged out, by any way. Seconds since the epoch, 0 if unknown."""
+        return self._state.grant.authorized_at if self._state.grant else 0.0
+
     def status(self) -> GrantStatus:
         return status(self._state, _now())
 

@@ -46,13 +46,13 @@ def _by_link(settings: "Settings") -> None:
     from krebit_proxy.core.setup_key import mint_key
 
     try:
-        run: str = ask(settings, "/healthz").document["run"]
+        term: str = ask(settings, "/healthz").document["run"]
     except NotRunningError as error:
         raise ProxyError(error.detail, hint=f"{error.hint}, or use: {_NO_BROWSER}") from None
     origin = browser_origin(settings)
     if origin is None:
         raise ProxyError("no browser can reach the address that the proxy listens on", hint=f"use: {_NO_BROWSER}")
-    key = mint_key(settings.client_secret, run=run, now=time.time(), nonce=secrets.token_bytes(16))
+    key = mint_key(settings.client_secret, term=term, now=time.time(), nonce=secrets.token_bytes(16))
     link = f"{origin}/setup?key={key}"
     opened = _open(link)
     terminal.say("Continue in the browser, at" if opened else "Open this one-time link in a browser within 15 minutes:")

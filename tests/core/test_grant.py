@@ -62,7 +62,7 @@ def test_a_truncated_form_is_an_error_that_shows_nothing(length: int) -> None:
 
 
 # Values that no member may have: member, values.
-UNFIT = {
+UNFIT: dict[str, list[object]] = {
     "access_token": [
         "t\r\nX-Evil: 1",
         "t\n",
