@@ -98,6 +98,7 @@ def variables(inputs: Path, upstream: Upstream) -> dict[str, str]:
         "KREBIT_PROXY_CLIENT_SECRET": "leaky-client-secret",
         "KREBIT_PROXY_ENCRYPTION_KEY": ENCRYPTION_KEY,
         "KREBIT_PROXY_NOTIFY__WEBHOOK": f"{upstream.url}/leaky-webhook",
+        "PGPASSWORD": "leaky-password",
     }
 
 
@@ -212,14 +213,16 @@ async def use_the_commands(scene: Scene) -> None:
 
 async def test_the_browser_that_setup_opens_inherits_no_secret(scene: Scene) -> None:
     browser = scene.inputs / "browser"
-    browser.write_text("#!/bin/sh\nenv > seen.new; mv seen.new seen\n")
+    browser.write_text('#!/bin/sh\n{ env; echo "$@"; } > seen.new; mv seen.new seen; cat "${1#file://}" > page\n')
     browser.chmod(0o700)
-    assert await scene.run("setup", BROWSER=str(browser)) == 0
+    assert await scene.run("setup", BROWSER=str(browser), PGPASSWORD="leaky-password") == 0
     await eventually((scene.folder / "seen").exists, what="the browser runs")
-    environment = (scene.folder / "seen").read_text()
+    seen = (scene.folder / "seen").read_text()
 
-    assert f"KREBIT_PROXY_CONFIG={scene.inputs}" in environment
-    assert MARK not in environment
+    assert f"HOME={scene.folder}" in seen
+    assert MARK not in seen
+    assert "key=" not in seen
+    assert "key=" in (scene.folder / "page").read_text()
 
 
 async def test_neither_a_core_nor_other_processes_get_at_the_memory() -> None:

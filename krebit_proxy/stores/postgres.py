@@ -66,8 +66,8 @@ class PostgresStore:
         return f"<PostgresStore {self._place}>"
 
     async def read(self) -> Grant | None:
+        """A content that is longer than any of ours is not fetched. It counts as damaged."""
         async with self._usable() as session:
-            # No content is too long, but somebody else may have written it. As empty, it counts as damaged.
             statement = (
                 "SELECT CASE WHEN octet_length(content) <= %s THEN content ELSE '' END, generation"
                 " FROM krebit_proxy_grant WHERE id = %s"
