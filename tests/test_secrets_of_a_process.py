@@ -99,6 +99,7 @@ def variables(inputs: Path, upstream: Upstream) -> dict[str, str]:
         "KREBIT_PROXY_ENCRYPTION_KEY": ENCRYPTION_KEY,
         "KREBIT_PROXY_NOTIFY__WEBHOOK": f"{upstream.url}/leaky-webhook",
         "PGPASSWORD": "leaky-password",
+        "SSLKEYLOGFILE": str(inputs / "keys-of-tls"),
     }
 
 
@@ -146,6 +147,7 @@ async def test_nothing_that_anybody_sees_holds_a_secret(scene: Scene) -> None:
             scene.seen[str(path)] = path.read_bytes().decode("latin-1")
 
     assert {name: text for name, text in scene.seen.items() if MARK in text} == {}
+    assert not (scene.inputs / "keys-of-tls").exists()
     told = scene.seen[f"{scene.folder}/told"]
     assert {f"HOME={scene.folder}", "argument", "run"} <= set(told.splitlines())
     assert "KREBIT_PROXY_EVENT=" in told
