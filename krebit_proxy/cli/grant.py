@@ -39,8 +39,11 @@ def export(invocation: Invocation, address: str) -> None:
     """Print the grant, encrypted for ADDRESS, and delete it here.
 
     Only one proxy may use a grant: two of them would spend the same refresh token.
+
+    Shows a fingerprint of ADDRESS. Compare it with the one that the other computer shows. If somebody has replaced the
+    address, they differ.
     """
-    from krebit_proxy.cli.envelope import seal
+    from krebit_proxy.cli.envelope import fingerprint, seal
 
     def pack(found: "Grant") -> str:
         if found.verdict is not None:
@@ -48,6 +51,9 @@ def export(invocation: Invocation, address: str) -> None:
         return seal(found, address)
 
     try:
+        terminal.note(f"Fingerprint of the address: {fingerprint(address)}")
+        if sys.stdin.isatty():
+            click.confirm("Does the other computer show the same fingerprint?", abort=True, err=True)
         envelope = asyncio.run(_take_out(invocation.settings(), pack))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -83,10 +89,11 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
 
 
 def _receive(settings: "Settings") -> int:
-    from krebit_proxy.cli.envelope import Receiver
+    from krebit_proxy.cli.envelope import Receiver, fingerprint
 
     receiver = Receiver()
     terminal.note(f"On the other computer, run:  krebit-proxy grant export {receiver.address}")
+    terminal.note(f"It must show this fingerprint:  {fingerprint(receiver.address)}")
     terminal.note("Then paste its output here, and press Enter:")
     try:
         found = receiver.open(_paste())

@@ -1,5 +1,8 @@
 """`krebit-proxy grant`: a grant on its way from one machine to another, or in from another program."""
 
+import asyncio
+import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from krebit_proxy.cli import main
 from krebit_proxy.cli.envelope import Receiver, seal
 from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
@@ -36,12 +40,37 @@ async def test_a_grant_moves_from_one_machine_to_another(tmp_path: Path) -> None
         imported = await importing.finished()
 
     assert (exported.status, imported.status) == (0, 0)
+    shown = re.findall(r"fingerprint:?[^:\n]*: +(\S+)", exported.err + imported.out, re.IGNORECASE)
+    assert len(shown) == 2
+    assert len(set(shown)) == 1
+    assert exported.err.startswith("Fingerprint")  # before anything is done
     assert "refresh-1" not in exported.out + exported.err + imported.out
     there, here = await read(server / "config.yaml"), await read(laptop / "config.yaml")
     assert there is not None
     assert there.tokens == GRANT.tokens
     assert here is not None
     assert (here.generation, here.tokens) == (4, None)
+
+
+async def test_on_a_terminal_the_fingerprint_is_asked_about_before_the_grant_leaves(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_settings(tmp_path)
+    await store(config, GRANT)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        for answer, status in ((b"n\n", 1), (b"y\n", 0)):
+            os.write(ours, answer)
+            line = ["grant", "export", Receiver().address, "--config", str(config)]
+            assert await asyncio.to_thread(main, line) == status
+            printed = capfd.readouterr()
+            assert "Does the other computer show the same fingerprint?" in printed.err
+            assert bool(printed.out) == (status == 0)
+            found = await read(config)
+            assert found is not None
+            assert (found.tokens is None) == (status == 0)
+    os.close(ours)
 
 
 async def test_what_cannot_be_exported_stays(tmp_path: Path) -> None:
