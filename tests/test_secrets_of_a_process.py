@@ -18,7 +18,7 @@ import pytest
 from krebit_proxy.cli.demo import free_port
 from krebit_proxy.core.secret import Secret
 from tests.fakes.client import Client, Ended, Response
-from tests.fakes.command import Command, run, running
+from tests.fakes.command import Command, run, running, write_browser
 from tests.fakes.proxy import CLIENT_ID, ORGANIZATION, settings_of, store_grant
 from tests.fakes.upstream import Upstream, raw, response, unauthorized
 from tests.fakes.waiting import eventually
@@ -214,17 +214,14 @@ async def use_the_commands(scene: Scene) -> None:
 
 
 async def test_the_browser_that_setup_opens_inherits_no_secret(scene: Scene) -> None:
-    browser = scene.inputs / "browser"
-    browser.write_text('#!/bin/sh\n{ env; echo "$@"; } > seen.new; mv seen.new seen; cat "${1#file://}" > page\n')
-    browser.chmod(0o700)
-    assert await scene.run("setup", BROWSER=str(browser), PGPASSWORD="leaky-password") == 0
-    await eventually((scene.folder / "seen").exists, what="the browser runs")
-    seen = (scene.folder / "seen").read_text()
+    browser = write_browser(scene.inputs)
+    assert await scene.run("setup", BROWSER=browser, PGPASSWORD="leaky-password") == 0
+    seen = [(scene.folder / f"seen-{what}").read_text() for what in ("environment", "argument")]
 
-    assert f"HOME={scene.folder}" in seen
-    assert MARK not in seen
-    assert "key=" not in seen
-    assert "key=" in (scene.folder / "page").read_text()
+    assert f"HOME={scene.folder}" in seen[0]
+    assert MARK not in seen[0]
+    assert "key=" not in seen[1]
+    assert "key=" in (scene.folder / "seen-page").read_text()
 
 
 async def test_neither_a_core_nor_other_processes_get_at_the_memory() -> None:

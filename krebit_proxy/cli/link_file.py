@@ -8,14 +8,12 @@ import os
 import signal
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Final, NoReturn
 
-_PAUSE: Final = 0.1  # seconds between two looks at the file
 _PAGE: Final = """\
 <!doctype html>
 <html lang="en">
@@ -34,18 +32,7 @@ def leading_to(link: str) -> Iterator[Path]:
         page = Path(folder, "setup.html")
         page.touch(0o600, exist_ok=False)
         page.write_text(_PAGE.format(link=escape(link)), encoding="utf-8")
-        os.utime(page, (0, page.stat().st_mtime))
         yield page
-
-
-def wait_until_read(page: Path, patience: float) -> None:
-    """Waits until a program has read the file, for `patience` seconds at most.
-
-    Most file systems note the first time that a new file is read. With the others, this takes the whole time.
-    """
-    end = time.monotonic() + patience
-    while page.stat().st_atime == 0 and time.monotonic() < end:
-        time.sleep(_PAUSE)
 
 
 def _parent() -> Path | None:
@@ -53,10 +40,9 @@ def _parent() -> Path | None:
 
     A browser from a snap, such as Firefox on Ubuntu, sees the home folder without its hidden folders, and nothing else.
     """
-    home = Path.home()
-    if (home / "snap").is_dir():
+    home, runtime = (Path(os.environ.get(name, "")) for name in ("HOME", "XDG_RUNTIME_DIR"))
+    if home.is_absolute() and (home / "snap").is_dir():
         return home
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     return runtime if runtime.is_absolute() and _is_ours(runtime) else None
 
 

@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,12 +14,15 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 from krebit_proxy.errors import ProxyError, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from krebit_proxy.config import Settings
     from krebit_proxy.core.authorization import SetupAttempt
     from krebit_proxy.core.secret import Secret
     from krebit_proxy.core.token_response import Refusal
 
-_PATIENCE: Final = 30.0  # seconds in which the browser should have read our file
+_PATIENCE: Final = 20.0  # seconds in which the browser should start and open the link
+_PAUSE: Final = 0.2  # seconds between two looks whether it has
 _NO_BROWSER: Final = "krebit-proxy setup --no-browser"
 
 
@@ -48,19 +51,19 @@ def _by_link(settings: "Settings") -> None:
     from krebit_proxy.core.setup_key import mint_key
 
     try:
-        term: str = ask(settings, "/healthz").document["run"]
+        running = ask(settings, "/healthz").document
     except NotRunningError as error:
         raise ProxyError(error.detail, hint=f"{error.hint}, or use: {_NO_BROWSER}") from None
     origin = browser_origin(settings)
     if origin is None:
         raise ProxyError("no browser can reach the address that the proxy listens on", hint=f"use: {_NO_BROWSER}")
-    key = mint_key(settings.client_secret, term=term, now=time.time(), nonce=secrets.token_bytes(16))
+    key = mint_key(settings.client_secret, term=running["run"], now=time.time(), nonce=secrets.token_bytes(16))
     link = f"{origin}/setup?key={key}"
     if not _has_browser():
         _show(link, settings, "Open this one-time link in a browser within 15 minutes:")
         return
     _show(link, settings, "Continue in the browser, at")
-    if not _open(link):
+    if not _open(link, lambda: _has_begun(settings, running)):
         terminal.note("No browser could be opened. Open the link yourself within 15 minutes.")
 
 
@@ -78,11 +81,25 @@ def _has_browser() -> bool:
     return sys.platform in {"win32", "darwin"} or bool({"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys())
 
 
-def _open(link: str) -> bool:
-    """Opens the link in a browser, by a private file. Returns False if that is not possible."""
+def _has_begun(settings: "Settings", before: dict[str, Any]) -> bool:
+    """Whether a browser has begun setup since then, or the proxy has ended."""
+    from krebit_proxy.cli.running_proxy import ask
+
+    try:
+        now = ask(settings, "/healthz").document
+    except ProxyError:
+        return True
+    return any(now.get(fact) != before.get(fact) for fact in ("run", "setups"))
+
+
+def _open(link: str, used: "Callable[[], bool]") -> bool:
+    """Opens the link in a browser, by a private file that exists until the link is `used`, or the browser is too slow.
+
+    Returns False if that is not possible.
+    """
     import webbrowser
 
-    from krebit_proxy.cli.link_file import leading_to, wait_until_read
+    from krebit_proxy.cli.link_file import leading_to
     from krebit_proxy.environment import shed
 
     shed()
@@ -96,7 +113,9 @@ def _open(link: str) -> bool:
                 terminal.note(
                     "The browser opens a private file that leads to this link. If it cannot, open the link yourself."
                 )
-                wait_until_read(page, _PATIENCE)
+                end = time.monotonic() + _PATIENCE
+                while not used() and time.monotonic() < end:
+                    time.sleep(_PAUSE)
             return opened
     except OSError:
         return False

@@ -76,12 +76,17 @@ class Setup:
         self._settled: Settled | None = None
         self._used_keys: dict[str, float] = {}  # key -> when it expires
         self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that used a key, and when the key expires
+        self._begun = 0  # how many attempts
         self._begun_in = ""  # the term of `_attempt` and `_admitted`; both end with it
         self._issued: Issued | None = None
 
     def term(self) -> str:
         """The term of one-time keys, see `core.setup_key`."""
         return term_of(self._run, self._credentials.authorized_at)
+
+    def for_command(self) -> dict[str, object]:
+        """What `krebit-proxy setup` asks for: the term of keys, and how many browsers have begun so far. Not secret."""
+        return {"run": self.term(), "setups": self._begun}
 
     def routes(self) -> dict[str, Page]:
         """The pages by exact path. The redirection endpoint is one of them only if the redirect URI leads here."""
@@ -127,7 +132,7 @@ class Setup:
         """Starts an attempt, which replaces the pending one. Also returns the cookies that bind it to the browser."""
         cookie, now = Secret(secrets.token_urlsafe(32)), time.time()
         attempt = begin(secrets.token_bytes, now=now, pkce=self._settings.oauth.pkce, browser=cookie)
-        self._attempt, self._begun_in = attempt, self.term()
+        self._attempt, self._begun_in, self._begun = attempt, self.term(), self._begun + 1
         self._admitted = (browser_mark(cookie.reveal()), until)
         self._used_keys = {key: end for key, end in self._used_keys.items() if end > now}
         if until:
