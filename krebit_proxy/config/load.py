@@ -126,6 +126,7 @@ def _read_secret(document: Document, path: Path | None, directory: Path) -> None
         if problem := file_problem(path):
             document.report((SECRET,), f"is in a file that is not safe: {problem}")
         document.caution((SECRET,), exposure(path))
+        document.caution((SECRET,), doubt(path))
 
 
 def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
