@@ -81,6 +81,8 @@ def _of_another(place: Path, found: os.stat_result, path: Path) -> Iterator[Weak
     uid, ours = found.st_uid, os.geteuid()
     if uid in {0, ours} or (uid == _NOBODY and not _is_mapped(uid)):
         return
+    if stat.S_ISLNK(found.st_mode) and not place.parent.stat().st_mode & stat.S_ISVTX:
+        return  # nobody can change a link, and its owner can replace it only in a sticky folder
     name = _user(uid)
     if place == path and stat.S_ISREG(found.st_mode):
         text = f"{path} belongs to user {name or uid}, who can change it; run: chown {_user(ours) or ours} {path}"
