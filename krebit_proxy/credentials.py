@@ -110,7 +110,7 @@ class Credentials:
                 organization=settings.organization,
                 client_id=settings.client_id,
                 # Containers may share a host name, and their process ids are often all 1.
-                holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}",
+                holder=f"{_host()}/{os.getpid()}/{secrets.token_hex(3)}",
                 ahead=settings.refresh.ahead,
                 jitter=random.uniform(-0.1, 0.1),
                 intent_grace=store.intent_grace,
@@ -242,6 +242,11 @@ class Credentials:
         """Revokes the tokens if `oauth.revoke_url` is set, then deletes them. Raises StoreError if that fails."""
         caller = next(self._ids)
         await self._ordered(caller, LogoutAsked(caller, time.time()))
+
+    @property
+    def authorized_at(self) -> float:
+        """When a person last authorized the proxy or logged out, by any way. Seconds since the epoch, 0 if unknown."""
+        return self._state.grant.authorized_at if self._state.grant else 0.0
 
     def status(self) -> GrantStatus:
         return status(self._state, _now())
@@ -378,6 +383,11 @@ def _result_of_bug(effect: Effect) -> Event:
             return Revoked(accepted=False)
         case _:
             return Failed(Denial("token_unavailable", f"The grant store failed: {reason}."))
+
+
+def _host() -> str:
+    """The name of this computer. It can have any bytes, but the store takes only text."""
+    return socket.gethostname().encode(errors="replace").decode()
 
 
 def _now() -> Moment:

@@ -80,7 +80,7 @@ class Proxy:
         running.push_async_callback(setup.close)
 
         deliveries: dict[str, Delivery] = {}
-        status = StatusPages(settings, credentials, metrics, run=setup.run, deliveries=deliveries)
+        status = StatusPages(settings, credentials, metrics, setup=setup.for_command, deliveries=deliveries)
         pages = {**status.routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, batches=batches, observe=observer)

@@ -12,6 +12,10 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     Raises SettingsError if this file cannot be read or contains no certificate.
     """
     context = ssl.create_default_context()
+    # Not what SSLKEYLOGFILE says: with the keys of TLS, others could read the tokens.
+    context.keylog_filename = None  # type: ignore[assignment]  # its documented default
+    # RFC 9525 2: "The Common Name RDN MUST NOT be used to identify a service". OpenSSL would fall back to it.
+    context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
     if ca_file is not None and (problem := _add(ca_file, context)) is not None:
         raise SettingsError([f"upstream.ca_file: {problem}"])

@@ -18,7 +18,7 @@ import pytest
 from krebit_proxy.cli.demo import free_port
 from krebit_proxy.core.secret import Secret
 from tests.fakes.client import Client, Ended, Response
-from tests.fakes.command import Command, run, running
+from tests.fakes.command import Command, run, running, write_browser
 from tests.fakes.proxy import CLIENT_ID, ORGANIZATION, settings_of, store_grant
 from tests.fakes.upstream import Upstream, raw, response, unauthorized
 from tests.fakes.waiting import eventually
@@ -98,6 +98,8 @@ def variables(inputs: Path, upstream: Upstream) -> dict[str, str]:
         "KREBIT_PROXY_CLIENT_SECRET": "leaky-client-secret",
         "KREBIT_PROXY_ENCRYPTION_KEY": ENCRYPTION_KEY,
         "KREBIT_PROXY_NOTIFY__WEBHOOK": f"{upstream.url}/leaky-webhook",
+        "PGPASSWORD": "leaky-password",
+        "SSLKEYLOGFILE": str(inputs / "keys-of-tls"),
     }
 
 
@@ -145,6 +147,7 @@ async def test_nothing_that_anybody_sees_holds_a_secret(scene: Scene) -> None:
             scene.seen[str(path)] = path.read_bytes().decode("latin-1")
 
     assert {name: text for name, text in scene.seen.items() if MARK in text} == {}
+    assert not (scene.inputs / "keys-of-tls").exists()
     told = scene.seen[f"{scene.folder}/told"]
     assert {f"HOME={scene.folder}", "argument", "run"} <= set(told.splitlines())
     assert "KREBIT_PROXY_EVENT=" in told
@@ -211,15 +214,14 @@ async def use_the_commands(scene: Scene) -> None:
 
 
 async def test_the_browser_that_setup_opens_inherits_no_secret(scene: Scene) -> None:
-    browser = scene.inputs / "browser"
-    browser.write_text("#!/bin/sh\nenv > seen.new; mv seen.new seen\n")
-    browser.chmod(0o700)
-    assert await scene.run("setup", BROWSER=str(browser)) == 0
-    await eventually((scene.folder / "seen").exists, what="the browser runs")
-    environment = (scene.folder / "seen").read_text()
+    browser = write_browser(scene.inputs)
+    assert await scene.run("setup", BROWSER=browser, PGPASSWORD="leaky-password") == 0
+    seen = [(scene.folder / f"seen-{what}").read_text() for what in ("environment", "argument")]
 
-    assert f"KREBIT_PROXY_CONFIG={scene.inputs}" in environment
-    assert MARK not in environment
+    assert f"HOME={scene.folder}" in seen[0]
+    assert MARK not in seen[0]
+    assert "key=" not in seen[1]
+    assert "key=" in (scene.folder / "seen-page").read_text()
 
 
 async def test_neither_a_core_nor_other_processes_get_at_the_memory() -> None:

@@ -1,5 +1,6 @@
 """Whom we trust, and what is said of a file that adds nobody."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -18,6 +19,31 @@ def test_the_authorities_of_the_system_stay_trusted_beside_the_one_that_is_set(t
 
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert len(context.get_ca_certs()) == len(client_context(None).get_ca_certs()) + 1
+
+
+@pytest.mark.parametrize("alternative", [True, False])
+async def test_a_server_is_known_by_its_alternative_names_alone(tmp_path: Path, alternative: bool) -> None:
+    authority = Authority(tmp_path)
+    server = await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=authority.server("localhost", alternative=alternative)
+    )
+    async with server:
+        connecting = asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=client_context(authority.ca_file), server_hostname="localhost"
+        )
+        if alternative:
+            _, writer = await connecting
+            writer.close()
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+                await connecting
+
+
+def test_the_keys_of_tls_are_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+
+    assert ssl.create_default_context().keylog_filename == str(tmp_path / "keys")
+    assert client_context(None).keylog_filename is None
 
 
 @pytest.fixture(params=["missing", "folder", "text", "empty"])

@@ -103,6 +103,9 @@ def _krebit_proxy() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. `argv` does not include the program's name."""
     _have_streams()
+    # It names a file for the keys of TLS, with which everybody who sees the network could read the tokens. Python
+    # opens the file for each context, and aiohttp makes one when it is imported.
+    os.environ.pop("SSLKEYLOGFILE", None)
     invocation = Invocation()
     try:
         result = _krebit_proxy.main(argv, prog_name="krebit-proxy", standalone_mode=False, obj=invocation)

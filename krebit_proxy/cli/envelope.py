@@ -3,10 +3,13 @@
 HPKE (RFC 9180) in base mode, with DHKEM(X25519), HKDF-SHA256 and ChaCha20-Poly1305. The receiver's private key exists
 in one process and is never stored, so nobody can open the envelope later. Address and envelope begin with the version
 of this format. Both are printed as URL-safe base64.
+
+Whoever replaces the address on its way gets the grant. So both sides show its fingerprint, for people to compare.
 """
 
 import binascii
 from base64 import urlsafe_b64decode
+from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -19,6 +22,7 @@ from krebit_proxy.core.grant import Grant, from_json, to_json
 # This first byte makes every address begin with "A". If it began with a dash, the command line would see an option.
 _VERSION: Final = b"\x02"
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # without letters that look like digits (Crockford's base 32)
 _PURPOSE: Final = b"krebit-proxy grant 2"
 _NO_ADDRESS: Final = "this is not an address from krebit-proxy grant import"
 _NO_ENVELOPE: Final = "this is not an exported grant"
@@ -48,6 +52,13 @@ def seal(grant: Grant, address: str) -> str:
         return _text(_SUITE.encrypt(to_json(grant).encode(), receiver, info=_PURPOSE))
     except ValueError:  # wrong length, or a point of low order, with which every shared secret would be the same
         raise ValueError(_NO_ADDRESS) from None
+
+
+def fingerprint(address: str) -> str:
+    """Four groups of four characters, 80 bits of the address's SHA-256. Raises ValueError if `address` is invalid."""
+    digest = int.from_bytes(sha256(_VERSION + _content(address, _NO_ADDRESS)).digest()[:10])
+    letters = "".join(_LETTERS[digest >> 5 * place & 31] for place in reversed(range(16)))
+    return "-".join(letters[start : start + 4] for start in range(0, 16, 4))
 
 
 def _text(content: bytes) -> str:

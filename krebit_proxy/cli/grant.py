@@ -4,7 +4,6 @@ import asyncio
 import sys
 import textwrap
 import time
-from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING
 
 import click
@@ -40,8 +39,11 @@ def export(invocation: Invocation, address: str) -> None:
     """Print the grant, encrypted for ADDRESS, and delete it here.
 
     Only one proxy may use a grant: two of them would spend the same refresh token.
+
+    Shows a fingerprint of ADDRESS. Compare it with the one that the other computer shows. If somebody has replaced the
+    address, they differ.
     """
-    from krebit_proxy.cli.envelope import seal
+    from krebit_proxy.cli.envelope import fingerprint, seal
 
     def pack(found: "Grant") -> str:
         if found.verdict is not None:
@@ -49,6 +51,9 @@ def export(invocation: Invocation, address: str) -> None:
         return seal(found, address)
 
     try:
+        terminal.note(f"Fingerprint of the address: {fingerprint(address)}")
+        if sys.stdin.isatty():
+            click.confirm("Does the other computer show the same fingerprint?", abort=True, err=True)
         envelope = asyncio.run(_take_out(invocation.settings(), pack))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -66,13 +71,17 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
     Asks for the output of `krebit-proxy grant export`. With --refresh-token-stdin, takes the refresh token of another
     program, uses it at once and stores the result. From then on the other program must not use that token.
     """
+    from krebit_proxy.core.grant import LONGEST_RECORD, is_refresh_token
     from krebit_proxy.core.secret import Secret
 
     settings = invocation.settings()
     asyncio.run(_require_room(settings))
     if refresh_token_stdin:
-        line = click.prompt("Refresh token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-        if not (token := line.strip()):
+        if sys.stdin.isatty():
+            line = click.prompt("Refresh token", hide_input=True, err=True)
+        else:
+            line = sys.stdin.buffer.readline(LONGEST_RECORD).decode(errors="surrogateescape")
+        if not is_refresh_token(token := line.strip()):
             terminal.complain("no refresh token on standard input", hint="pass it as one line, e.g. with: < FILE")
             return 1
         return asyncio.run(_try(settings, Secret(token)))
@@ -80,15 +89,14 @@ def import_(invocation: Invocation, *, refresh_token_stdin: bool) -> int:
 
 
 def _receive(settings: "Settings") -> int:
-    from krebit_proxy.cli.envelope import Receiver
+    from krebit_proxy.cli.envelope import Receiver, fingerprint
 
     receiver = Receiver()
     terminal.note(f"On the other computer, run:  krebit-proxy grant export {receiver.address}")
+    terminal.note(f"It must show this fingerprint:  {fingerprint(receiver.address)}")
     terminal.note("Then paste its output here, and press Enter:")
-    # Read several lines, because a terminal cuts a line at 4096 bytes.
-    lines = takewhile(str.strip, dropwhile(lambda line: not line.strip(), sys.stdin))
     try:
-        found = receiver.open("".join(lines))
+        found = receiver.open(_paste())
     except ValueError as error:
         terminal.complain(str(error), hint="start again with: krebit-proxy grant import")
         return 1
@@ -101,6 +109,19 @@ def _receive(settings: "Settings") -> int:
     asyncio.run(_put_in(settings, found.tokens))
     terminal.say("The grant is stored here. A running proxy uses it within five seconds.")
     return 0
+
+
+def _paste() -> str:
+    """The lines up to an empty one. A terminal cuts a line at 4096 bytes, so there are several."""
+    from krebit_proxy.core.grant import LONGEST_RECORD
+
+    text = ""
+    while len(text) <= 2 * LONGEST_RECORD:  # base64 of more than any grant
+        line = sys.stdin.buffer.readline(LONGEST_RECORD).decode("ascii", "replace")
+        if not line or (text and not line.strip()):
+            break
+        text += line.strip()
+    return text
 
 
 async def _try(settings: "Settings", refresh_token: "Secret") -> int:

@@ -43,6 +43,25 @@ def new(file: Path | None) -> None:
         return
     create(file, f"{made}\n")
     terminal.say(f"Wrote a new key to {file}. Set encryption_key_file to this path.")
+    terminal.say("If there is a grant already, then run: krebit-proxy key seal")
+
+
+@key.command
+@common_options
+@pass_invocation
+def seal(invocation: Invocation) -> None:
+    """Encrypt a grant that was stored without a key.
+
+    Run this once, when you have set the first key. From then on, the proxy refuses a grant that is not encrypted,
+    because anybody who can write to the store could have put it there.
+    """
+    from krebit_proxy.errors import SettingsError
+
+    settings = invocation.settings()
+    if not (settings.encryption_key_file or settings.encryption_key):
+        raise SettingsError(["encryption_key_file: is not set"], hint="create one with: krebit-proxy key new FILE")
+    sealed = asyncio.run(_seal_again(settings, takes_plain=True))
+    terminal.say("The grant is encrypted." if sealed else "There is no grant yet.")
 
 
 @key.command
@@ -78,11 +97,11 @@ def rotate(invocation: Invocation, *, only_seal: bool, drop_old: bool) -> None:
         terminal.say(f"Removed the old keys from {file}.")
 
 
-async def _seal_again(settings: "Settings") -> bool:
+async def _seal_again(settings: "Settings", *, takes_plain: bool = False) -> bool:
     """Writes the grant again, which encrypts it with the first key. Returns False if there is no grant."""
     from krebit_proxy.cli.stored_grant import locked_store
 
-    async with locked_store(settings) as store:
+    async with locked_store(settings, takes_plain=takes_plain) as store:
         grant = await store.read()
         if grant is not None:
             await store.write(grant.generation, grant)

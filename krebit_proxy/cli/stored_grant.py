@@ -12,10 +12,10 @@ from krebit_proxy.stores import Store, open_store
 from krebit_proxy.token_endpoint import TokenEndpoint
 
 
-def store_of(settings: Settings) -> Store:
-    """The store that the settings name. Its warnings go to standard error."""
+def store_of(settings: Settings, *, takes_plain: bool = False) -> Store:
+    """The store that the settings name. Its warnings go to standard error. `takes_plain`: see `open_store`."""
     log.configure(Log(level="warning", format="console"))
-    return open_store(settings)
+    return open_store(settings, takes_plain=takes_plain)
 
 
 async def stored(settings: Settings) -> Grant | None:
@@ -27,9 +27,9 @@ async def stored(settings: Settings) -> Grant | None:
 
 
 @asynccontextmanager
-async def locked_store(settings: Settings) -> AsyncIterator[Store]:
+async def locked_store(settings: Settings, *, takes_plain: bool = False) -> AsyncIterator[Store]:
     """The store with its lock held, so that no other process spends the refresh token."""
-    store = store_of(settings)
+    store = store_of(settings, takes_plain=takes_plain)
     try:
         await store.lock(LOCK_TIMEOUT)
         yield store

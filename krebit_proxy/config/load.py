@@ -14,8 +14,9 @@ from krebit_proxy.config.conflicts import conflicts
 from krebit_proxy.config.document import PREFIX, Document, Key, Place, Problem, add_environment, dotted, read_file
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
-from krebit_proxy.config.secrets import exposure, file_problem, read_secret
+from krebit_proxy.config.secrets import doubt, exposure, file_problem, read_secret, replaceable
 from krebit_proxy.errors import SettingsError
+from krebit_proxy.ownership import open_folder
 from krebit_proxy.trust import ca_file_problem
 
 _ENCRYPTION: Final = ("encryption_key_file", "encryption_key")
@@ -71,6 +72,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         _refuse_twice(document, name, given)
     _read_secret(document, path, directory)
     _make_absolute(document, directory)
+    if path:
+        document.caution((), replaceable(path))  # it names the servers, and a command to run
     settings = _validate(document)
     if document.problems:
         raise SettingsError(_lines(document.problems), hint=_hint(path))
@@ -113,6 +116,7 @@ def _read_secret(document: Document, path: Path | None, directory: Path) -> None
         document.places[(SECRET,)] = document.place((SECRET_FILE,))
         file = _located(directory, str(values.pop(SECRET_FILE)))
         document.caution((SECRET_FILE,), exposure(file))
+        document.caution((SECRET_FILE,), doubt(file))
         try:
             values[SECRET] = read_secret(file)
         except ValueError as error:
@@ -122,6 +126,7 @@ def _read_secret(document: Document, path: Path | None, directory: Path) -> None
         if problem := file_problem(path):
             document.report((SECRET,), f"is in a file that is not safe: {problem}")
         document.caution((SECRET,), exposure(path))
+        document.caution((SECRET,), doubt(path))
 
 
 def _find_credential(document: Document, environ: Mapping[str, str]) -> None:
@@ -142,11 +147,17 @@ def _make_absolute(document: Document, directory: Path) -> None:
             section[key[-1]] = file = _located(directory, value)
             if (problem := check(file)) is not None:
                 document.report(key, problem)
-            elif check is file_problem:
+                continue
+            if check is file_problem:
                 document.caution(key, exposure(file))
+            document.caution(key, doubt(file))
     store = document.values.get("store", "file:grant")
     if isinstance(store, str) and store.startswith("file:") and store != "file:":
-        document.values["store"] = f"file:{_located(directory, store.removeprefix('file:'))}"
+        folder = _located(directory, store.removeprefix("file:"))
+        document.values["store"] = f"file:{folder}"
+        if (place := open_folder(folder.parent)) is not None:
+            text = f"every user of this computer can write to {place}, and so move the grant away"
+            document.caution(("store",), f"{text}; run: chmod o-w {place}")
 
 
 def _located(directory: Path, name: str) -> Path:
@@ -169,14 +180,19 @@ def _strictly(file: Path) -> str | None:
     return file_problem(file) or exposure(file)
 
 
+def _untrusted(file: Path) -> str | None:
+    """For authorities: whoever can replace the file decides whom we trust."""
+    return ca_file_problem(file) or replaceable(file)
+
+
 # Every setting that is a path to a file, with the check of that file.
 _CHECKS: Final[dict[Key, Callable[[Path], str | None]]] = {
     ("encryption_key_file",): _strictly,
     ("access", "client_keys_file"): file_problem,
     ("tls_key_file",): file_problem,
-    ("upstream", "ca_file"): ca_file_problem,
+    ("upstream", "ca_file"): _untrusted,
     ("tls_cert_file",): _unreadable,
-    ("tls_client_ca_file",): ca_file_problem,
+    ("tls_client_ca_file",): _untrusted,
 }
 
 

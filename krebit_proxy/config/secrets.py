@@ -1,8 +1,13 @@
-"""Checks files with secrets. A file that all users can change is refused, one that others can read causes a warning."""
+"""Checks files with secrets.
+
+A file that another user can change or replace is refused. One that others can read causes a warning.
+"""
 
 import stat
 from pathlib import Path
 from typing import Final
+
+from krebit_proxy.ownership import weaknesses
 
 LARGEST: Final = 64 * 1024
 # Container engines mount secrets here. All users can read them by design, since the mount is private to the container.
@@ -17,9 +22,23 @@ def file_problem(path: Path) -> str | None:
         return f"{path} cannot be read: {error.strerror}"
     if not stat.S_ISREG(found.st_mode):
         return f"{path} is not a file"
-    if found.st_mode & stat.S_IWOTH:
+    return replaceable(path)
+
+
+def replaceable(path: Path) -> str | None:
+    """Says that another user can surely change or replace a file. Otherwise None, also if the file is missing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if mode & stat.S_IWOTH:
         return f"{path} can be changed by every user of this computer; run: chmod 600 {path}"
-    return None
+    return next((weak.text for weak in weaknesses(path, mounts=MOUNTS) if weak.certain), None)
+
+
+def doubt(path: Path) -> str | None:
+    """Says that another user may be able to replace a file, but not surely. Otherwise None."""
+    return next((weak.text for weak in weaknesses(path, mounts=MOUNTS) if not weak.certain), None)
 
 
 def exposure(path: Path, *, mounts: tuple[Path, ...] = MOUNTS) -> str | None:

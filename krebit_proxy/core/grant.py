@@ -1,10 +1,21 @@
 """The grant: what a person's authorization gave us, and its stored form, which is the same in every store."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from krebit_proxy.core.secret import Secret
+
+LONGEST_TOKEN: Final = 16 * 1024  # bytes of an access token; it must fit into one header field
+LONGEST_LIFETIME: Final = 30 * 86400.0  # seconds; a lifetime is a hint, and a longer one counts as this
+LONGEST_RECORD: Final = 4 * 1024 * 1024  # bytes; a token response is far smaller, also with every character escaped
+LATEST: Final = 253_402_214_400.0  # seconds since the epoch: the last day of the year 9999
+LAST_GENERATION: Final = 2**53  # JSON numbers are exact up to here, and a database can store the next one, too
+
+# A token goes into a header: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class Grant:
 
 
 _FORMAT: Final = 1
+_MANY_FORMATS: Final = 1000  # a larger number is none of ours
 
 
 def to_json(grant: Grant) -> str:
@@ -93,50 +105,113 @@ def to_json(grant: Grant) -> str:
 
 
 def from_json(text: str | bytes) -> Grant:
-    """Reads the stored form. Raises ValueError for anything else, with a text that reveals nothing of it."""
+    """Reads the stored form. Raises ValueError for anything else, with a text that reveals nothing of it.
+
+    Somebody else may have written it. So its values obey the rules for those of a token response, and everything can be
+    shown, counted and sent. Unknown members are ignored.
+    """
     try:
-        document = json.loads(text)
+        if len(text) > LONGEST_RECORD:
+            raise ValueError
+        document = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
         version = document["v"]
-        if version == _FORMAT:
+        if type(version) is int and version == _FORMAT:
             return _grant(document)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         msg = "it is not a complete grant"
         raise ValueError(msg) from None
-    msg = f"it has format {version!r:.20}, but this version of krebit-proxy reads only format {_FORMAT}"
+    named = f"format {version}" if type(version) is int and 0 < version < _MANY_FORMATS else "an unknown format"
+    msg = f"it has {named}, but this version of krebit-proxy reads only format {_FORMAT}"
     raise ValueError(msg)
 
 
+def access_token_flaw(token: str) -> str:
+    """Why this cannot be used as an access token. Empty: it can."""
+    if not token:
+        return "it is empty, or not a string"
+    if len(token) > LONGEST_TOKEN:
+        return "it is longer than 16 KiB"
+    if not _TOKEN.fullmatch(token):
+        return "it has characters that a header cannot contain"
+    return ""
+
+
+def is_refresh_token(token: str) -> bool:
+    """Whether a form can carry the token: it is not blank and contains no half of a surrogate pair."""
+    return bool(token.strip()) and is_text(token)
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can encode it: it contains no half of a surrogate pair."""
+    return not _SURROGATE.search(value)
+
+
+def _refuse(constant: str) -> NoReturn:
+    """For NaN and the infinities, which are no JSON."""
+    raise ValueError(constant)
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. RFC 8259 4: when names repeat, "many implementations report the last name/value pair only"."""
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError
+    return found
+
+
 def _grant(document: dict[str, Any]) -> Grant:
-    tokens, intent, verdict = document["tokens"], document["intent"], document["verdict"]
-    grant = Grant(
-        generation=document["generation"],
-        organization=document["organization"],
-        client_id=document["client_id"],
-        tokens=tokens
-        and Tokens(
-            access_token=_secret(tokens["access_token"]),
-            refresh_token=None if tokens["refresh_token"] is None else _secret(tokens["refresh_token"]),
-            obtained_at=float(tokens["obtained_at"]),
-            expires_at=float(tokens["expires_at"]),
-            scope=str(tokens["scope"]),
-            # Older grants have neither.
-            refresh_expires_at=_optional(tokens.get("refresh_expires_at")),
-            refresh_end_is_fixed=tokens.get("refresh_end_is_fixed", False) is True,
-        ),
-        intent=intent and Intent(float(intent["at"]), str(intent["fingerprint"]), str(intent["holder"])),
-        verdict=verdict and Verdict(float(verdict["at"]), str(verdict["reason"])),
-        authorized_at=float(document["authorized_at"]),
+    tokens, intent, verdict = (_object(document[name]) for name in ("tokens", "intent", "verdict"))
+    return Grant(
+        generation=_generation(document["generation"]),
+        organization=_text(document["organization"]),
+        client_id=_text(document["client_id"]),
+        tokens=None if tokens is None else _tokens(tokens),
+        intent=None
+        if intent is None
+        else Intent(_time(intent["at"]), _text(intent["fingerprint"]), _text(intent["holder"])),
+        verdict=None if verdict is None else Verdict(_time(verdict["at"]), _text(verdict["reason"])),
+        authorized_at=_time(document["authorized_at"]),
     )
-    if type(grant.generation) is not int or grant.generation < 1:
+
+
+def _tokens(tokens: dict[str, Any]) -> Tokens:
+    access, refresh, obtained_at = tokens["access_token"], tokens["refresh_token"], _time(tokens["obtained_at"])
+    if not isinstance(access, str) or access_token_flaw(access):
+        raise ValueError
+    if refresh is not None and not is_refresh_token(_text(refresh)):
+        raise ValueError
+    refresh_expires_at = tokens.get("refresh_expires_at")  # older grants have no end of the refresh token
+    return Tokens(
+        access_token=Secret(access),
+        refresh_token=None if refresh is None else Secret(refresh),
+        obtained_at=obtained_at,
+        expires_at=min(_time(tokens["expires_at"]), obtained_at + LONGEST_LIFETIME),
+        scope=_text(tokens["scope"]),
+        refresh_expires_at=None if refresh_expires_at is None else _time(refresh_expires_at),
+        refresh_end_is_fixed=tokens.get("refresh_end_is_fixed", False) is True,
+    )
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
         raise TypeError
-    return grant
+    return value
 
 
-def _secret(value: object) -> Secret:
-    if not isinstance(value, str) or not value:
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not is_text(value):
         raise TypeError
-    return Secret(value)
+    return value
 
 
-def _optional(at: float | None) -> float | None:
-    return None if at is None else float(at)
+def _time(value: Any) -> float:
+    """Seconds since the epoch, as a date that can be shown."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
+        raise TypeError
+    return float(value)
+
+
+def _generation(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= LAST_GENERATION:
+        raise TypeError
+    return value

@@ -27,7 +27,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from krebit_proxy.core.content import Found, Objects, decoded, page_title, read_objects, text_of
-from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.grant import LONGEST_LIFETIME, Tokens, access_token_flaw, is_refresh_token, is_text
 from krebit_proxy.core.http_answer import HttpAnswer
 from krebit_proxy.core.retry_after import seconds_to_wait
 from krebit_proxy.core.secret import Secret
@@ -35,12 +35,8 @@ from krebit_proxy.core.token_error import displayable, error_text, error_word, i
 from krebit_proxy.core.token_response import NO_WORD, Issued, NotSent, Outcome, Refusal, RefusalKind, Rotated, Unclear
 
 DEFAULT_LIFETIME: Final = 3600.0  # if the server names none, or an invalid one
-LONGEST_LIFETIME: Final = 30 * 86400.0  # a lifetime is a hint; a longer one counts as this
-LONGEST_TOKEN: Final = 16 * 1024  # bytes; it must fit into one header field
 NEVER_ENDS: Final = 100 * 366 * 86400.0  # seconds; a longer lifetime of a refresh token means that it does not expire
 
-# A token goes into a header: visible ASCII only, so that it can never end the line (RFC 6750, 2.1 is narrower).
-_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _LONGEST_TITLE: Final = 80  # characters
 _UNUSABLE: Final = "a token response without a usable access token"
@@ -168,19 +164,14 @@ def _access_token(objects: Objects) -> tuple[str | None, str]:
     if len(found) > 1:
         return None, "there are two different ones"
     access = found.pop()
-    if not access:
-        return None, "it is empty, or not a string"
-    if len(access) > LONGEST_TOKEN:
-        return None, "it is longer than 16 KiB"
-    if not _TOKEN.fullmatch(access):
-        return None, "it has characters that a header cannot contain"
-    return access, ""
+    flaw = access_token_flaw(access or "")
+    return (None if flaw else access), flaw
 
 
 def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
     """The refresh token exactly as it came. Of several, a new one counts before `previous`, and the last of these."""
     values = [str(value) if type(value) is int else value for value in objects.values("refresh_token")]
-    found = [value for value in values if isinstance(value, str) and _readable(value)]
+    found = [value for value in values if isinstance(value, str) and is_refresh_token(value)]
     new = [value for value in found if previous is None or not previous.matches(value)]
     return next(reversed(new or found), None)
 
@@ -188,13 +179,9 @@ def _refresh_token(objects: Objects, previous: Secret | None) -> str | None:
 def _scope(objects: Objects) -> str:
     """RFC 6749 3.3: "a list of space-delimited, case-sensitive strings". Some servers send a JSON list."""
     for value in objects.values("scope"):
-        return " ".join(name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
+        names = value if isinstance(value, list) else [value]
+        return " ".join(name for name in names if isinstance(name, str) and is_text(name))
     return ""
-
-
-def _readable(token: str) -> bool:
-    """Whether a form can carry the token: it is not blank and contains no half of a surrogate pair."""
-    return bool(token.strip()) and not re.search("[\ud800-\udfff]", token)
 
 
 def _warnings(objects: Objects, status: int, broken: str) -> list[str]:

@@ -79,11 +79,14 @@ class StoreSettings(Protocol):
     def encryption_key(self) -> Secret | None: ...
 
 
-def open_store(settings: StoreSettings) -> Store:
+def open_store(settings: StoreSettings, *, takes_plain: bool = False) -> Store:
     """The store that the setting `store` names: `file:FOLDER` or `postgresql://...`.
 
     Each pair of organization and client id has its own grant. So a changed setting never sends a token to another
     organization's host, and changing it back finds the old grant.
+
+    With a key, a grant that is not encrypted is refused: somebody without the key may have written it. Only
+    `krebit-proxy key seal` takes it, from a file, with `takes_plain`.
 
     Raises StoreError if the store can never work: a database without an encryption key, without its driver, or with an
     invalid address.
@@ -94,7 +97,7 @@ def open_store(settings: StoreSettings) -> Store:
         settings.client_id,
         key_file=settings.encryption_key_file,
         keys=settings.encryption_key,
-        takes_plain=not shared,
+        takes_plain=takes_plain and not shared,
     )
     if shared:
         return _database(settings, sealing)

@@ -8,15 +8,20 @@ verified, so a record that was moved to another place is refused.
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from krebit_proxy.core.grant import Grant, from_json, to_json
+from krebit_proxy.core.grant import LONGEST_RECORD, Grant, from_json, to_json
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import StoreError
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
+LONGEST_CONTENT: Final = 2 * LONGEST_RECORD  # bytes; an encrypted record is a third longer than a plain one
 _PLAIN: Final = b"{"  # a plain record starts with this, an encrypted one with Fernet's version byte in base64
 _RESTORE: Final = "Restore it from a backup. Or move it away and authorize again at /setup."
+_SEAL: Final = (
+    "If you have just set the key, run: krebit-proxy key seal. If not, somebody has changed the grant. Then move it "
+    "away and authorize again at /setup."
+)
 _NEW_KEY: Final = "Create one with: krebit-proxy key new"
 
 
@@ -38,7 +43,7 @@ class Sealing:
         *,
         key_file: Path | None = None,
         keys: Secret | None = None,
-        takes_plain: bool = True,
+        takes_plain: bool = False,
     ) -> None:
         self._owner = (organization, client_id)
         self._key_file = key_file
@@ -69,7 +74,9 @@ class Sealing:
         """
         plain = is_plain(content)
         if plain and self.sealed and not self._takes_plain:
-            raise StoreError(f"The grant in {place} is not encrypted.", hint=f"Another program wrote it. {_RESTORE}")
+            raise StoreError(f"The grant in {place} is not encrypted, although there is a key.", hint=_SEAL)
+        if len(content) > LONGEST_CONTENT:
+            raise StoreError(f"The grant in {place} is damaged: it is too long.", hint=_RESTORE)
         if content and not plain:
             content = self._opened(content, place)
         try:

@@ -20,7 +20,7 @@ from typing import Final
 from krebit_proxy import files
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreConflictError, StoreError
-from krebit_proxy.stores.encryption import Sealing, is_plain
+from krebit_proxy.stores.encryption import LONGEST_CONTENT, Sealing, is_plain
 from krebit_proxy.stores.flock import try_lock
 from krebit_proxy.stores.private_folder import PrivateFolder
 
@@ -145,7 +145,7 @@ class GrantFile:
                 contextlib.suppress(FileNotFoundError),
                 os.fdopen(self._folder.open(place, os.O_RDONLY), "rb") as stream,
             ):
-                return stream.read()
+                return stream.read(LONGEST_CONTENT + 1)  # one more shows that it is too long
         return None
 
     def _bring_in(self, path: Path) -> None:
@@ -157,8 +157,13 @@ class GrantFile:
     def _keep_backup(self, path: Path) -> None:
         """Links the current content to `.bak`, unless it is plain and encryption is now on."""
         backup = path.with_suffix(".bak")
-        if _linked(path, backup) and self._sealing.sealed and is_plain(backup.read_bytes()):
+        if _linked(path, backup) and self._sealing.sealed and is_plain(_beginning(backup)):
             backup.unlink()
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _linked(path: Path, link: Path) -> bool:

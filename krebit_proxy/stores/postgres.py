@@ -19,7 +19,7 @@ from psycopg import Error, errors
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreConflictError, StoreError
 from krebit_proxy.stores import poll_lock
-from krebit_proxy.stores.encryption import Sealing
+from krebit_proxy.stores.encryption import LONGEST_CONTENT, Sealing
 from krebit_proxy.stores.session import Session, explained, place_of
 
 _GRANT_TABLE: Final = """
@@ -66,9 +66,13 @@ class PostgresStore:
         return f"<PostgresStore {self._place}>"
 
     async def read(self) -> Grant | None:
+        """A content that is longer than any of ours is not fetched. It counts as damaged."""
         async with self._usable() as session:
-            statement = "SELECT content, generation FROM krebit_proxy_grant WHERE id = %s"
-            rows = await session.run(statement, self._identity)
+            statement = (
+                "SELECT CASE WHEN octet_length(content) <= %s THEN content ELSE '' END, generation"
+                " FROM krebit_proxy_grant WHERE id = %s"
+            )
+            rows = await session.run(statement, LONGEST_CONTENT, self._identity)
         if not rows:
             return None
         content, generation = rows[0]

@@ -23,6 +23,7 @@ from krebit_proxy.config.addresses import split_listen, split_unix
 from krebit_proxy.config.conflicts import EXPOSE, says_who
 from krebit_proxy.core.host import bracketed
 from krebit_proxy.errors import ProxyError, SettingsError
+from krebit_proxy.ownership import open_folder
 from krebit_proxy.web.accept import BACKLOG, Accepting, Serving, Take
 
 _TRIES: Final = 20  # attempts to find a port that is free for both IPv4 and IPv6
@@ -279,10 +280,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if (place := open_folder(folder)) is not None:
             raise SettingsError(
-                [f"listen: every user may write to {folder}; choose a folder that only the proxy can write to"]
+                [f"listen: every user may write to {place}; choose a folder that only the proxy can write to"]
             )
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -24,13 +24,14 @@ import aiohttp
 import structlog
 
 from krebit_proxy import USER_AGENT
-from krebit_proxy.config import Settings, is_setting
+from krebit_proxy.config import Settings
 from krebit_proxy.core.alarm import Alarm, Message, Outbox, trial
 from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.times import iso
 from krebit_proxy.core.token_error import displayable
 from krebit_proxy.credentials import Credentials
+from krebit_proxy.environment import harmless
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.tasks import spawn
 from krebit_proxy.trust import client_context
@@ -115,6 +116,7 @@ class Webhook:
 class Command:
     """Runs a program with the message on standard input, without a shell. Exit status 0 is a success.
 
+    The program gets only harmless environment variables, see `environment`, and KREBIT_PROXY_EVENT.
     After a time-out, the program is killed with all its children.
     """
 
@@ -137,7 +139,7 @@ class Command:
             stdin=asyncio.subprocess.PIPE,
             stdout=self._output or asyncio.subprocess.DEVNULL,
             stderr=self._output or asyncio.subprocess.DEVNULL,
-            env=_environment(letter.event),
+            env={**harmless(os.environ), "KREBIT_PROXY_EVENT": letter.event},
             start_new_session=True,
         )
         starting = asyncio.ensure_future(start)
@@ -309,12 +311,6 @@ def _first_words(content: bytes, secrets: list[str]) -> str:
     """The beginning of a response, without markup and secrets."""
     text = re.sub(r"<[^>]*>", " ", content.decode("utf-8", "replace"))
     return " ".join(displayable(text, secrets).split())[:LONGEST_WORDS]
-
-
-def _environment(event: str) -> dict[str, str]:
-    """Our environment without the settings, because some are secrets."""
-    ours = {name: value for name, value in os.environ.items() if not is_setting(name)}
-    return ours | {"KREBIT_PROXY_EVENT": event}
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -2,7 +2,8 @@
 
 - While setup is needed, a browser on this computer may start it.
 - From another computer, or if setup is done already, a browser needs a one-time key.
-- A key admits only the browser that used it first, until the key expires or setup succeeds.
+- A key admits only the browser that used it first, until the key expires.
+- Once a person has authorized the proxy or logged out, by any way, all older keys and attempts are void.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ from krebit_proxy.core.authorization import (
 )
 from krebit_proxy.core.origin import own_origin, serves
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.setup_key import check_key, mint_key
+from krebit_proxy.core.setup_key import check_key, mint_key, term_of
 from krebit_proxy.core.token_response import Issued, Outcome, Refusal
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
@@ -67,7 +68,7 @@ class Setup:
         self._credentials = credentials
         self._token_endpoint = token_endpoint
         self._own = own_origin(settings.redirect_uri, settings.access.allowed_hosts)
-        self.run = secrets.token_urlsafe(12)  # identifies this run of the proxy; not secret
+        self._run = secrets.token_urlsafe(12)  # identifies this run of the proxy
         # RFC 6265 8.5: "Cookies do not provide isolation by port." So each proxy on a host has a name of its own.
         self._cookie = f"krebit-proxy-setup-{browser_mark(settings.redirect_uri)[:8]}"
         self._callback = urlsplit(settings.redirect_uri).path if self._own else "/setup/callback"
@@ -75,7 +76,17 @@ class Setup:
         self._settled: Settled | None = None
         self._used_keys: dict[str, float] = {}  # key -> when it expires
         self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that used a key, and when the key expires
+        self._begun = 0  # how many attempts
+        self._begun_in = ""  # the term of `_attempt` and `_admitted`; both end with it
         self._issued: Issued | None = None
+
+    def term(self) -> str:
+        """The term of one-time keys, see `core.setup_key`."""
+        return term_of(self._run, self._credentials.authorized_at)
+
+    def for_command(self) -> dict[str, object]:
+        """What `krebit-proxy setup` asks for: the term of keys, and how many browsers have begun so far. Not secret."""
+        return {"run": self.term(), "setups": self._begun}
 
     def routes(self) -> dict[str, Page]:
         """The pages by exact path. The redirection endpoint is one of them only if the redirect URI leads here."""
@@ -121,7 +132,7 @@ class Setup:
         """Starts an attempt, which replaces the pending one. Also returns the cookies that bind it to the browser."""
         cookie, now = Secret(secrets.token_urlsafe(32)), time.time()
         attempt = begin(secrets.token_bytes, now=now, pkce=self._settings.oauth.pkce, browser=cookie)
-        self._attempt = attempt
+        self._attempt, self._begun_in, self._begun = attempt, self.term(), self._begun + 1
         self._admitted = (browser_mark(cookie.reveal()), until)
         self._used_keys = {key: end for key, end in self._used_keys.items() if end > now}
         if until:
@@ -152,11 +163,12 @@ class Setup:
     def _admit(self, request: web.BaseRequest) -> float:
         """Raises Refused unless the browser may start. Returns when its key expires, 0 without a key."""
         key, now = request.query.get("key", ""), time.time()
-        expires_at = check_key(self._settings.client_secret, key, run=self.run, now=now)
+        expires_at = check_key(self._settings.client_secret, key, term=self.term(), now=now)
         if expires_at and key not in self._used_keys:
             return expires_at
         mark, until = self._admitted
-        if now < until and hmac.compare_digest(mark, browser_mark(self._cookie_of(request))):
+        same = hmac.compare_digest(mark, browser_mark(self._cookie_of(request)))
+        if same and now < until and self._begun_in == self.term():
             return until
         if not self._needed():
             done = "Setup is done. To authorize again, you need a one-time key."
@@ -164,7 +176,7 @@ class Setup:
                 done = "Setup may be done. See the status page `/`. To authorize anyway, you need a one-time key."
             raise Refused("setup_closed", done, hint=_KEY_HINT)
         if not _is_local(request):
-            old = "This one-time key was used before, has expired, or is older than the last restart of the proxy."
+            old = "This one-time key was used before, has expired, or is older than the last setup or restart."
             new = "From another computer, setup needs a one-time key."
             raise Refused("setup_key_required", old if key else new, hint=_KEY_HINT)
         return 0
@@ -176,7 +188,7 @@ class Setup:
         return request.cookies.get(self._cookie, "")
 
     def _link(self, origin: str) -> str:
-        key = mint_key(self._settings.client_secret, run=self.run, now=time.time(), nonce=secrets.token_bytes(16))
+        key = mint_key(self._settings.client_secret, term=self.term(), now=time.time(), nonce=secrets.token_bytes(16))
         return f"{self._own or origin}/setup?{urlencode({'key': key})}"
 
     # Coming back
@@ -209,9 +221,13 @@ class Setup:
             self._log_refusal(request, error)
             return self._paste_page(attempt, error=error)
 
+    @property
+    def _pending(self) -> SetupAttempt:
+        return self._attempt if self._begun_in == self.term() else ENDED
+
     def _attempt_of(self, request: web.BaseRequest) -> SetupAttempt | None:
         """The pending attempt, if it belongs to this browser and has not expired."""
-        attempt, mark = self._attempt, browser_mark(self._cookie_of(request))
+        attempt, mark = self._pending, browser_mark(self._cookie_of(request))
         same = hmac.compare_digest(attempt.browser or "", mark)
         return attempt if same and time.time() < attempt.expires_at else None
 
@@ -240,9 +256,10 @@ class Setup:
         """Takes an authorization response: exchanges its code, once, and stores the tokens. Raises ProxyError."""
         response, settled = read_response(query), self._settled
         if settled is None or not self._answers(settled.attempt, request, response):
-            outcome = verdict(self._attempt, response, now=time.time(), browser=self._cookie_of(request))
+            attempt = self._pending
+            outcome = verdict(attempt, response, now=time.time(), browser=self._cookie_of(request))
             # Used up now, before the first await. So nothing else can use it.
-            attempt, self._attempt = self._attempt, ENDED
+            self._attempt = ENDED
             if response.names_issuer:
                 _log.info("setup.issuer_ignored", reason="there is only one authorization server")
             exchange = self._exchange(outcome, attempt.verifier, _peer(request))
@@ -273,7 +290,6 @@ class Setup:
         except StoreError as error:
             return error
         self._issued = answer
-        self._admitted = ("", 0)
         generation = self._credentials.status().generation
         _log.info("setup.completed", peer=peer, organization=self._settings.organization, generation=generation)
         for caution in cautions(answer, scope=self._settings.oauth.scope):

@@ -6,7 +6,7 @@ only times, a code and texts of ours: no names, no addresses, and no text of a s
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Final
@@ -37,11 +37,11 @@ class StatusPages:
         credentials: Credentials,
         metrics: Metrics,
         *,
-        run: str,
+        setup: Callable[[], Mapping[str, object]],
         deliveries: Mapping[str, Delivery] = MappingProxyType({}),
     ) -> None:
-        """`run`: of `Setup`; `krebit-proxy setup` makes one-time keys with it. `deliveries`: filled by `Notifier`."""
-        self._run = run
+        """`setup`: what `Setup` tells `krebit-proxy setup`. `deliveries`: filled by `Notifier`."""
+        self._setup = setup
         self._deliveries = deliveries
         self._settings = settings
         self._credentials = credentials
@@ -89,7 +89,7 @@ class StatusPages:
 
     async def _healthz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
-        return web.json_response({"status": "ok", "run": self._run}, headers=BARE)
+        return web.json_response({"status": "ok", **self._setup()}, headers=BARE)
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")

@@ -1,8 +1,10 @@
 """A grant on its way to another machine."""
 
+import re
+
 import pytest
 
-from krebit_proxy.cli.envelope import Receiver, seal
+from krebit_proxy.cli.envelope import Receiver, fingerprint, seal
 from tests.cli.site import GRANT
 
 
@@ -38,3 +40,14 @@ def test_what_another_version_printed_is_told_to_be_that() -> None:
             seal(GRANT, text)
         with pytest.raises(ValueError, match="same version of krebit-proxy"):
             receiver.open(text)
+
+
+def test_each_address_has_a_fingerprint_that_people_can_compare() -> None:
+    addresses = [Receiver().address for _ in range(50)]
+    fingerprints = {fingerprint(address) for address in addresses}
+
+    assert len(fingerprints) == 50
+    assert all(re.fullmatch("([0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}", one) for one in fingerprints)
+    assert fingerprint("Ag" + 42 * "A") == fingerprint("Ag" + 41 * "A" + "\nA")
+    with pytest.raises(ValueError, match="not an address"):
+        fingerprint("abcd")

@@ -155,6 +155,31 @@ def test_a_rotation_before_the_first_grant_is_fine(
     assert capsys.readouterr().out == "There is no grant yet.\n"
 
 
+def test_a_grant_from_before_the_first_key_is_sealed_by_a_person_and_by_nothing_else(
+    tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(store(write_settings(tmp_path), GRANT))
+    config = write_settings(tmp_path, encryption_key_file="keys")
+    for command in (["key", "rotate"], ["key", "rotate", "--only-seal"], ["logout"]):
+        assert main([*command, "--config", str(config)]) == 1
+        assert "run: krebit-proxy key seal" in capsys.readouterr().err
+    assert main(["key", "seal", "--config", str(config)]) == 0
+
+    assert capsys.readouterr().out == "The grant is encrypted.\n"
+    assert asyncio.run(read(config)) == GRANT
+    assert "refresh-1" not in "".join(path.read_text() for path in (tmp_path / "grant").iterdir())
+    assert main(["key", "seal", "--config", str(config)]) == 0
+
+
+def test_without_a_key_or_a_grant_there_is_nothing_to_seal(
+    tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["key", "seal", "--config", str(write_settings(tmp_path))]) == 2
+    assert "krebit-proxy key new FILE" in capsys.readouterr().err
+    assert main(["key", "seal", "--config", str(write_settings(tmp_path, encryption_key_file="keys"))]) == 0
+    assert capsys.readouterr().out == "There is no grant yet.\n"
+
+
 def test_without_a_key_file_there_is_nothing_to_rotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "rotate", "--config", str(write_settings(tmp_path))]) == 2
     assert "krebit-proxy key new FILE" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """`krebit-proxy setup`, and how a proxy that runs is asked about it."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from krebit_proxy.sandbox import Sandbox
 from krebit_proxy.sandbox.visitor import Visitor
 from krebit_proxy.stores import open_store
 from tests.cli.site import link_in, proxy, set_up_by_pasting, write
-from tests.fakes.command import run, running
+from tests.fakes.command import run, running, write_browser
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 
@@ -129,12 +131,37 @@ async def opened(link: str) -> int:
         return answer.status
 
 
-async def test_a_browser_is_opened_on_the_link_without_a_shell(folder: Path) -> None:
-    browser = folder / "browser"
-    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
-    browser.chmod(0o700)
-    async with proxy(folder):
-        finished = await run("setup", folder=folder, variables={"BROWSER": str(browser)})
+def leads_to(page: str) -> str:
+    (link,) = re.findall(r'content="0; url=(.*?)"', page)
+    return unescape(link)
 
+
+async def test_the_browser_gets_the_link_by_a_private_file_that_is_gone_afterwards(folder: Path) -> None:
+    variables = {"BROWSER": write_browser(folder), "XDG_RUNTIME_DIR": "", "SOME_TOKEN": "leaky", "PGPASSWORD": "leaky"}
+    async with proxy(folder):
+        finished = await run("setup", folder=folder, variables=variables)
+        link = link_in(finished.out)
+        assert (folder / "seen-status").read_text() == "303"
+
+    argument = (folder / "seen-argument").read_text()
+    page, user = Path(argument.removeprefix("file://")), str(os.geteuid())
+    assert finished.status == 0
+    assert link.partition("?key=")[2] not in argument
+    assert not page.parent.exists()
+    assert (folder / "seen-modes").read_text().split() == ["600", user, "700", user]
+    assert leads_to((folder / "seen-page").read_text()) == link
+    assert "leaky" not in (folder / "seen-environment").read_text()
+    assert f"HOME={folder}" in (folder / "seen-environment").read_text().splitlines()
     assert finished.out.splitlines()[0] == "Continue in the browser, at"
-    assert (folder / "opened").read_text().strip() == link_in(finished.out)
+
+
+async def test_where_no_browser_can_be_opened_the_person_opens_the_link(folder: Path) -> None:
+    async with proxy(folder):
+        missing = await run("setup", folder=folder, variables={"BROWSER": str(folder / "missing")})
+        windows = await run("setup", folder=folder, variables={"BROWSER": "true", "WSL_DISTRO_NAME": "Ubuntu"})
+        for finished in (missing, windows):
+            assert finished.status == 0
+            assert await opened(link_in(finished.out)) == 303
+
+    assert "No browser could be opened. Open the link yourself" in missing.err
+    assert windows.out.startswith("Open this one-time link in a browser")

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -422,6 +423,65 @@ def test_the_keys_of_the_store_must_be_private_and_those_of_callers_should(write
 
     (problem,) = problems(write(MINIMUM + "encryption_key_file: keys\n"))
     assert problem == f"config.yaml:4: encryption_key_file: keys {opened} keys"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "client_secret_file: {}",
+        "encryption_key_file: {}",
+        "access: {{client_keys_file: {}}}",
+        "tls_key_file: {}\ntls_cert_file: {}",
+        "upstream: {{ca_file: {}}}",
+        "tls_client_ca_file: {}\ntls_cert_file: {}",
+    ],
+)
+def test_a_file_that_every_user_can_replace_is_refused(write: Write, tmp_path: Path, setting: str) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
+    file = Authority(public).ca_file
+    file.chmod(0o600)
+    if "client_secret" in setting:
+        file.write_text("s3cret")
+    needed = "organization: acme\nclient_id: abc"
+    more = "redirect_uri: https://localhost:8321/setup/callback\nclient_secret: s3cret"
+    path = write(f"{needed}\n{setting.format(file, file)}\n{'' if 'client_secret' in setting else more}")
+    assert load(path, {}).cautions == ()
+    public.chmod(0o777)
+
+    (problem,) = problems(path)
+    remedy = "every user of this computer can write to public, and so replace public/ca.pem; run: chmod o-w public"
+    assert problem == f"config.yaml:3: {setting.partition(': {}')[0].replace(': {{', '.')}: {remedy}"
+
+
+def test_settings_and_a_grant_that_every_user_can_replace_are_cautioned_about(tmp_path: Path) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
+    path = public / "config.yaml"
+    path.write_text("organization: acme\nclient_id: abc\n")
+    public.chmod(0o777)
+    grant, settings = load(path, {"KREBIT_PROXY_CLIENT_SECRET": "s3cret"}).cautions
+
+    writes = f"every user of this computer can write to {public}, and so"
+    assert settings == f"{path}: {writes} replace {path}; run: chmod o-w {public}"
+    assert grant == f"{path}: store: {writes} move the grant away; run: chmod o-w {public}"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes owners")
+def test_a_file_of_another_user_is_refused_or_if_no_such_user_is_known_cautioned_about(
+    write: Write, tmp_path: Path
+) -> None:
+    secret = write("s3cret", "secret")
+    path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
+    os.chown(secret, 1, 1)
+    (problem,) = problems(path)
+    assert problem.startswith(
+        "config.yaml:3: client_secret_file: secret belongs to user daemon, who can change it; run: "
+    )
+
+    os.chown(secret, 54321, 54321)
+    (caution,) = cautions(path)
+    assert "secret belongs to user 54321, who can change it" in caution
 
 
 def test_settings_do_not_change_after_loading(write: Write) -> None:

@@ -7,19 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.setup_key import KEY_LIFETIME, check_key, mint_key
+from krebit_proxy.core.setup_key import KEY_LIFETIME, check_key, mint_key, term_of
 
 NOW = 1_700_000_000.0
 SECRET = Secret("client secret")
-RUN = "run-1"
+TERM = term_of("run-1", 0.0)
 
 
-def key_of(secret: Secret = SECRET, run: str = RUN) -> str:
-    return mint_key(secret, run=run, now=NOW, nonce=b"n" * 16)
+def key_of(secret: Secret = SECRET, term: str = TERM) -> str:
+    return mint_key(secret, term=term, now=NOW, nonce=b"n" * 16)
 
 
 def expiry(key: str, *, now: float = NOW) -> float | None:
-    return check_key(SECRET, key, run=RUN, now=now)
+    return check_key(SECRET, key, term=TERM, now=now)
 
 
 def test_a_key_opens_for_fifteen_minutes() -> None:
@@ -35,8 +35,9 @@ def test_a_key_of_another_secret_is_none() -> None:
     assert expiry(key_of(Secret("other"))) is None
 
 
-def test_a_key_for_an_earlier_run_of_the_proxy_is_none() -> None:
-    assert expiry(key_of(run="run-0")) is None
+def test_a_key_of_an_earlier_run_or_from_before_another_authorization_is_none() -> None:
+    for run, authorized_at in (("run-0", 0.0), ("run-1", NOW), ("run-1", 1e-9)):
+        assert expiry(key_of(term=term_of(run, authorized_at))) is None
 
 
 def test_a_key_gives_nothing_of_the_secret_away() -> None:

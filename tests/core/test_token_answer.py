@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krebit_proxy.core.grant import Tokens
+from krebit_proxy.core.grant import LONGEST_LIFETIME, LONGEST_TOKEN, Tokens
 from krebit_proxy.core.http_answer import AnswerReader, HttpAnswer
 from krebit_proxy.core.secret import Secret
-from krebit_proxy.core.token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, LONGEST_TOKEN, read_answer
+from krebit_proxy.core.token_answer import DEFAULT_LIFETIME, read_answer
 from krebit_proxy.core.token_response import Issued, NotSent, Refusal, RefusalKind, Rotated, Unclear
 
 NOW = 1_700_000_000  # 2023-11-14T22:13:20Z

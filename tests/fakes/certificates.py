@@ -35,20 +35,23 @@ class Authority:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, *names: str, expired: bool = False) -> ssl.SSLContext:
-        """A server's TLS context for DNS names and addresses."""
+    def server(self, *names: str, expired: bool = False, alternative: bool = True) -> ssl.SSLContext:
+        """A server's TLS context for DNS names and addresses. Not `alternative`: the first is only its common name."""
         key = ec.generate_private_key(ec.SECP256R1())
         today = dt.datetime.now(dt.UTC)
         end = today + dt.timedelta(days=-1 if expired else 1)
+        builder = x509.CertificateBuilder()
+        if alternative:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
+            )
         certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_name(names[0]))
+            builder.subject_name(_name(names[0]))
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(today - dt.timedelta(days=2))
             .not_valid_after(end)
-            .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(cert_sign=False), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)

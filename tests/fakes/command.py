@@ -39,6 +39,35 @@ def write_settings(folder: Path, **settings: Any) -> Path:
     return path
 
 
+# A browser that tells what it got: its argument, the file that this names, and its environment. Then it opens the link.
+_BROWSER: Final = f"""\
+#!/bin/sh
+file="${{1#file://}}"
+printf %s "$*" > seen-argument
+stat -c '%a %u' "$file" "$(dirname "$file")" > seen-modes
+env > seen-environment
+cp "$file" seen-page
+exec {sys.executable} - <<'END'
+import re, urllib.request
+class Stay(urllib.request.HTTPRedirectHandler):
+    redirect_request = lambda *_: None
+link = re.search('url=(.*?)"', open("seen-page").read())[1]
+try:
+    urllib.request.build_opener(Stay).open(link)
+except urllib.error.HTTPError as redirect:
+    open("seen-status", "w").write(str(redirect.code))
+END
+"""
+
+
+def write_browser(folder: Path) -> str:
+    """A program for $BROWSER in `folder`."""
+    path = folder / "browser"
+    path.write_text(_BROWSER)
+    path.chmod(0o700)
+    return str(path)
+
+
 @dataclass(frozen=True)
 class Finished:
     """What came of a command: its exit status, and what it printed."""

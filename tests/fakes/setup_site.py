@@ -62,7 +62,7 @@ class Site:
         store = open_store(settings)
         self.credentials = Credentials(settings, store, token_endpoint)
         self.setup = Setup(settings, self.credentials, token_endpoint)
-        status = StatusPages(settings, self.credentials, Metrics(), run=self.setup.run)
+        status = StatusPages(settings, self.credentials, Metrics(), setup=self.setup.for_command)
         self.pages = self.setup.routes() | status.routes()
         self.session = ClientSession(cookie_jar=DummyCookieJar())
         self.cookie = ""  # what the browser has of ours

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import StoreError
-from krebit_proxy.stores.encryption import Sealing, new_key
+from krebit_proxy.stores.encryption import LONGEST_CONTENT, Sealing, new_key
 from tests.stores.conftest import Place
 
 GRANT = Place("").grant(3)
+KEY = new_key()
 
 
 @pytest.fixture
@@ -119,8 +122,8 @@ def test_an_old_record_under_a_newer_number_is_refused(key_file: Path) -> None:
 def test_a_plain_record_is_taken_over_only_where_that_is_wanted(key_file: Path) -> None:
     plain = sealing(None).seal(GRANT)
 
-    assert sealing(key_file).open(plain, "file /x") == GRANT
-    assert "not encrypted" in refused(sealing(key_file, takes_plain=False), plain).detail
+    assert sealing(key_file, takes_plain=True).open(plain, "file /x") == GRANT
+    assert "not encrypted" in refused(sealing(key_file), plain).detail
 
 
 @pytest.mark.parametrize(
@@ -163,3 +166,14 @@ async def test_the_wrong_key_keeps_the_stored_record_and_the_right_one_opens_it_
     keys.write_text(right)
 
     assert await store.read() == place.grant(1)
+
+
+@given(st.binary() | st.text().map(str.encode) | st.binary().map(b"{%b}".__mod__) | st.binary().map(b"gAAAA%b".__mod__))
+def test_whatever_is_found_in_a_store_is_a_grant_or_an_error_for_people(content: bytes) -> None:
+    opener = Sealing("acme", "app", keys=Secret(KEY))
+    refused(opener, content)
+    refused(opener, opener._fernet().encrypt(content))
+
+
+def test_a_record_that_is_too_long_is_damaged(key_file: Path) -> None:
+    assert "too long" in refused(sealing(key_file), b"gAAAA" + bytes(LONGEST_CONTENT)).detail

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from krebit_proxy.core.grant import Grant
 from krebit_proxy.errors import StoreBusyError, StoreError
-from krebit_proxy.stores import Store
+from krebit_proxy.stores import Store, open_store
 from krebit_proxy.stores.encryption import new_key
-from tests.stores.conftest import Place, file_place
+from tests.stores.conftest import Place, failed, file_place
 
 ROOT = os.geteuid() == 0
 
@@ -368,15 +368,22 @@ async def test_a_lock_file_replaced_while_it_is_opened_is_opened_again(
     assert removed
 
 
-async def test_a_plain_grant_is_taken_over_when_a_key_appears(place: Place, grant_file: Path, tmp_path: Path) -> None:
-    key_file = tmp_path / "keys"
+async def test_a_sealed_store_takes_no_plain_grant(place: Place, grant_file: Path, tmp_path: Path) -> None:
+    key_file, plain = tmp_path / "keys", grant_file.read_bytes()
     key_file.write_text(new_key())
+    sealing = open_store(place.settings(encryption_key_file=key_file), takes_plain=True)
+    await sealing.write(1, place.grant(1))
+    await sealing.close()
+    assert "access-" not in "".join(path.read_text() for path in grant_file.parent.iterdir())
     store = place.open(encryption_key_file=key_file)
     assert await store.read() == place.grant(1)
-    await store.write(1, place.grant(2))
 
-    assert await store.read() == place.grant(2)
-    assert "access-" not in "".join(path.read_text() for path in grant_file.parent.iterdir())
+    grant_file.write_bytes(plain)
+    for attempt in (store.read(), store.write(1, place.grant(2)), store.probe()):
+        error = await failed(attempt)
+        assert "is not encrypted, although there is a key" in error.detail
+        assert "krebit-proxy key seal" in error.hint
+    assert grant_file.read_bytes() == plain
 
 
 def test_it_says_where_it_is_and_nothing_else(place: Place, tmp_path: Path) -> None:

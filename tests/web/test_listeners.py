@@ -206,9 +206,14 @@ def test_a_file_in_the_place_of_the_socket_is_not_removed(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    with pytest.raises(SettingsError, match="every user may write"):
-        open_listeners(settings(f"unix:{tmp_path}/s"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for public in (folder, tmp_path):  # whoever can replace the folder can replace the socket
+        public.chmod(0o777)
+        with pytest.raises(SettingsError, match=f"every user may write to {public}; "):
+            open_listeners(settings(f"unix:{folder}/s"))
+        public.chmod(0o1777)
+        open_listeners(settings(f"unix:{folder}/s")).close()
 
 
 def test_a_missing_folder_and_a_long_path_are_told(tmp_path: Path) -> None:

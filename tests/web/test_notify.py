@@ -335,8 +335,9 @@ async def test_a_command_gets_the_message_and_no_shell_and_no_secret(
     server: AuthorizationServer, script: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KREBIT_PROXY_CLIENT_SECRET", "marker-client-secret")
-    monkeypatch.setenv("KREBIT_PROXY_CONFIG", "/etc/mine.yaml")
-    monkeypatch.setenv("OTHER", "mine")
+    monkeypatch.setenv("PGPASSWORD", "marker-password")
+    monkeypatch.setenv("SOME_TOKEN", "marker-token")
+    monkeypatch.setenv("TZ", "Europe/Stockholm")
     command = script('cat > told; env > environment; printf %s "$1" > argument; echo out; echo err >&2')
     async with notifying(server, tmp_path, command=command) as (site, notifier):
         notifier.start()
@@ -346,8 +347,9 @@ async def test_a_command_gets_the_message_and_no_shell_and_no_secret(
     assert (tmp_path / "argument").read_text() == "$HOME; x"
     environment = (tmp_path / "environment").read_text().splitlines()
     ours = {line for line in environment if line.startswith("KREBIT_PROXY_")}
-    assert ours == {"KREBIT_PROXY_EVENT=problem", "KREBIT_PROXY_CONFIG=/etc/mine.yaml"}
-    assert "OTHER=mine" in environment
+    assert ours == {"KREBIT_PROXY_EVENT=problem"}
+    assert {"TZ=Europe/Stockholm", f"PATH={os.environ['PATH']}"} <= set(environment)
+    assert not [line for line in environment if "marker" in line]
 
 
 async def test_a_command_that_fails_is_tried_again_with_one_warning(

@@ -4,17 +4,20 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
+from krebit_proxy.core.grant import Grant, Tokens
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.core.setup_key import KEY_LIFETIME, mint_key
+from krebit_proxy.stores import open_store
 from tests.fakes.authorization_server import HANG, AuthorizationServer
 from tests.fakes.setup_site import CLIENT_SECRET, Answer, Site, setup_site
-from tests.fakes.waiting import DEADLINE
+from tests.fakes.waiting import DEADLINE, eventually
 
 FRONT_PROXY = {"X-Forwarded-For": "203.0.113.7"}
 
@@ -32,7 +35,7 @@ async def _site(server: AuthorizationServer, tmp_path: Path) -> AsyncIterator[Si
 
 
 def key(site: Site, *, age: float = 0, secret: Secret = CLIENT_SECRET) -> str:
-    return mint_key(secret, run=site.setup.run, now=time.time() - age, nonce=secrets.token_bytes(16))
+    return mint_key(secret, term=site.setup.term(), now=time.time() - age, nonce=secrets.token_bytes(16))
 
 
 def words(answer: Answer) -> str:
@@ -242,6 +245,55 @@ async def test_a_key_opens_setup_again_and_comes_along_to_the_origin_that_the_br
 
     assert done.location == "/setup/done"
     assert [event["generation"] for event in site.events("setup.completed")] == [1, 2]
+
+
+async def test_all_other_keys_end_with_the_success_of_one(site: Site) -> None:
+    used, other, unused = key(site), key(site), key(site)
+    first = await site.start(f"/setup?key={used}", fields=FRONT_PROXY)
+    assert (await site.come_back(first.query["state"])).location == "/setup/done"
+
+    for old in (used, other, unused):
+        assert (await site.ask(f"/setup?key={old}", cookie="")).status == 410
+        assert (await site.ask(f"/setup/paste?key={old}")).status == 410
+    assert (await site.ask(f"/setup?key={key(site)}", fields=FRONT_PROXY)).status == 303
+
+
+async def test_keys_end_with_a_success_without_a_key_and_with_a_logout(site: Site) -> None:
+    old = key(site)
+    await site.set_up()
+    assert (await site.ask(f"/setup?key={old}", fields=FRONT_PROXY)).status == 410
+    old = key(site)
+    await site.credentials.logout()
+    assert (await site.ask(f"/setup?key={old}", fields=FRONT_PROXY)).status == 403
+    assert (await site.ask(f"/setup?key={key(site)}", fields=FRONT_PROXY)).status == 303
+
+
+async def test_keys_and_attempts_end_when_another_process_is_authorized(site: Site) -> None:
+    old = key(site)
+    begun = await site.start(f"/setup?key={key(site)}", fields=FRONT_PROXY)
+    tokens = Tokens(Secret("a"), Secret("r"), time.time(), time.time() + 3600)
+    store = open_store(site.settings)
+    await store.write(0, Grant(1, "acme", "my-app", tokens, authorized_at=time.time()))
+    await store.close()
+    await eventually(lambda: site.credentials.status().ready, what="the proxy finds the grant")
+
+    assert (await site.ask(f"/setup?key={old}", cookie="", fields=FRONT_PROXY)).status == 410
+    assert (await site.start(fields=FRONT_PROXY)).status == 410
+    assert (await site.come_back(begun.query["state"])).status == 400
+    assert not site.events("setup.completed")
+
+
+async def test_a_renewal_ends_no_key(site: Site) -> None:
+    await site.set_up()
+    unused = key(site)
+    store = open_store(site.settings)
+    stored = await store.read()
+    assert stored is not None
+    await store.write(1, replace(stored, generation=2))
+    await store.close()
+    await eventually(lambda: site.credentials.status().generation == 2, what="the proxy finds the new tokens")
+
+    assert (await site.ask(f"/setup?key={unused}", fields=FRONT_PROXY)).status == 303
 
 
 async def test_the_browser_that_brought_a_key_may_try_again_and_no_other_may(site: Site) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import pytest
 from aiohttp import ClientSession, web
 
 from krebit_proxy import log
+from krebit_proxy.cli.link_file import leading_to
 from krebit_proxy.config import Settings
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.setup_key import mint_key
 from krebit_proxy.program import Proxy
 from krebit_proxy.sandbox import Options, Sandbox
 from tests.fakes.browser import Browser, Tab, chromium, needs_chromium
@@ -101,6 +104,27 @@ async def test_a_person_connects_in_two_clicks_from_whatever_name_of_this_comput
         assert "Connected to sandbox" in await tab.text()
         assert await site.is_ready()
         assert sandbox.counters["token_requests"] == 1
+        assert tab.messages == []
+
+
+async def test_the_private_file_of_the_command_leads_to_setup_and_its_key_then_opens_nothing(
+    browser: Browser, tmp_path: Path
+) -> None:
+    async with site_with_sandbox(tmp_path) as (site, sandbox):
+        origin = f"http://localhost:{site.port}"
+        async with ClientSession() as session, session.get(f"{origin}/healthz") as answer:
+            term = (await answer.json())["run"]
+        key = mint_key(Secret(sandbox.client_secret), term=term, now=time.time(), nonce=b"n" * 16)
+        tab = await browser.tab()
+        with leading_to(f"{origin}/setup?key={key}") as page:
+            await tab.goto(page.as_uri())
+            await tab.until("location.href.includes('/oauth/authorize') && document.readyState === 'complete'")
+        assert not page.exists()
+        assert await tab.run("document.referrer") == ""
+        await leave(tab, ALLOW, "/setup/done")
+        assert await site.is_ready()
+        async with ClientSession() as session, session.get(f"{origin}/setup?key={key}") as answer:
+            assert answer.status == 410
         assert tab.messages == []
 
 

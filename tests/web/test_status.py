@@ -210,7 +210,7 @@ async def test_an_end_that_renewals_move_is_a_fact_and_no_warning(site: Site, mo
 
 async def test_the_last_alarm_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     deliveries = {"webhook": Delivery("problem", False, "status 404", time.time() - 130)}
-    pages = StatusPages(site.settings, site.credentials, Metrics(), run="", deliveries=deliveries)
+    pages = StatusPages(site.settings, site.credentials, Metrics(), setup=dict, deliveries=deliveries)
     monkeypatch.setitem(site.pages, "/", pages.routes()["/"])
 
     assert "Alarm by webhook problem not delivered: status 404, " in words(await site.ask("/"))
