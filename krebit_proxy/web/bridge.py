@@ -128,10 +128,11 @@ def _rewritten(call: Call) -> bytes:
             fields.setdefault(name, value)
     lines = [
         b"%b %b HTTP/1.%d" % (request.method, origin_form(request.target)[0], not request.head.http10),
+        # RFC 9112, 3.2: "If the authority component is missing or undefined for the target URI, then a client MUST send
+        # a Host header field with an empty field value."
+        b"Host: " + request.authority,
         *[b"%b: %b" % field for field in fields.items()],
     ]
-    if request.authority:
-        lines.append(b"Host: " + request.authority)
     if request.head.length != 0:
         lines.append(b"Content-Length: %d" % len(content))
     # What is decided for the connection reads the same in a request.
