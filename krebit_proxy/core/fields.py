@@ -102,7 +102,8 @@ _JSON: Final = re.compile(rb"application/[a-z0-9.-]+\+json")  # RFC 6839, 3.1
 # Browsers disagree about more than one type, in one field or in two: some take the first, others the last. So a value
 # with a comma is never harmless, nor is one that is no media type.
 _MEDIA_TYPE: Final = re.compile(rb"[ \t]*([a-z0-9+./-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE)
-_LONGEST_KNOWN_TYPE: Final = 128  # bytes; more are not kept in the cache
+# As most servers write them. These need no parsing.
+_USUAL: Final = _HARMLESS | {kind + b"; charset=" + name for kind in _HARMLESS for name in (b"utf-8", b"UTF-8")}
 _SANDBOX: Final = b"Content-Security-Policy: sandbox"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
@@ -157,9 +158,10 @@ def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropp
 
 
 @lru_cache(maxsize=256)
-def _returned(names: Names, connection: bytes, cookies: bool) -> list[bool]:
-    """For each name, whether the caller gets that field of the upstream."""
-    return _kept(names, connection, _NOT_RETURNED[cookies], _CORS)
+def _returned(names: Names, connection: bytes, cookies: bool) -> tuple[list[bool], int | None]:
+    """For each name, whether the caller gets that field of the upstream. And the place of the one Content-Type."""
+    kinds = names.at.get(b"content-type", [])
+    return _kept(names, connection, _NOT_RETURNED[cookies], _CORS), kinds[0] if len(kinds) == 1 else None
 
 
 def _connection(names: Names, fields: Fields) -> bytes:
@@ -294,7 +296,7 @@ def response_fields(
         shown: Whether a browser can show the response. False for a 101, and for a 304: it has no type of its own, and
             its fields replace those of the response in the cache.
     """
-    kept = _returned(names, _connection(names, fields), cookies)
+    kept, place = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
         fields = [
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)
@@ -303,28 +305,17 @@ def response_fields(
     lines = list(map(b": ".join, compress(fields, kept)))
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
-    if shown and not _is_harmless(names, fields):
+    if shown and (place is None or ((kind := fields[place][1]) not in _USUAL and not _is_harmless(kind))):
         lines.append(_SANDBOX)
     lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))
     return b"\r\n".join(lines)
 
 
-def _is_harmless(names: Names, fields: Fields) -> bool:
-    """Whether the one content type cannot run scripts in any browser."""
-    places = names.at.get(b"content-type", ())
-    if len(places) != 1:
-        return False
-    value = fields[places[0]][1]
-    return _is_harmless_type(value) if len(value) <= _LONGEST_KNOWN_TYPE else _names_harmless_type(value)
-
-
-def _names_harmless_type(value: bytes) -> bool:
-    match = _MEDIA_TYPE.fullmatch(value)
-    kind = match[1].lower() if match else b""
-    return kind in _HARMLESS or _JSON.fullmatch(kind) is not None
-
-
-_is_harmless_type: Final = lru_cache(maxsize=256)(_names_harmless_type)
+def _is_harmless(kind: bytes) -> bool:
+    """Whether a content type cannot run scripts in any browser."""
+    match = _MEDIA_TYPE.fullmatch(kind)
+    essence = match[1].lower() if match else b""
+    return essence in _HARMLESS or _JSON.fullmatch(essence) is not None
 
 
 def readable_by(allowed_origin: bytes) -> bytes:
