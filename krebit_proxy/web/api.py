@@ -359,7 +359,7 @@ class Api:
             caller_origin=call.request.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
-            shown=caller is not None and caller.shows,
+            shown=response.status != 304,
         )
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
@@ -377,7 +377,13 @@ class Api:
         names, fields = response.names, response.fields
         protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.request.upgrade or b""
         lines = response_fields(
-            names, fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
+            names,
+            fields,
+            length=None,
+            upstream_origin=self._origin,
+            caller_origin=b"",
+            cookies=self._cookies,
+            shown=False,
         )
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)

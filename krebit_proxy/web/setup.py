@@ -43,7 +43,7 @@ from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.web.bridge import VISIT, Page
-from krebit_proxy.web.pages import allow, example_call, origin_seen, page, see_other
+from krebit_proxy.web.pages import allow, example_call, page, see_other
 
 LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
 _KEY_HINT: Final = (
@@ -79,6 +79,7 @@ class Setup:
         self._begun = 0  # how many attempts
         self._begun_in = ""  # the term of `_attempt` and `_admitted`; both end with it
         self._issued: Issued | None = None
+        self._origin = self._own  # for links in the log; never what a request says
 
     def term(self) -> str:
         """The term of one-time keys, see `core.setup_key`."""
@@ -101,11 +102,12 @@ class Setup:
         Args:
             origin: the origin of this proxy for a browser, in case the redirect URI leads elsewhere. None: no TCP.
         """
+        self._origin = self._own or origin
         if not self._needed():
             return
         place = {"hint": "run: krebit-proxy setup --no-browser"}
-        if origin := self._own or origin:
-            place = {"open": self._link(origin) if self._settings.access.expose else f"{origin}/setup"}
+        if self._origin:
+            place = {"open": self._link(self._origin) if self._settings.access.expose else f"{self._origin}/setup"}
         _log.warning("setup.needed", **place, redirect_uri=self._settings.redirect_uri)
 
     async def close(self) -> None:
@@ -189,7 +191,7 @@ class Setup:
 
     def _link(self, origin: str) -> str:
         key = mint_key(self._settings.client_secret, term=self.term(), now=time.time(), nonce=secrets.token_bytes(16))
-        return f"{self._own or origin}/setup?{urlencode({'key': key})}"
+        return f"{origin}/setup?{urlencode({'key': key})}"
 
     # Coming back
 
@@ -326,9 +328,10 @@ class Setup:
 
     def _log_refusal(self, request: web.BaseRequest, error: ProxyError) -> None:
         facts = {"peer": _peer(request), "path": request.path, "code": error.code, "reason": error.detail}
-        if error.code == "setup_key_required" and (origin := origin_seen(request, self._settings)):
-            # A reader of the log may open setup. The one who asked may not.
-            facts["open"] = self._link(origin)
+        if error.code == "setup_key_required" and self._origin:
+            # A reader of the log may open setup. The one who asked may not, and must not choose where the key goes: the
+            # Host that it sent may have the port of another program.
+            facts["open"] = self._link(self._origin)
         _log.warning("setup.refused", **facts)
 
 
