@@ -23,10 +23,11 @@ import atheris
 with atheris.instrument_imports(include=["krebit_proxy.core", "krebit_proxy.upstream.response", "krebit_proxy.web"]):
     from krebit_proxy.core.access import Rules
     from krebit_proxy.core.fields import withheld
+    from krebit_proxy.core.grant import LONGEST_TOKEN
     from krebit_proxy.core.http_answer import AnswerReader
     from krebit_proxy.core.secret import Secret
     from krebit_proxy.core.target import upstream_target
-    from krebit_proxy.core.token_answer import LONGEST_TOKEN, read_answer
+    from krebit_proxy.core.token_answer import read_answer
     from krebit_proxy.core.token_response import Issued
     from krebit_proxy.errors import Refused
     from krebit_proxy.upstream.response import HEAD_LIMIT, InvalidResponse, Response
