@@ -108,9 +108,11 @@ class _Reading:
 
     _PLAIN: Final = frozenset({"null", "bool", "int", "float", "str"})
 
-    def __init__(self, document: Document, loader: _Loader) -> None:
+    def __init__(self, document: Document, loader: _Loader, variable: str = "") -> None:
+        """`variable`: the name of the one that is read. Empty: the document's file is."""
         self._document = document
         self._loader = loader
+        self._variable = variable
 
     def read(self) -> None:
         """Fills the document with values, places and problems."""
@@ -133,6 +135,11 @@ class _Reading:
         advice = "; indent with spaces, not with tabs" if at_tab else ""
         reason = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else "…", error.problem or "")  # hides secrets
         return Problem(self._document.at(mark.line + 1 if mark else 1), "", f"invalid YAML: {reason}{advice}")
+
+    def read_value(self, key: Key) -> Any:
+        """The value of a variable. Raises YAMLError or RecursionError."""
+        root = self._loader.get_single_node()
+        return None if root is None else self._value(root, key)
 
     def _value(self, node: Node, key: Key) -> Any:
         if isinstance(node, MappingNode):
@@ -176,6 +183,8 @@ class _Reading:
         self._document.places[key] = self._line(node)
 
     def _line(self, node: Node) -> Place:
+        if self._variable:
+            return Place(variable=True, line=0, name=self._variable)
         return self._document.at(node.start_mark.line + 1)
 
 
@@ -198,7 +207,7 @@ def add_environment(
         key: Key = tuple(name.lower().split("__"))
         document.places[key] = Place(variable=True, line=0, name=variable)
         try:
-            value = raw if dotted(key) in texts else yaml.safe_load(raw)
+            value = raw if dotted(key) in texts else _read_variable(document, variable, raw, key)
         except (yaml.YAMLError, RecursionError):
             value = raw
             if dotted(key) not in lists:
@@ -207,6 +216,15 @@ def add_environment(
         if dotted(key) in lists and isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
         _put(document, key, value)
+
+
+def _read_variable(document: Document, variable: str, raw: str, key: Key) -> Any:
+    """The YAML value of a variable. Raises YAMLError or RecursionError."""
+    alone = Document(variable, places={key: document.place(key)})  # what the file says of this setting does not count
+    value = _Reading(alone, _Loader(raw), variable).read_value(key)
+    document.places |= alone.places
+    document.problems += alone.problems
+    return value
 
 
 def _put(document: Document, key: Key, value: Any) -> None:

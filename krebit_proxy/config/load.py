@@ -14,7 +14,7 @@ from krebit_proxy.config.conflicts import cautions, conflicts
 from krebit_proxy.config.document import PREFIX, Document, Key, Place, Problem, add_environment, dotted, read_file
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
-from krebit_proxy.config.secrets import doubt, exposure, file_problem, read_secret, replaceable
+from krebit_proxy.config.secrets import ABSENT, absent, doubt, exposure, file_problem, read_secret, replaceable
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.ownership import open_folder
 from krebit_proxy.trust import ca_file_problem
@@ -115,6 +115,10 @@ def _read_secret(document: Document, path: Path | None, directory: Path) -> None
     if SECRET_FILE in values:
         document.places[(SECRET,)] = document.place((SECRET_FILE,))
         file = _located(directory, str(values.pop(SECRET_FILE)))
+        if absent(file):
+            document.report((SECRET_FILE,), ABSENT)
+            values[SECRET] = _PLACEHOLDERS[SECRET]
+            return
         document.caution((SECRET_FILE,), exposure(file))
         document.caution((SECRET_FILE,), doubt(file))
         try:
@@ -145,6 +149,9 @@ def _make_absolute(document: Document, directory: Path) -> None:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(value := section.get(key[-1]), str):
             section[key[-1]] = file = _located(directory, value)
+            if absent(file):
+                document.report(key, ABSENT)
+                continue
             if (problem := check(file)) is not None:
                 document.report(key, problem)
                 continue

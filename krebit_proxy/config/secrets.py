@@ -3,6 +3,7 @@
 A file that another user can change or replace is refused. One that others can read causes a warning.
 """
 
+import errno
 import stat
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,19 @@ from krebit_proxy.ownership import weaknesses
 LARGEST: Final = 64 * 1024
 # Container engines mount secrets here. All users can read them by design, since the mount is private to the container.
 MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
+
+
+# Without the name: somebody may have put the secret itself where the name of its file belongs.
+ABSENT: Final = "names a file that does not exist; a relative path starts at the folder of the settings file"
+
+
+def absent(path: Path) -> bool:
+    """Whether there is no such file."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+    return False
 
 
 def file_problem(path: Path) -> str | None:

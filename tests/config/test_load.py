@@ -6,7 +6,7 @@ import pytest
 
 from krebit_proxy.config import Settings, load
 from krebit_proxy.config.load import find
-from krebit_proxy.config.secrets import exposure
+from krebit_proxy.config.secrets import ABSENT, exposure
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
 from tests.fakes.certificates import Authority
@@ -196,7 +196,7 @@ access: {cookies: eat, allow: [{path: /api/x}]}
         ("oauth: {scope: !secret x}", "oauth.scope: has a YAML tag (!...); put the value in quotes"),
         ("replay: {max_total: true}", "replay.max_total: is not a size"),
         ('upstream: {ca_file: "a\\0b"}', "upstream.ca_file: contains a NUL character"),
-        ("upstream: {ca_file: ~nobody-here/ca.pem}", "upstream.ca_file: ~nobody-here/ca.pem cannot be read"),
+        ("upstream: {ca_file: ~nobody-here/ca.pem}", f"upstream.ca_file: {ABSENT}"),
         ("listen: unix:/run/x?mode=rw", "listen[0]: has a mode that is not octal"),
         ("listen: unix:/run/x?mode=0999", "listen[0]: has a mode that is not octal"),
         ("listen: unix:/run/x?mode=", "listen[0]: has a mode that is not octal"),
@@ -360,7 +360,7 @@ class TestTheClientSecret:
 
     def test_must_be_a_file_that_is_there(self, write: Write, tmp_path: Path) -> None:
         path = write("organization: acme\nclient_id: abc\nclient_secret_file: secret\n")
-        assert problems(path) == ["config.yaml:3: client_secret_file: secret cannot be read: No such file or directory"]
+        assert problems(path) == [f"config.yaml:3: client_secret_file: {ABSENT}"]
 
         (tmp_path / "secret").mkdir()
         assert problems(path) == ["config.yaml:3: client_secret_file: secret is not a file"]
@@ -399,8 +399,8 @@ def test_other_files_must_be_there(write: Write) -> None:
     path = write(MINIMUM + "access: {client_keys_file: keys}\nupstream: {ca_file: none.pem}\n")
 
     assert problems(path) == [
-        "config.yaml:4: access.client_keys_file: keys cannot be read: No such file or directory",
-        "config.yaml:5: upstream.ca_file: none.pem cannot be read: No such file or directory",
+        f"config.yaml:4: access.client_keys_file: {ABSENT}",
+        f"config.yaml:5: upstream.ca_file: {ABSENT}",
     ]
 
 
@@ -525,3 +525,47 @@ def test_mounted_secrets_may_be_readable_by_all_in_their_container(tmp_path: Pat
     assert exposure(secret) == f"{secret} can be read by every user of this computer; run: chmod 600 {secret}"
     assert exposure(secret, mounts=(tmp_path,)) is None
     assert exposure(tmp_path / "missing") is None
+
+
+MARK = "Leaky.x9"
+BROKEN_YAML = [
+    "!{}!x", "!!{}", "!{} x", "*{}", "&{} &{} x", "@{}", "`{}", "%{}", "'{}", '"{}', '"\\q{}"', "\t{}", "[{}", "{{{}",
+    "{}: {}: x", "| {}", "|{}", "!<{}", "!<{}> x", "!%zz{} x", "{}\x07", "'{}'{}", "? {}", "]{}", ", {}", "!{}'s\"x",
+    "!!int {}", "!!float {}", "!!timestamp {}", "!!binary {}", "!!python/object:{} x", "%YAML 9.{}", "*{}'\"", "\x85{}",
+    "&a'{}\" *b'{}\"", "\"{}\" '{}'",
+]  # fmt: skip
+WRONG_VALUES = [
+    MARK, f"[{MARK}]", f"postgresql://u:{MARK}@h/d?x=y z", f"https://u:{MARK}@h:99999/", f"socks5://u:{MARK}@h:1",
+    f"http://{MARK}@[::1", f"postgresql://h/{MARK}?sslmode={MARK}", f"https://h/{MARK}#{MARK}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["client_secret", "client_secret_file", "encryption_key", "encryption_key_file", "store", "redirect_uri", "listen",
+     "upstream.proxy", "upstream.url", "upstream.keepalive", "upstream.ca_file", "notify.webhook", "notify.command",
+     "access.allow", "access.allow_clients", "access.client_keys_file", "access.expose", "limits.connections",
+     "limits.header_bytes", "oauth.client_auth", "log.level", "tls_key_file"],
+)  # fmt: skip
+def test_no_error_shows_a_value(write: Write, key: str) -> None:
+    """However it is broken, and wherever it stands: it may be a secret."""
+    section, _, name = key.rpartition(".")
+    shown = []
+    for value in [*(broken.format(MARK, MARK) for broken in BROKEN_YAML), *WRONG_VALUES]:
+        line = f"{section}:\n  {name}: {value}\n" if section else f"{name}: {value}\n"
+        variable = {f"KREBIT_PROXY_{key.upper().replace('.', '__')}": value}
+        places: list[tuple[str, dict[str, str]]] = [(MINIMUM + line, {}), (line + MINIMUM, {}), (MINIMUM, variable)]
+        for text, environ in places:
+            try:
+                load(write(text), environ)
+            except SettingsError as error:
+                if MARK.lower() in f"{error.detail} {error.hint}".lower():
+                    shown.append((text, environ, error.detail))
+
+    assert shown == []
+
+
+def test_a_group_of_settings_in_a_variable_replaces_that_of_the_file(write: Write) -> None:
+    settings = load(write(MINIMUM + "limits: {connections: 5}\n"), {"KREBIT_PROXY_LIMITS": "{connections: 7}"})
+
+    assert settings.limits.connections == 7
