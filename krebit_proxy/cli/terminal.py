@@ -6,7 +6,6 @@ a file. Control characters could take over the terminal, so they are replaced.
 """
 
 import sys
-from contextlib import suppress
 from functools import cache
 from typing import TextIO
 
@@ -17,28 +16,25 @@ from krebit_proxy.outlet import Outlet, flush_all
 
 def say(line: str = "") -> None:
     """Prints a line of the result."""
-    _print(line, err=False)
+    flush_all()  # what was said before comes first
+    click.echo(_plain(line))
 
 
 def note(line: str) -> None:
-    """Prints a line that is not part of the result, such as a question. If that fails, there is nobody to tell."""
-    with suppress(OSError):
-        _print(line, err=True)
+    """Prints a line that is not part of the result, such as a question. Waits for a reader, but not for long."""
+    flush_all()
+    _outlet(sys.stderr).put([_plain(line)])
+    flush_all()
 
 
 def tell(line: str) -> None:
-    """Prints a line of the result while servers run here: they go on, also if nobody reads what is printed."""
+    """Prints a line of the result while servers run here. They go on, even if nobody reads it."""
     _outlet(sys.stdout).put([_plain(line)])
 
 
 @cache
 def _outlet(stream: TextIO) -> Outlet:
     return Outlet(stream)
-
-
-def _print(line: str, *, err: bool) -> None:
-    flush_all()  # what the log or `tell` said before comes first
-    click.echo(_plain(line), err=err)
 
 
 def complain(*problems: str, hint: str = "") -> None:

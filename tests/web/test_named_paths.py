@@ -11,7 +11,7 @@ from tests.fakes.proxy import StartProxy
 PACKAGE = Path(krebit_proxy.__file__).parent
 ROOT = Path(__file__).parents[2]
 # A path of its own or behind a host, not the rest of a word, of a tag or of a placeholder.
-NAMED = re.compile(r"(?:(?<=localhost:8321)|(?<![\w./<>{}*+\[\]()\\:-]))/(?:[a-z]+(?:/[a-z]+)*)?(?![\w*{}./-])")
+NAMED = re.compile(r"(?:(?<=localhost:8321)|(?<![\w./<>{}*+\[\]()\\:-]))/(?:[a-z]+(?:/[a-z]+)*)?(?![\w*{}/-]|\.\w)")
 # What is no page of the proxy: files of the system, Krebit's paths, and the pages of the sandbox.
 ELSEWHERE = re.compile(r"/(?:etc|run|proc|dev|tmp|var|api|oauth|developer|sandbox|path|x)\b")
 
