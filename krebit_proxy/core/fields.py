@@ -51,12 +51,27 @@ _CORS: Final = re.compile(rb"access-control-")
 _MOST_DIGITS: Final = 18
 _HAS_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
-# Fields that are true for the upstream's origin but not for the caller's, and fields that only we may send.
+# Fields that are true for the upstream's origin but not for the caller's, and fields that only we may send. Browsers
+# remember many of them for the whole origin, so one response could change what they do on ours.
 _NEVER_RETURNED: Final = _HOP_BY_HOP | {
+    b"accept-ch",  # RFC 8942, 3.1: the browser sends Client Hints to this origin from now on
     b"alt-svc",
     b"clear-site-data",
     b"content-length",
+    b"critical-ch",
     b"cross-origin-resource-policy",
+    b"expect-ct",  # RFC 9163: for the whole host, like the two kinds of pins
+    b"nel",  # Network Error Logging: reports about requests to this origin go elsewhere
+    b"origin-agent-cluster",
+    b"public-key-pins",
+    b"public-key-pins-report-only",
+    b"report-to",
+    b"reporting-endpoints",
+    b"sec-session-registration",  # Device Bound Session Credentials: the browser signs in to this origin
+    b"secure-session-registration",
+    b"service-worker-allowed",  # Service Workers: a script of /api/ may answer for all of this origin
+    b"set-login",  # FedCM: whether somebody is logged in to this origin
+    b"speculation-rules",  # the browser fetches more of this origin, ahead of time
     b"strict-transport-security",
     b"timing-allow-origin",
     b"x-content-type-options",
@@ -65,9 +80,30 @@ _NEVER_RETURNED: Final = _HOP_BY_HOP | {
 _NOT_RETURNED: Final = {True: _NEVER_RETURNED, False: _NEVER_RETURNED | {b"set-cookie", b"set-cookie2"}}
 _URL: Final = re.compile(rb"(https?:)?//([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
-# An uploaded document must not act as the company: without this header, its scripts would run on our origin. If the
-# type is missing, `nosniff` keeps browsers from guessing one.
-_ACTIVE: Final = re.compile(rb"text/html|[a-z]+/(?:[^;,\s]*\+)?xml", re.IGNORECASE)
+# An uploaded document must not act as the company: on our origin, its scripts could call the API. So we send `sandbox`
+# (CSP 3, 6.3.2) with all content but these types, which no browser takes for a document with scripts. We do not ask how
+# the browser will use the response: it leaves Fetch metadata out on plain http. Policies add up (CSP 3, 8.1), so one of
+# the upstream's stays in force beside ours. PDF viewers do not run a file on our origin, and refuse sandboxed ones.
+_HARMLESS: Final = frozenset(
+    b"""
+    application/json application/octet-stream application/pdf
+    text/plain text/csv
+    image/png image/jpeg image/gif image/webp image/avif
+    audio/aac audio/flac audio/mp4 audio/mpeg audio/ogg audio/wav audio/webm video/mp4 video/mpeg video/ogg video/webm
+    font/otf font/ttf font/woff font/woff2
+    application/gzip application/zip
+    application/msword application/vnd.ms-excel application/vnd.ms-powerpoint
+    application/vnd.openxmlformats-officedocument.wordprocessingml.document
+    application/vnd.openxmlformats-officedocument.spreadsheetml.sheet
+    application/vnd.openxmlformats-officedocument.presentationml.presentation
+    """.split()
+)
+_JSON: Final = re.compile(rb"application/[a-z0-9.-]+\+json")  # RFC 6839, 3.1
+# Browsers disagree about more than one type, in one field or in two: some take the first, others the last. So a value
+# with a comma is never harmless, nor is one that is no media type.
+_MEDIA_TYPE: Final = re.compile(rb"[ \t]*([a-z0-9+./-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE)
+# As most servers write them. These need no parsing.
+_USUAL: Final = _HARMLESS | {kind + b"; charset=" + name for kind in _HARMLESS for name in (b"utf-8", b"UTF-8")}
 _SANDBOX: Final = b"Content-Security-Policy: sandbox"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
@@ -122,9 +158,10 @@ def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropp
 
 
 @lru_cache(maxsize=256)
-def _returned(names: Names, connection: bytes, cookies: bool) -> list[bool]:
-    """For each name, whether the caller gets that field of the upstream."""
-    return _kept(names, connection, _NOT_RETURNED[cookies], _CORS)
+def _returned(names: Names, connection: bytes, cookies: bool) -> tuple[list[bool], int | None]:
+    """For each name, whether the caller gets that field of the upstream. And the place of the one Content-Type."""
+    kinds = names.at.get(b"content-type", [])
+    return _kept(names, connection, _NOT_RETURNED[cookies], _CORS), kinds[0] if len(kinds) == 1 else None
 
 
 def _connection(names: Names, fields: Fields) -> bytes:
@@ -244,7 +281,7 @@ def response_fields(
     caller_origin: bytes,
     cookies: bool = False,
     allowed_origin: bytes | None = None,
-    shown: bool = False,
+    shown: bool = True,
 ) -> bytes:
     """The header lines of the response to the caller, each with its line end, without the blank line.
 
@@ -256,9 +293,10 @@ def response_fields(
         caller_origin: Our origin as the caller knows it, for example http://localhost:8321. May be empty.
         cookies: Whether `Set-Cookie` is forwarded.
         allowed_origin: The web origin that may read the response, from `Caller.origin`.
-        shown: Whether a browser shows the response as a page, from `Caller.shows`.
+        shown: Whether a browser can show the response. False for a 101, a 204, and a 304: it has no type of its own,
+            and its fields replace those of the response in the cache.
     """
-    kept = _returned(names, _connection(names, fields), cookies)
+    kept, place = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
         fields = [
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)
@@ -267,10 +305,21 @@ def response_fields(
     lines = list(map(b": ".join, compress(fields, kept)))
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
-    if shown and any(_ACTIVE.match(fields[place][1]) for place in names.at.get(b"content-type", ())):
+    if (
+        shown
+        and length != 0
+        and (place is None or ((kind := fields[place][1]) not in _USUAL and not _is_harmless(kind)))
+    ):
         lines.append(_SANDBOX)
     lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))
     return b"\r\n".join(lines)
+
+
+def _is_harmless(kind: bytes) -> bool:
+    """Whether a content type cannot run scripts in any browser."""
+    match = _MEDIA_TYPE.fullmatch(kind)
+    essence = match[1].lower() if match else b""
+    return essence in _HARMLESS or _JSON.fullmatch(essence) is not None
 
 
 def readable_by(allowed_origin: bytes) -> bytes:

@@ -29,6 +29,7 @@ _REFUSAL_WAIT: Final = 0.25
 _SHORT_REFUSAL_WAIT: Final = 0.02
 _AT_ONCE: Final = 64 << 10  # bytes of a response that are gathered for one write
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_NEVER_SHOWN: Final = frozenset({204, 304})  # statuses of responses without content
 _REFUSALS: Final = frozenset({401, 403})  # statuses that may mean a bad token
 
 
@@ -359,7 +360,7 @@ class Api:
             caller_origin=call.request.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
-            shown=caller is not None and caller.shows,
+            shown=response.status not in _NEVER_SHOWN,
         )
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
@@ -377,7 +378,13 @@ class Api:
         names, fields = response.names, response.fields
         protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.request.upgrade or b""
         lines = response_fields(
-            names, fields, length=None, upstream_origin=self._origin, caller_origin=b"", cookies=self._cookies
+            names,
+            fields,
+            length=None,
+            upstream_origin=self._origin,
+            caller_origin=b"",
+            cookies=self._cookies,
+            shown=False,
         )
         switched = b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
         call.write(b"HTTP/1.1 101 %b\r\n%b%b" % (response.reason, lines, switched), status=101)

@@ -47,6 +47,7 @@ def returned(*fields: tuple[bytes, bytes], **options: Any) -> list[bytes]:
         "length": None,
         "upstream_origin": b"https://yourcompany.krebit.se",
         "caller_origin": b"http://localhost:8321",
+        "shown": False,
     } | options
     names = folded([name for name, _ in fields])
     assert names is not None
@@ -248,6 +249,7 @@ def test_chunks_are_not_a_part_of_http_1_0() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        b"Accept-CH",
         b"Access-Control-Allow-Credentials",
         b"Access-Control-Allow-Origin",
         b"access-control-anything",
@@ -256,9 +258,18 @@ def test_chunks_are_not_a_part_of_http_1_0() -> None:
         b"Connection",
         b"Content-Length",
         b"Cross-Origin-Resource-Policy",
+        b"Expect-CT",
         b"Keep-Alive",
+        b"NEL",
+        b"Origin-Agent-Cluster",
         b"Proxy-Authenticate",
+        b"Public-Key-Pins",
+        b"Report-To",
+        b"Reporting-Endpoints",
+        b"Service-Worker-Allowed",
         b"Set-Cookie",
+        b"Set-Login",
+        b"Speculation-Rules",
         b"Strict-Transport-Security",
         b"Timing-Allow-Origin",
         b"Trailer",
@@ -291,25 +302,85 @@ def test_set_cookie_comes_back_line_by_line_when_told() -> None:
     assert returned(*cookies, cookies=True) == [b"Set-Cookie: a=1; Path=/", b"Set-Cookie: b=2"]
 
 
+SANDBOX = b"Content-Security-Policy: sandbox"
+
+
 @pytest.mark.parametrize(
-    ("kind", "confined"),
+    "kinds",
     [
-        (b"text/html; charset=utf-8", True),
-        (b"Text/HTML", True),
-        (b"application/xhtml+xml", True),
-        (b"image/svg+xml", True),
-        (b"text/xml", True),
-        (b"application/json", False),
-        (b"application/pdf", False),
-        (b"text/plain", False),
+        [],
+        [b""],
+        [b"text/html; charset=utf-8"],
+        [b"Text/HTML"],
+        [b" text/html"],
+        [b"application/xhtml+xml"],
+        [b"application/xml"],
+        [b"application/rss+xml"],
+        [b"application/mathml+xml"],
+        [b"application/json+xml"],
+        [b"application/xslt+xml"],
+        [b"image/svg+xml"],
+        [b"video/mp4+xml"],
+        [b"audio/x+xml"],
+        [b"text/xml"],
+        [b"text/xsl"],
+        [b"text/javascript"],
+        [b"multipart/x-mixed-replace; boundary=a"],
+        [b"message/rfc822"],
+        [b"x/y"],
+        [b"*/*"],
+        [b"text/plain, text/html"],
+        [b"text/plain,text/html"],
+        [b"text/plain;a, text/html"],
+        [b'text/plain;a=", text/html'],
+        [b"text/html, text/plain"],
+        [b"application/json,"],
+        [b"text/plain", b"text/html"],
+        [b"text/plain", b"text/plain"],
+        [b"text/plain text/html"],
+        [b"text/plain\x0c"],
+        [b"text/html;application/json"],
+        [b"text/plain; " + b"x" * 200 + b", text/html"],
+        [b"json"],
+        [b"text/plain/html"],
     ],
 )
-def test_a_document_that_a_browser_shows_has_no_rights(kind: bytes, confined: bool) -> None:
-    field = (b"Content-Type", kind)
-    line = b"Content-Security-Policy: sandbox"
-    assert returned(field, shown=True) == [b"Content-Type: " + kind, *[line] * confined]
-    assert returned(field) == [b"Content-Type: " + kind]
-    assert returned(shown=True) == []
+def test_content_that_a_browser_might_run_has_no_rights(kinds: list[bytes]) -> None:
+    fields = [(b"Content-Type", kind) for kind in kinds]
+    assert returned(*fields, shown=True) == [*[b"Content-Type: " + kind for kind in kinds], SANDBOX]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        b"application/json",
+        b"application/json; charset=utf-8",
+        b"Application/JSON;charset=UTF-8",
+        b"application/problem+json",
+        b"application/vnd.krebit.v2+json ; a=b",
+        b"application/octet-stream",
+        b"application/pdf",
+        b"application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        b"application/zip",
+        b"font/woff2",
+        b"image/png",
+        b"text/csv; charset=utf-8; header=present",
+        b"text/plain",
+        b"text/plain; " + b"x" * 200,
+        b"video/mp4",
+    ],
+)
+def test_content_that_no_browser_runs_comes_as_it_is(kind: bytes) -> None:
+    assert returned((b"content-type", kind), shown=True) == [b"content-type: " + kind]
+
+
+def test_what_has_no_content_needs_no_policy() -> None:
+    assert returned((b"Content-Type", b"text/html"), shown=True, length=0)[1:] == [b"Content-Length: 0"]
+
+
+def test_a_policy_of_the_upstream_stays_beside_ours() -> None:
+    fields = [(b"Content-Type", b"text/html"), (b"Content-Security-Policy", b"default-src 'self'")]
+    assert returned(*fields, shown=True) == [b": ".join(field) for field in fields] + [SANDBOX]
 
 
 def test_an_allowed_origin_may_read_the_answer() -> None:
@@ -320,6 +391,7 @@ def test_an_allowed_origin_may_read_the_answer() -> None:
         upstream_origin=b"https://yourcompany.krebit.se",
         caller_origin=b"",
         allowed_origin=b"http://localhost:3000",
+        shown=False,
     )
     assert lines == (
         b"X-Content-Type-Options: nosniff\r\nAccess-Control-Allow-Origin: http://localhost:3000\r\n"
