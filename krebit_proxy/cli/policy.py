@@ -60,7 +60,7 @@ def test(invocation: Invocation, method: str, path: str, caller: str | None) -> 
     try:
         target = upstream_target(path.encode("utf-8", "surrogateescape"))
         check_method(verb)
-        names = [name for name, _ in rules.keys]
+        names = list(rules.keys.values())
         if names and caller not in names:
             raise Refused("client_key_required", "No client key is given.", hint=f"use --caller {' or '.join(names)}")
         line = allowed_by(rules, caller or "loopback", verb, target.partition(b"?")[0])

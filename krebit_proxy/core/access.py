@@ -5,8 +5,8 @@ up. `Rules.peer` says who is at the other end of a connection.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -75,13 +75,11 @@ class Caller:
         name: The owner of its client key, the name in its certificate, the network that allows it, or its user id.
         origin: The allowed web origin whose pages may read the response. None: there is none.
         preflight: The header lines of the 204 response to a CORS preflight. If not empty, nothing is forwarded.
-        shows: Whether a browser will show the response as a page.
     """
 
     name: str
     origin: bytes | None = None
     preflight: bytes = b""
-    shows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +129,16 @@ class AllowRule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules that decide who may call. An empty tuple or set means that there is no such rule."""
+    """All rules that decide who may call. An empty tuple, set or dict means that there is no such rule."""
 
     hosts: frozenset[bytes] = frozenset()
     origins: frozenset[bytes] = frozenset()
+    upstream: bytes = b""
     networks: tuple[Network, ...] = ()
     owners: frozenset[str] = frozenset()
     certificates: bool = False
-    keys: tuple[tuple[str, bytes], ...] = ()
+    keys: Mapping[bytes, str] = field(default_factory=dict)
+    guessable: frozenset[bytes] = frozenset()
     require_header: bytes | None = None
     read_only: bool = False
     allow: tuple[AllowRule, ...] = ()
@@ -151,7 +151,9 @@ class Rules:
         allowed_origins: Sequence[str] = (),
         allow_clients: Sequence[str] = (),
         certificates: bool = False,
+        upstream: str = "",
         client_keys: Mapping[str, bytes] | None = None,
+        guessable: Collection[str] = (),
         require_header: str | None = None,
         read_only: bool = False,
         allow: Sequence[tuple[Sequence[str], Sequence[str], Sequence[str]]] = (),
@@ -163,7 +165,9 @@ class Rules:
             allowed_origins: Each as in `allowed_origin`.
             allow_clients: Each as in `allowed_client`.
             certificates: Whether TCP peers need a client certificate.
+            upstream: The upstream's origin.
             client_keys: The SHA-256 of each key, by the name of its owner.
+            guessable: The owners of keys that are short, or may be.
             require_header: A field that every API request must have.
             read_only: Whether only GET, HEAD and OPTIONS are allowed.
             allow: For each line: methods, path templates, callers.
@@ -171,16 +175,25 @@ class Rules:
         Raises ValueError for an invalid value. Values from checked settings are always valid.
         """
         clients = [allowed_client(value) for value in allow_clients]
-        return cls(
+        rules = cls(
             hosts=frozenset(allowed_host(value).encode() for value in allowed_hosts),
             origins=frozenset(origin(allowed_origin(value).encode()) for value in allowed_origins),
+            upstream=origin(upstream.encode()),
             networks=tuple(client for client in clients if not isinstance(client, str)),
             owners=frozenset(client for client in clients if isinstance(client, str)),
             certificates=certificates,
-            keys=tuple((client_keys or {}).items()),
             require_header=token(require_header).lower().encode() if require_header is not None else None,
             read_only=read_only,
             allow=tuple(_allow_rule(*line) for line in allow),
+        )
+        return rules.with_keys(client_keys or {}, guessable)
+
+    def with_keys(self, client_keys: Mapping[str, bytes], guessable: Collection[str] = ()) -> "Rules":
+        """These rules with other client keys. The arguments are those of `compiled`."""
+        return replace(
+            self,
+            keys={digest: owner for owner, digest in client_keys.items()},
+            guessable=frozenset(client_keys[owner] for owner in guessable),
         )
 
     @cached_property

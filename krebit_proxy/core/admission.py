@@ -4,7 +4,8 @@ The checks, in order:
 
 1.  *Peer.* The address, user id or certificate at the other end of the connection must be allowed.
 2.  *Host.* The request must name us by a name that is ours. This stops DNS rebinding.
-3.  *Browser.* A request with `Origin` or Fetch metadata must come from our own pages or from an allowed origin.
+3.  *Browser.* A request with `Origin`, Fetch metadata or `Referer` must come from our own pages or from an allowed
+    origin.
 4.  *Policy.* Client key, required header, method and path, as far as settings limit them. Our own pages need none.
 
 `Rules` are compiled once, `Rules.peer` runs once for each connection, and `admit` once for each request. It is quick
@@ -14,14 +15,15 @@ for the usual caller: a tool on loopback that sends no field which matters here 
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
-from hmac import compare_digest
 from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
 
 from krebit_proxy.core.access import AllowRule, Caller, Peer, Rules
-from krebit_proxy.core.fields import origin
+from krebit_proxy.core.fields import Names, origin
 from krebit_proxy.core.head import Head
 from krebit_proxy.core.loopback import is_loopback
 from krebit_proxy.core.policy import needed_line
@@ -30,20 +32,31 @@ from krebit_proxy.errors import Refused
 
 # RFC 9110, 7.2: Host = uri-host [ ":" port ]
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::(\d{0,5}))?", re.IGNORECASE)
+_LONGEST_HOST: Final = 300  # bytes; a DNS name has 253 (RFC 1035, 2.3.4), and a port follows
 _LAST_PORT: Final = 65535
 
-# Only browsers send these. A request with one of them must pass `_from_browser`.
-_BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
-# The values of Sec-Fetch-Dest for a response that the browser shows (Fetch, 2.2.5, destinations).
-_DOCUMENTS: Final = frozenset((b"document", b"iframe", b"frame", b"object", b"embed"))
+# Mostly browsers send these. A request with one of them must pass `_from_browser`.
+_BROWSER_FIELDS: Final = frozenset(
+    (b"origin", b"sec-fetch-site", b"access-control-request-method", b"referer", b"service-worker")
+)
+# RFC 3986, 4.2: only a reference with "//" names a host. RFC 9110, 10.1.3: Referer may be a URL or a part of one.
+_PAGE: Final = re.compile(rb"([a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
 # TRACE would echo our Authorization to the caller; CONNECT would open a tunnel.
 _NEVER: Final = frozenset((b"CONNECT", b"TRACE", b"TRACK"))
 _READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
-# Some frameworks take the method from these fields instead of the request line.
-_METHOD_OVERRIDES: Final = frozenset((b"x-http-method", b"x-http-method-override", b"x-method-override"))
+# Some servers take the method or the path from a field instead of the request line. There are many such fields:
+# X-HTTP-Method-Override, X-Original-URL, X-Rewrite-URL, X-Envoy-Original-Path. WebDAV's Destination (RFC 4918, 10.3) is
+# a second path. So while methods or paths are limited, a name with one of these words must be a known one.
+_TAKES_OVER: Final = re.compile(rb"method|override|rewrite|\b(?:url|uri|path)|(?:url|uri|path)\b|^destination\b")
+_TAKES_NOTHING: Final = frozenset((b"access-control-request-method",))
+# Rails, Laravel and Symfony take it from the query of a POST.
+_METHOD_IN_QUERY: Final = re.compile(rb"(?:^|[&;])(?:_method|x-http-method(?:-override)?)(?:[=&;]|$)", re.IGNORECASE)
 _MEDIA_TYPE: Final = re.compile(rb"(text/html|application/xhtml\+xml)|application/(?:[a-z.+-]*\+)?json", re.IGNORECASE)
 
+_KEY_HINT: Final = "Send it as Authorization: Bearer KEY, as X-Api-Key, or as the password in the URL."
+
 Preference = Literal["page", "JSON", "none"]
+Tried = Callable[[Peer, bytes], None]
 
 
 @dataclass(slots=True)
@@ -57,6 +70,8 @@ class Request:
         head: Its fields, examined.
         upgrade: The protocols that it offers to switch to, if we offer them to the upstream too.
         page: Whether it is for one of our own pages. They need no key, and other sites may link to them.
+        authority: Our host and port as the caller named them, once `admit` has found that they are ours. Empty before
+            that, for HTTP/1.0 without a host, and on a unix socket for a name that is not ours.
     """
 
     peer: Peer
@@ -65,19 +80,11 @@ class Request:
     head: Head
     upgrade: bytes | None = None
     page: bool = False
+    authority: bytes = b""
 
     def own_origin(self) -> bytes:
-        """Our origin as the caller knows it, for example http://localhost:8321. Empty if the request names no host."""
-        host = self.authority()
-        return self.peer.scheme + b"://" + host if host else b""
-
-    def authority(self) -> bytes:
-        """Our host and port as the caller knows them. Empty if the request names no host."""
-        if not self.target.startswith((b"/", b"*")):
-            # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use
-            # the host information of the request-target".
-            return origin_form(self.target)[1] or b""
-        return self.field(b"host") or b""
+        """Our origin as the caller knows it, for example http://localhost:8321. Empty if `authority` is."""
+        return self.peer.scheme + b"://" + self.authority if self.authority else b""
 
     def field(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower case)."""
@@ -97,8 +104,12 @@ class Request:
         return self.field(name)
 
 
-def admit(request: Request, rules: Rules) -> Caller:
-    """The caller of a request that may pass. Raises Refused for any other, with a hint how to allow it."""
+def admit(request: Request, rules: Rules, tried: Tried | None = None) -> Caller:
+    """The caller of a request that may pass. Raises Refused for any other, with a hint how to allow it.
+
+    `tried` is called with the peer and each client key, before anything else shows whether the key is right: with its
+    SHA-256, or with nothing if the key is nobody's. It may raise Refused.
+    """
     peer = request.peer
     if not peer.allowed and not (request.page and peer.here):
         hint = "tls_client_ca_file also requires a client certificate." if rules.certificates else ""
@@ -107,7 +118,7 @@ def admit(request: Request, rules: Rules) -> Caller:
             "This client is not allowed to use the proxy.",
             hint=f"Check access.allow_clients. {hint}".strip(),
         )
-    _check_host(request, rules)
+    request.authority = _own_authority(request, rules)
     caller = peer.caller
     if not _BROWSER_FIELDS.isdisjoint(request.head.names):
         caller = _from_browser(request, rules)
@@ -115,32 +126,42 @@ def admit(request: Request, rules: Rules) -> Caller:
         check_method(request.method)
     if rules.open or request.page or caller.preflight:
         return caller
-    return _by_policy(request, rules, caller)
+    return _by_policy(request, rules, caller, tried)
 
 
-def _check_host(request: Request, rules: Rules) -> None:
-    """Raises Refused unless the request names us by one of our names.
+def _own_authority(request: Request, rules: Rules) -> bytes:
+    """The name and port by which the request names us. Raises Refused if they are not ours.
 
     With DNS rebinding, a web page points a name of its own at our address. Only that name, in Host, gives it away.
     """
-    lines, host = request.head.names.count(b"host"), request.authority()
-    if request.peer.unix:
-        return
+    lines, host = request.head.names.count(b"host"), _named(request)
     if lines != 1 and not (request.head.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request must have exactly one Host header.")
-    if _names_loopback(host) or not (host or lines):
-        return
+    if (len(host) <= _LONGEST_HOST and _names_loopback(host)) or not (host or lines):
+        return host
     match = _HOST.fullmatch(host)
     if match and not _has_port(match):
         raise Refused("bad_request", "The port in the Host header or the URL is above 65535.")
     if match and (match[1].lower() in rules.hosts or match[1].lower() == request.peer.local):
-        return
+        return host
+    # No browser uses a unix socket, and tools have no name for it. But a proxy in front may pass on what browsers send.
+    if request.peer.unix and _BROWSER_FIELDS.isdisjoint(request.head.names):
+        return b""
     name = match[1].decode("ascii") if match else "this name"
     raise Refused(
         "host_not_allowed",
         f"The proxy does not answer requests for {name}.",
         hint="If the name is yours, add it to access.allowed_hosts.",
     )
+
+
+def _named(request: Request) -> bytes:
+    """Host and port as the request has them. They may be anybody's."""
+    if not request.target.startswith((b"/", b"*")):
+        # RFC 9112, 3.2.2: "the origin server MUST ignore the received Host header field (if any) and instead use the
+        # host information of the request-target".
+        return origin_form(request.target)[1] or b""
+    return request.field(b"host") or b""
 
 
 @lru_cache(maxsize=256)  # callers use few names for us
@@ -158,17 +179,48 @@ def _from_browser(request: Request, rules: Rules) -> Caller:
     asked, site = request.only(b"origin"), request.only(b"sec-fetch-site")
     preflight = request.method == b"OPTIONS" and b"access-control-request-method" in request.head.names
     caller = request.peer.caller
-    if request.only(b"sec-fetch-dest") in _DOCUMENTS:
-        caller = replace(caller, shows=True)
+    if b"service-worker" in request.head.names or request.only(b"sec-fetch-dest") == b"serviceworker":
+        # Service Workers, 6.1: a browser sends this field with the script of a worker, which would then answer for us.
+        raise Refused("cross_site", "The proxy serves no script that a browser may install as a service worker.")
     if asked is None:
-        own = site in {None, b"same-origin", b"none"} or (request.page and _is_link(request))
+        if site is None and not preflight:
+            return _by_referer(request, rules)
+        own = site in {b"same-origin", b"none"} or (request.page and _is_link(request))
         if own and not preflight:
             return caller
     elif origin(asked) in rules.origins:
         return replace(caller, origin=asked, preflight=_preflight(request, asked) if preflight else b"")
-    elif site in {None, b"same-origin", b"none"} and origin(asked) == origin(request.own_origin()):
+    elif asked and site in {None, b"same-origin", b"none"} and origin(asked) == origin(request.own_origin()):
         return replace(caller, preflight=_preflight(request, asked)) if preflight else caller
-    raise Refused(
+    raise _cross_site()
+
+
+def _by_referer(request: Request, rules: Rules) -> Caller:
+    """The caller of a request that has neither Origin nor Fetch metadata. Raises Refused if Referer names another site.
+
+    Browsers send Fetch metadata only over https and to this computer, and Origin with few GET requests. So on plain
+    http, the page that sends a GET is known by Referer only, and not at all if the page wants that.
+    """
+    caller = request.peer.caller
+    page = _PAGE.match(request.only(b"referer") or b"")
+    if page is None:  # empty, about:blank or a path: browsers send none of these for a page of another site
+        return caller
+    site = origin(page[0])
+    if site in rules.origins:
+        return replace(caller, origin=site)
+    # Tools that were written for Krebit may name a page of Krebit. Whoever has a page there needs no proxy.
+    if site == rules.upstream:
+        return caller
+    # A reverse proxy in front may add https.
+    if request.authority and site in {origin(scheme + request.authority) for scheme in (b"http://", b"https://")}:
+        return caller
+    if request.page and request.method in {b"GET", b"HEAD"} and request.prefers == "page":  # a link, as it seems
+        return caller
+    raise _cross_site()
+
+
+def _cross_site() -> Refused:
+    return Refused(
         "cross_site",
         "A page of another web site sent this request.",
         hint="If the page is yours, add its origin to access.allowed_origins.",
@@ -205,20 +257,40 @@ def check_method(method: bytes) -> None:
         raise Refused("method_not_allowed", "The proxy never forwards CONNECT, TRACE or TRACK.")
 
 
-def _by_policy(request: Request, rules: Rules, caller: Caller) -> Caller:
+def _by_policy(request: Request, rules: Rules, caller: Caller, tried: Tried | None) -> Caller:
     """The caller, named by its client key if there are keys. Raises Refused if a rule forbids the request."""
     if rules.keys:
-        caller = replace(caller, name=_key_owner(request, rules))
+        key = _key(request, rules)
+        if tried is not None:
+            tried(request.peer, key)
+        if not key:
+            raise Refused("client_key_required", "The request has no valid client key.", hint=_KEY_HINT)
+        caller = replace(caller, name=rules.keys[key])
     if rules.require_header and rules.require_header not in request.head.names:
         field = rules.require_header.decode("ascii")
         raise Refused("client_not_allowed", f"The header {field} is missing.", hint="access.require_header demands it.")
     if rules.read_only or rules.allow:
-        if not _METHOD_OVERRIDES.isdisjoint(request.head.names):
-            detail = "The proxy limits methods, so it accepts no header that overrides the method."
-            raise Refused("method_not_allowed", detail)
-        path = origin_form(request.target)[0].partition(b"?")[0]
+        path, _, query = origin_form(request.target)[0].partition(b"?")
+        _check_overrides(request.head.names, query)
         allowed_by(rules, caller.name, request.method, path)
     return caller
+
+
+def _check_overrides(names: Names, query: bytes) -> None:
+    """Raises Refused for a field or a parameter that may replace the method or the path that the rules allow."""
+    for name in names:
+        if name not in _TAKES_NOTHING and _TAKES_OVER.search(name):
+            raise Refused(
+                "method_not_allowed" if b"method" in name else "forbidden_path",
+                f"The header {name.decode('ascii')} may replace the method or the path of the request.",
+                hint="Leave it out, because access.read_only or access.allow is set.",
+            )
+    if query and _METHOD_IN_QUERY.search(unquote_to_bytes(query)):
+        raise Refused(
+            "method_not_allowed",
+            "A parameter in the URL may replace the method of the request.",
+            hint="Leave it out, because access.read_only or access.allow is set.",
+        )
 
 
 def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRule | None:
@@ -239,36 +311,32 @@ def allowed_by(rules: Rules, caller: str, method: bytes, path: bytes) -> AllowRu
     raise Refused("forbidden_path", "No rule allows this request.", hint=f"To allow it, add to access.allow: {needed}")
 
 
-def _key_owner(request: Request, rules: Rules) -> str:
-    """The owner of the client key. Every key is compared, in constant time, so the time reveals nothing."""
-    owner = None
-    for candidate in _candidates(request):
-        digest = sha256(candidate).digest()
-        for name, known in rules.keys:
-            if compare_digest(digest, known):
-                owner = name
-    if owner is None:
-        raise Refused(
-            "client_key_required",
-            "The request has no valid client key.",
-            hint="Send it as Authorization: Bearer KEY, as X-Api-Key, or as the password in the URL.",
-        )
-    return owner
+def _key(request: Request, rules: Rules) -> bytes:
+    """The SHA-256 of the request's client key. Empty if the key is nobody's. Raises Refused if there is none.
+
+    Keys are looked up by their SHA-256, so a request costs the same however many keys there are. The time of a look-up
+    tells nothing about a key: to come closer to one, a caller would have to choose the SHA-256 of what it sends.
+    """
+    candidates = [candidate for candidate in _candidates(request) if candidate]
+    if not candidates:
+        raise Refused("client_key_required", "The request has no valid client key.", hint=_KEY_HINT)
+    digests = (sha256(candidate).digest() for candidate in candidates)
+    return next((digest for digest in digests if digest in rules.keys), b"")
 
 
 def _candidates(request: Request) -> list[bytes]:
-    """All values that may be a client key: X-Api-Key, a Bearer token, user and password of Basic."""
-    candidates = []
-    for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
-        if name == b"x-api-key":
-            candidates.append(value)
-        elif name == b"authorization":
-            scheme, _, parameters = value.partition(b" ")
-            if scheme.lower() == b"bearer":
-                candidates.append(parameters.strip())
-            elif scheme.lower() == b"basic":
-                user, _, password = _decoded(parameters).partition(b":")
-                candidates += [user, password]
+    """The values that may be a client key: X-Api-Key, a Bearer token, user and password of Basic. At most three."""
+    names = request.head.names
+    if names.count(b"x-api-key") > 1 or names.count(b"authorization") > 1:
+        detail = "The request has more than one X-Api-Key or Authorization header."
+        raise Refused("client_key_required", detail, hint="Send the client key once.")
+    candidates = [request.field(b"x-api-key") or b""]
+    scheme, _, parameters = (request.field(b"authorization") or b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        candidates.append(parameters.strip())
+    elif scheme.lower() == b"basic":
+        user, _, password = _decoded(parameters).partition(b":")
+        candidates += [user, password]
     return candidates
 
 

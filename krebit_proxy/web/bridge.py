@@ -34,7 +34,7 @@ class Visit:
 
     Attributes:
         peer: The other end of its connection.
-        authority: Host and port as the caller named them; empty if it named none.
+        authority: From `Request.authority`: our host and port as the caller named them, or empty.
         prefers: Whether it wants a page or JSON.
     """
 
@@ -70,7 +70,7 @@ class Bridge:
             protocol.data_received(_rewritten(call))
             request = await wire.request
             asked = call.request
-            request[VISIT] = Visit(asked.peer, asked.authority().decode("latin-1"), asked.prefers)
+            request[VISIT] = Visit(asked.peer, asked.authority.decode("latin-1"), asked.prefers)
             response = await page(request)
             response.headers.setdefault("Server", "krebit-proxy")
             wire.status = response.status
@@ -128,10 +128,11 @@ def _rewritten(call: Call) -> bytes:
             fields.setdefault(name, value)
     lines = [
         b"%b %b HTTP/1.%d" % (request.method, origin_form(request.target)[0], not request.head.http10),
+        # RFC 9112, 3.2: "If the authority component is missing or undefined for the target URI, then a client MUST send
+        # a Host header field with an empty field value."
+        b"Host: " + request.authority,
         *[b"%b: %b" % field for field in fields.items()],
     ]
-    if authority := request.authority():
-        lines.append(b"Host: " + authority)
     if request.head.length != 0:
         lines.append(b"Content-Length: %d" % len(content))
     # What is decided for the connection reads the same in a request.

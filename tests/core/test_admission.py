@@ -1,6 +1,7 @@
 """Who may call: every rule of the local door, and what a plain tool needs to know of them (nothing)."""
 
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -143,10 +144,43 @@ def test_the_authority_of_an_absolute_form_is_what_counts() -> None:
     assert call(HOST, target=b"*", method=b"OPTIONS").name == "loopback"
 
 
+UNIX = DEFAULT.unix_peer(1000, 100)
+
+
 def test_a_unix_socket_has_no_host_rule() -> None:
-    peer = DEFAULT.unix_peer(1000, 100)
-    assert call((b"Host", b"anything"), peer=peer).name == "uid:1000"
-    assert call(peer=peer).name == "uid:1000"
+    assert call((b"Host", b"anything"), peer=UNIX).name == "uid:1000"
+    assert call(peer=UNIX, http10=True).name == "uid:1000"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"Origin", b"http://evil.example"),
+        (b"Sec-Fetch-Site", b"same-origin"),
+        (b"Referer", b"http://evil.example/"),
+    ],
+)
+def test_what_a_browser_sent_through_a_proxy_in_front_of_a_unix_socket_has_one(field: tuple[bytes, bytes]) -> None:
+    assert refusal((b"Host", b"evil.example"), field, peer=UNIX).code == "host_not_allowed"
+
+
+def admitted(*fields: tuple[bytes, bytes], target: bytes = b"/", peer: Peer = LOCAL, http10: bool = False) -> bytes:
+    """The authority that is known of an admitted request."""
+    head = Head(fields, checked(fields), http10, length=0, expects=False, withheld=frozenset(), lines=b"")
+    request = Request(peer, b"GET", target, head, page=True)
+    assert request.own_origin() == b""  # before
+    admit(request, DEFAULT)
+    return request.authority
+
+
+def test_only_a_name_that_is_ours_becomes_known() -> None:
+    assert admitted(HOST) == b"localhost:8321"
+    assert admitted((b"Host", b"evil.example"), target=b"http://localhost:1/") == b"localhost:1"
+    assert admitted(http10=True) == b""
+    assert admitted((b"Host", b"evil.example"), peer=UNIX) == b""
+    assert admitted(HOST, peer=UNIX) == b"localhost:8321"
+    with pytest.raises(Refused):
+        admitted((b"Host", b"evil.example"))
 
 
 # Browsers
@@ -194,14 +228,6 @@ def test_our_own_pages_and_the_persons_own_requests_pass(fields: list[tuple[byte
     assert call(HOST, *fields) is LOCAL.caller
 
 
-@pytest.mark.parametrize("destination", [b"document", b"iframe", b"frame", b"object", b"embed"])
-def test_it_is_known_whether_a_browser_shows_the_answer(destination: bytes) -> None:
-    fields = (HOST, (b"Sec-Fetch-Site", b"none"), (b"Sec-Fetch-Dest", destination))
-    assert call(*fields).shows
-    assert not call(HOST, (b"Sec-Fetch-Site", b"same-origin"), (b"Sec-Fetch-Dest", b"empty")).shows
-    assert not call(HOST).shows
-
-
 def test_our_origin_has_the_scheme_of_the_listener_and_no_default_port() -> None:
     tls = DEFAULT.peer("127.0.0.1", "127.0.0.1", scheme=b"https")
     assert call((b"Host", b"localhost:443"), (b"Origin", b"https://localhost"), peer=tls) is tls.caller
@@ -221,6 +247,75 @@ def test_a_link_may_lead_to_our_pages_but_nothing_embeds_or_posts_to_them() -> N
     assert refusal(*link, (b"Origin", b"null"), page=True).code == "cross_site"
     assert refusal(HOST, site, mode, (b"Sec-Fetch-Dest", b"iframe"), page=True).code == "cross_site"
     assert refusal(HOST, site, (b"Sec-Fetch-Mode", b"no-cors"), page=True).code == "cross_site"
+
+
+KREBIT = Rules.compiled(allowed_origins=["http://app.example"], upstream="https://acme.krebit.se")
+
+
+@pytest.mark.parametrize(
+    "referer",
+    [
+        b"http://evil.example/",
+        b"HTTPS://evil.example",
+        b"http://localhost:3000/page",
+        b"http://localhost/",
+        b"http://localhost:8321@evil.example/",
+        b"http://localhost:8321.evil.example/",
+        b"http://app.example.evil/",
+        b"http://acme.krebit.se/",
+        b"android-app://com.example/",
+        b"//evil.example/",
+        b"null://",
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+def test_a_page_of_another_site_is_known_by_referer_alone(referer: bytes, method: bytes) -> None:
+    field = (b"Referer", referer)
+    assert refusal(HOST, field, rules=KREBIT, method=method).code == "cross_site"
+    assert refusal(HOST, field, (b"sec-fetch-mode", b"no-cors"), rules=KREBIT, method=method).code == "cross_site"
+    assert refusal(HOST, field, rules=KREBIT, method=method, page=True).code == "cross_site"
+    assert refusal(field, rules=KREBIT, method=method, http10=True).code == "cross_site"
+    assert call(HOST, field, (b"Sec-Fetch-Site", b"none"), rules=KREBIT, method=method).name  # better evidence
+
+
+@pytest.mark.parametrize(
+    "referer",
+    [
+        b"http://localhost:8321/api/x?y",
+        b"https://LOCALHOST:8321",
+        b"https://acme.krebit.se/app",
+        b"https://acme.krebit.se:443",
+        b"",
+        b"about:blank",
+        b"/api/x",
+        b"x",
+    ],
+)
+def test_a_referer_that_is_no_page_of_another_site_does_no_harm(referer: bytes) -> None:
+    assert call(HOST, (b"Referer", referer), rules=KREBIT) == Caller("loopback")
+
+
+def test_the_page_of_an_allowed_origin_is_known_by_referer_too_and_may_read() -> None:
+    assert call(HOST, (b"Referer", b"http://App.example:80/x"), rules=KREBIT).origin == b"http://app.example"
+
+
+def test_a_link_without_metadata_may_lead_to_our_pages() -> None:
+    link = (HOST, (b"Referer", b"https://wiki.example/"), (b"Accept", b"text/html,*/*;q=0.8"))
+    assert call(*link, page=True).name == "loopback"
+    assert refusal(*link).code == "cross_site"
+    assert refusal(*link, page=True, method=b"POST").code == "cross_site"
+
+
+def test_a_referer_comes_once() -> None:
+    ours = (b"Referer", b"http://localhost:8321/")
+    assert refusal(HOST, ours, ours).code == "cross_site"
+
+
+@pytest.mark.parametrize(
+    "field", [(b"Service-Worker", b"script"), (b"Sec-Fetch-Dest", b"serviceworker"), (b"service-worker", b"")]
+)
+def test_no_answer_becomes_a_service_worker(field: tuple[bytes, bytes]) -> None:
+    assert refusal(HOST, field, (b"Sec-Fetch-Site", b"same-origin")).code == "cross_site"
 
 
 def test_a_preflight_is_refused_and_never_forwarded() -> None:
@@ -349,6 +444,50 @@ def test_without_a_valid_key_nothing_passes(fields: list[tuple[bytes, bytes]]) -
     assert refusal(HOST, *fields, rules=KEYED).code == "client_key_required"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"X-Api-Key", b"a"), (b"x-api-key", b"k1")],
+        [(b"X-Api-Key", b"k1"), (b"X-Api-Key", b"k1")],
+        [(b"Authorization", b"Bearer k1"), (b"Authorization", b"Bearer k1")],
+        [(b"X-Api-Key", b"a")] * 900,
+    ],
+)
+def test_a_key_comes_once_in_each_way(fields: list[tuple[bytes, bytes]]) -> None:
+    error = refusal(HOST, *fields, rules=KEYED)
+    assert (error.code, "more than one" in error.detail) == ("client_key_required", True)
+
+
+def tried(*fields: tuple[bytes, bytes], method: bytes = b"GET", stop: bool = False) -> tuple[list[bytes], str]:
+    """The keys that were told of, and the code of the refusal."""
+    told = []
+
+    def note(peer: Peer, key: bytes) -> None:
+        assert peer is LOCAL
+        told.append(key)
+        if stop:
+            raise Refused("rate_limited", "Wait.")
+
+    rules = replace(KEYED, read_only=True)
+    head = Head(fields, checked(fields), http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")
+    try:
+        admit(Request(LOCAL, method, b"/api/x", head), rules, note)
+    except Refused as error:
+        return told, error.code
+    return told, ""
+
+
+def test_each_key_is_told_of_before_anything_else_shows_whether_it_is_right() -> None:
+    right, wrong = (b"X-Api-Key", b"k1"), (b"Authorization", b"Bearer k3")
+    assert tried(HOST, right) == ([sha256(b"k1").digest()], "")
+    assert tried(HOST, right, wrong) == ([sha256(b"k1").digest()], "")
+    assert tried(HOST, wrong) == ([b""], "client_key_required")
+    assert tried(HOST) == ([], "client_key_required")
+    assert tried(HOST, (b"Authorization", basic(b":"))) == ([], "client_key_required")
+    assert tried(HOST, right, method=b"POST")[1] == "method_not_allowed"
+    assert tried(HOST, right, method=b"POST", stop=True)[1] == tried(HOST, wrong, stop=True)[1] == "rate_limited"
+
+
 def test_a_key_is_needed_by_pages_of_allowed_origins_but_not_for_our_pages() -> None:
     rules = Rules.compiled(allowed_origins=["http://a"], client_keys={"billing": sha256(b"k1").digest()})
     fields = (HOST, (b"Origin", b"http://a"))
@@ -373,11 +512,64 @@ def test_read_only_lets_reading_pass() -> None:
         assert refusal(HOST, rules=rules, method=method).code == "method_not_allowed"
 
 
-@pytest.mark.parametrize("name", [b"X-HTTP-Method-Override", b"x-http-method", b"X-Method-Override"])
-@pytest.mark.parametrize("rules", [Rules.compiled(read_only=True), Rules.compiled(allow=[(["GET"], [], [])])])
-def test_no_field_changes_the_method_while_methods_are_limited(name: bytes, rules: Rules) -> None:
-    assert refusal(HOST, (name, b"DELETE"), rules=rules).code == "method_not_allowed"
+LIMITED = [Rules.compiled(read_only=True), Rules.compiled(allow=[(["GET"], [], [])])]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (b"X-HTTP-Method-Override", "method_not_allowed"),
+        (b"x-http-method", "method_not_allowed"),
+        (b"X-Method-Override", "method_not_allowed"),
+        (b"X-Original-Method", "method_not_allowed"),
+        (b"X-Forwarded-Method", "method_not_allowed"),
+        (b"Method-Override", "method_not_allowed"),
+        (b"X-HTTPMethodOverride", "method_not_allowed"),
+        (b"X_HTTP_METHOD_OVERRIDE", "method_not_allowed"),
+        (b"X-Original-URL", "forbidden_path"),
+        (b"X-Original-Uri", "forbidden_path"),
+        (b"X-Rewrite-URL", "forbidden_path"),
+        (b"X-Rewrite", "forbidden_path"),
+        (b"X-Request-Uri", "forbidden_path"),
+        (b"X-RequestUri", "forbidden_path"),
+        (b"X-Forwarded-Uri", "forbidden_path"),
+        (b"X-Forwarded-Path", "forbidden_path"),
+        (b"X-Envoy-Original-Path", "forbidden_path"),
+        (b"X-Http-Path-Override", "forbidden_path"),
+        (b"X-Override-Url", "forbidden_path"),
+        (b"X-PathInfo", "forbidden_path"),
+        (b"Destination", "forbidden_path"),
+    ],
+)
+@pytest.mark.parametrize("rules", LIMITED)
+def test_no_field_changes_the_method_or_the_path_while_they_are_limited(name: bytes, code: str, rules: Rules) -> None:
+    error = refusal(HOST, (name, b"DELETE"), rules=rules)
+    assert (error.code, name.decode().lower() in error.detail) == (code, True)
     assert call(HOST, (name, b"DELETE")).name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"Accept-Encoding", b"X-Amz-Security-Token", b"Upgrade-Insecure-Requests", b"X-Request-Id", b"X-Forwarded-Prefix"],
+)
+@pytest.mark.parametrize("rules", LIMITED)
+def test_other_fields_pass_while_methods_are_limited(name: bytes, rules: Rules) -> None:
+    assert call(HOST, (name, b"x"), rules=rules).name
+
+
+def test_a_question_for_a_method_is_no_override() -> None:
+    fields = (HOST, (b"Origin", b"http://localhost:8321"), (b"Access-Control-Request-Method", b"GET"))
+    assert call(*fields, rules=LIMITED[0]).name
+
+
+@pytest.mark.parametrize(
+    "query", [b"_method=DELETE", b"a=1&_METHOD=put", b"%5fmethod=DELETE", b"_method", b"a;X-HTTP-Method-Override=PUT"]
+)
+@pytest.mark.parametrize("rules", LIMITED)
+def test_no_parameter_changes_the_method_while_methods_are_limited(query: bytes, rules: Rules) -> None:
+    assert refusal(HOST, rules=rules, target=b"/api/x?" + query).code == "method_not_allowed"
+    assert call(HOST, target=b"/api/x?" + query).name
+    assert call(HOST, rules=rules, target=b"/api/x?payment_method=card&q=_method").name
 
 
 POLICY = Rules.compiled(

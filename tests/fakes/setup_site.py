@@ -72,7 +72,7 @@ class Site:
         head = Head.examined(request.raw_headers, http10=False, withheld=frozenset())
         peer = Rules().peer(request.remote, "127.0.0.1") if request.remote else Rules().unix_peer(None)
         asked = Request(peer, request.method.encode(), request.path_qs.encode(), head)
-        request[VISIT] = Visit(peer, asked.authority().decode(), asked.prefers)
+        request[VISIT] = Visit(peer, (asked.field(b"host") or b"").decode(), asked.prefers)
         try:
             if request.path not in self.pages:
                 raise Refused("not_forwarded", "No such page.")

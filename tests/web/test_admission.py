@@ -14,7 +14,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.errors import SettingsError
-from krebit_proxy.web.admission import HasRules, KeyFile, access_rules, peer_of, read_client_keys
+from krebit_proxy.web.admission import HasRules, KeyFile, access_rules, key_cautions, peer_of, read_client_keys
 from tests.fakes.waiting import eventually
 
 
@@ -56,7 +56,8 @@ def test_every_setting_reaches_the_rules(tmp_path: Path) -> None:
     assert rules.origins == {b"http://b.example"}
     assert [str(network) for network in rules.networks] == ["10.0.0.0/8"]
     assert rules.owners == {"uid:7"}
-    assert rules.keys == (("billing", sha256(b"k1").digest()),)
+    assert rules.keys == {sha256(b"k1").digest(): "billing"}
+    assert rules.upstream == b"https://acme.krebit.se"
     assert rules.require_header == b"x-a"
     assert rules.read_only
     assert rules.allow[0].callers == {"billing"}
@@ -72,7 +73,7 @@ def test_rules_that_this_system_cannot_keep_are_refused(monkeypatch: pytest.Monk
 def test_keys_are_read_and_only_their_digests_are_kept(tmp_path: Path) -> None:
     digest = sha256(b"k2").digest()
     keys = read_client_keys(key_file(tmp_path, f"# who\n\nbilling:k:1\n stock:sha256:{digest.hex()} \n"))
-    assert keys == {"billing": sha256(b"k:1").digest(), "stock": digest}
+    assert keys.digests == {"billing": sha256(b"k:1").digest(), "stock": digest}
 
 
 def test_every_bad_line_is_told_and_none_is_shown(tmp_path: Path) -> None:
@@ -96,11 +97,12 @@ def test_a_file_that_others_may_change_or_that_is_missing_is_refused(tmp_path: P
 
 
 def rules_with(*names: str) -> Rules:
-    return Rules.compiled(client_keys={name: sha256(b"key-" + name.encode()).digest() for name in names})
+    keys = {name: sha256(f"{name}-7c1e5a9d30b2f486".encode()).digest() for name in names}
+    return Rules.compiled(client_keys=keys)
 
 
 def test_new_keys_are_read_and_nothing_else_changes(tmp_path: Path) -> None:
-    file = KeyFile(key_file(tmp_path, "b:key-b\n"))
+    file = KeyFile(key_file(tmp_path, "b:b-7c1e5a9d30b2f486\n"))
     with capture_logs() as events:
         renewed = file.renewed(Rules.compiled(client_keys={"a": b"digest"}, read_only=True))
     assert renewed.keys == rules_with("b").keys
@@ -111,7 +113,7 @@ def test_new_keys_are_read_and_nothing_else_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("problem", ["nonsense", "writable", "missing", "empty"])
 def test_a_new_file_that_cannot_be_used_changes_nothing_and_is_told_of(tmp_path: Path, problem: str) -> None:
     rules = rules_with("a")
-    path = key_file(tmp_path, "a:key-a\n")
+    path = key_file(tmp_path, "a:a-7c1e5a9d30b2f486\n")
     file = KeyFile(path)
     if problem == "missing":
         path.unlink()
@@ -130,15 +132,37 @@ def names_are(server: HasRules, names: list[str]) -> bool:
     return server.rules == rules_with(*names)
 
 
+def test_weak_keys_are_told_by_their_owners(tmp_path: Path) -> None:
+    long = "6f1b9c2d4e5a7083"
+    text = f"a:{long[:15]}\nb:{long}\nc:{'ab' * 20}\nd:sha256:{'0' * 64}\ne:YOUR_KEY\n"
+    given = settings(client_keys_file=key_file(tmp_path, text))
+    told = key_cautions(given)
+    assert [caution.split()[5] for caution in told] == ["a", "c", "e"]
+    assert all(caution.startswith("access.client_keys_file: the client key of ") for caution in told)
+    assert not [key for key in (long[:15], "abab", "YOUR_KEY") if key in "".join(told)]
+    keys = {name: digest for digest, name in access_rules(given).keys.items()}
+    assert access_rules(given).guessable == {keys[name] for name in "acde"}
+    assert key_cautions(settings()) == []
+
+
+def test_a_weak_key_is_told_of_when_it_is_read_anew(tmp_path: Path) -> None:
+    file = KeyFile(key_file(tmp_path, "b:short\n"))
+    with capture_logs() as events:
+        renewed = file.renewed(Rules())
+    assert [event["event"] for event in events] == ["access.keys_read", "settings.caution"]
+    assert "key of b could be guessed" in events[1]["text"]
+    assert renewed.guessable == {sha256(b"short").digest()}
+
+
 async def test_a_server_gets_the_keys_of_each_new_state_of_the_file(tmp_path: Path) -> None:
     class Server:
         rules = rules_with("a")
 
     server = Server()
-    file = KeyFile(key_file(tmp_path, "a:key-a\n"))
+    file = KeyFile(key_file(tmp_path, "a:a-7c1e5a9d30b2f486\n"))
     following = asyncio.ensure_future(file.follow(server, pause=0.01))
     for names in (["b"], ["b", "c"]):
-        key_file(tmp_path, "".join(f"{name}:key-{name}\n" for name in names))
+        key_file(tmp_path, "".join(f"{name}:{name}-7c1e5a9d30b2f486\n" for name in names))
         await eventually(partial(names_are, server, names))
     following.cancel()
 
