@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
-from krebit_proxy.core.access import Rules
+from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.admission import Request, admit, check_method
 from krebit_proxy.core.connection import TABLE, Event, Timeouts
 from krebit_proxy.core.fields import readable_by, withheld
@@ -25,6 +25,7 @@ from krebit_proxy.web.connection import Connection
 from krebit_proxy.web.problems import METHODS, problem
 from krebit_proxy.web.request_reader import ReaderSettings
 from krebit_proxy.web.seats import Seats
+from krebit_proxy.web.wrong_keys import WrongKeys
 
 _CALLER_LEFT = 499  # the status in the log if no response was sent, as in nginx
 
@@ -76,6 +77,7 @@ class Server:
         self._logged = settings.log.access
         self._setup_origin = own_origin(settings.redirect_uri, access.allowed_hosts)
         self._rates = Rates(limits.rate, limits.burst) if limits.rate else None
+        self._wrong_keys = WrongKeys()
 
     def __call__(self) -> Connection:
         return Connection(self)
@@ -117,9 +119,12 @@ class Server:
                 check_method(request.method)  # the target of CONNECT is not a path
             page = request.target == b"*" or not own_path(request.target).startswith("/api/")
         request.page = page
-        call.caller = caller = admit(request, self.rules)
+        call.caller = caller = admit(request, self.rules, self._tried)
         if self._rates is not None and not page and not caller.preflight:
             self._keep_rate(self._rates, caller.name)
+
+    def _tried(self, peer: Peer, key: bytes) -> None:
+        self._wrong_keys.tried(peer, key, guessable=key in self.rules.guessable)
 
     def _keep_rate(self, rates: Rates, caller: str) -> None:
         wait = rates.wait(caller, self.time())
@@ -144,14 +149,13 @@ class Server:
 
     def refuse(self, call: Call, error: ProxyError) -> None:
         """Answers with an error of our own, readable by scripts of an allowed origin, and counts it."""
-        origin = self._setup_origin
-        if origin is None:
-            # Only an admitted call surely has a target, and a host that is ours.
-            origin = (call.request.own_origin().decode("latin-1") if call.caller else "") or "http://localhost"
+        origin = self._setup_origin or call.request.own_origin().decode("latin-1")
         if error.code == "bad_request":
             call.persistent = False  # what is no valid message may have been cut at another place than it seems
         html = call.request.prefers == "page"
-        status, fields, content = problem(error, call.outcome.id, setup_url=f"{origin}/setup", html=html)
+        status, fields, content = problem(
+            error, call.outcome.id, setup_url=f"{origin}/setup" if origin else None, html=html
+        )
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
         if call.caller is not None and call.caller.origin is not None:
             lines += readable_by(call.caller.origin)
@@ -187,6 +191,8 @@ class Server:
         """Closes idle connections, and lets calls finish for `timeout` seconds. Then it cuts them, visibly."""
         self.draining = True
         await self.seats.vacate(timeout)
+        self._wrong_keys.report()
+        self._wrong_keys.close()
 
 
 def _ends_here(request: Request) -> bool:
