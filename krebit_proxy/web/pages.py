@@ -94,7 +94,7 @@ def origin_seen(request: web.BaseRequest, settings: Settings) -> str | None:
     visit = request[VISIT]
     authority = visit.authority
     known = _AUTHORITY.fullmatch(authority)
-    if _socket_path(request) or (own and (serves(own, authority) or not known)):
+    if visit.peer.unix or (own and (serves(own, authority) or not known)):
         return own
     return f"{visit.peer.scheme.decode()}://{authority if known else 'localhost:8321'}"
 
@@ -105,12 +105,13 @@ def example_call(request: web.BaseRequest, settings: Settings) -> str:
     required = f"-H '{access.require_header}: 1' " if access.require_header else ""
     key = "-H 'X-Api-Key: YOUR_KEY' " if access.client_keys_file else ""
     path = _socket_path(request)
-    place = f"--unix-socket {shlex.quote(path)} http://localhost" if path else origin_seen(request, settings)
-    return f"curl {required}{key}{place}/api/"
+    socket = f"--unix-socket {shlex.quote(path)} " if path else ""
+    place = (not path and origin_seen(request, settings)) or "http://localhost"
+    return f"curl {required}{key}{socket}{place}/api/"
 
 
 def _socket_path(request: web.BaseRequest) -> str:
-    """The path of the unix socket that the request came through, empty for TCP."""
+    """The path of the unix socket that the request came through. Empty for TCP, and for a socket without a path."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
     return name if isinstance(name, str) else ""
 

@@ -42,7 +42,7 @@ from krebit_proxy.errors import SETUP_CODES, ProxyError, Refused, StoreError
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.web.bridge import VISIT, Page
-from krebit_proxy.web.pages import allow, example_call, origin_seen, page, see_other
+from krebit_proxy.web.pages import allow, example_call, page, see_other
 
 LONGEST_PASTE: Final = 16 * 1024  # bytes of a form
 _KEY_HINT: Final = (
@@ -76,6 +76,7 @@ class Setup:
         self._used_keys: dict[str, float] = {}  # key -> when it expires
         self._admitted: tuple[str, float] = ("", 0)  # mark of the browser that used a key, and when the key expires
         self._issued: Issued | None = None
+        self._origin = self._own  # for links in the log; never what a request says
 
     def routes(self) -> dict[str, Page]:
         """The pages by exact path. The redirection endpoint is one of them only if the redirect URI leads here."""
@@ -90,11 +91,12 @@ class Setup:
         Args:
             origin: the origin of this proxy for a browser, in case the redirect URI leads elsewhere. None: no TCP.
         """
+        self._origin = self._own or origin
         if not self._needed():
             return
         place = {"hint": "run: krebit-proxy setup --no-browser"}
-        if origin := self._own or origin:
-            place = {"open": self._link(origin) if self._settings.access.expose else f"{origin}/setup"}
+        if self._origin:
+            place = {"open": self._link(self._origin) if self._settings.access.expose else f"{self._origin}/setup"}
         _log.warning("setup.needed", **place, redirect_uri=self._settings.redirect_uri)
 
     async def close(self) -> None:
@@ -177,7 +179,7 @@ class Setup:
 
     def _link(self, origin: str) -> str:
         key = mint_key(self._settings.client_secret, run=self.run, now=time.time(), nonce=secrets.token_bytes(16))
-        return f"{self._own or origin}/setup?{urlencode({'key': key})}"
+        return f"{origin}/setup?{urlencode({'key': key})}"
 
     # Coming back
 
@@ -310,9 +312,10 @@ class Setup:
 
     def _log_refusal(self, request: web.BaseRequest, error: ProxyError) -> None:
         facts = {"peer": _peer(request), "path": request.path, "code": error.code, "reason": error.detail}
-        if error.code == "setup_key_required" and (origin := origin_seen(request, self._settings)):
-            # A reader of the log may open setup. The one who asked may not.
-            facts["open"] = self._link(origin)
+        if error.code == "setup_key_required" and self._origin:
+            # A reader of the log may open setup. The one who asked may not, and must not choose where the key goes: the
+            # Host that it sent may have the port of another program.
+            facts["open"] = self._link(self._origin)
         _log.warning("setup.refused", **facts)
 
 

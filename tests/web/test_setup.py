@@ -201,6 +201,18 @@ async def test_behind_a_unix_socket_may_be_anybody(
     assert document["example"] == f"curl --unix-socket '{path}' http://localhost/api/"
 
 
+@pytest.mark.parametrize("host", ["evil.example", "localhost:6666", "127.0.0.1:6666"])
+async def test_the_link_in_the_log_goes_where_the_proxy_is_and_not_where_a_request_says(
+    server: AuthorizationServer, tmp_path: Path, host: str
+) -> None:
+    async with setup_site(server.url, tmp_path, redirect_uri="https://old.example/cb") as site:
+        site.setup.announce("http://192.0.2.1:8321")
+        await site.ask("/setup", fields={**FRONT_PROXY, "Host": host, "X-Forwarded-Host": "evil.example"})
+        (event,) = site.events("setup.refused")
+
+    assert event["open"].startswith("http://192.0.2.1:8321/setup?key=")
+
+
 async def test_who_reads_the_log_gets_the_key_that_was_missing(site: Site) -> None:
     await site.ask("/setup", fields=FRONT_PROXY)
     (event,) = site.events("setup.refused")
