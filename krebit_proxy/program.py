@@ -20,7 +20,7 @@ from krebit_proxy.stores import open_store
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.upstream import Upstream
-from krebit_proxy.web.admission import KeyFile, access_rules
+from krebit_proxy.web.admission import KeyFile, access_rules, key_cautions
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.handshake import handshaking
 from krebit_proxy.web.listeners import Listeners, open_listeners
@@ -56,6 +56,8 @@ class Proxy:
         settings, running = self._settings, self._running
         keys = KeyFile(settings.access.client_keys_file) if settings.access.client_keys_file else None
         rules, certificate = access_rules(settings), server_certificate(settings)
+        for text in key_cautions(settings):
+            _log.warning("settings.caution", text=text)
         observer = None
         if self._observe is not None:
             rules, observer = replace(rules, read_only=False, allow=()), Observer(self._observe)

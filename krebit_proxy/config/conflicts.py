@@ -1,6 +1,7 @@
 """Rules between settings: values that are valid alone but cannot work together."""
 
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from krebit_proxy.config.addresses import split_listen, taken_path
@@ -13,6 +14,12 @@ EXPOSE = """\
 listening on {address} lets other computers use your grant. To allow that, add two lines under `access:`
     expose: true
     client_keys_file: client-keys        # one name:key per line; or allow_clients: [10.0.0.0/8]"""
+
+
+CLEAR: Final = (
+    "other computers connect without TLS; others on the network can read requests and client keys, and browsers do not "
+    "say which web page sends a request; set tls_cert_file, or at least access.require_header to keep web pages out"
+)
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -54,6 +61,14 @@ def _exposure(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield ("listen",), EXPOSE.format(address=exposed[0])
     elif access.expose and open_to_all:
         yield ("access", "expose"), "needs client_keys_file or allow_clients, so that not everybody may call"
+
+
+def cautions(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """For each combination of settings that works but needs attention, the setting to report and the text."""
+    access = settings.access
+    beyond = [address for address in settings.listen if _leaves(address) or address.startswith("fd:")]
+    if access.expose and beyond and settings.tls_cert_file is None and access.require_header is None:
+        yield ("access", "expose"), CLEAR
 
 
 def says_who(settings: Settings) -> bool:

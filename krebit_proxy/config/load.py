@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from krebit_proxy.config.conflicts import conflicts
+from krebit_proxy.config.conflicts import cautions, conflicts
 from krebit_proxy.config.document import PREFIX, Document, Key, Place, Problem, add_environment, dotted, read_file
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
@@ -193,6 +193,8 @@ def _validate(document: Document) -> Settings:
     for key, text in conflicts(settings):
         if not any(bad[: len(key)] == key for bad in failed):
             document.report(key, text)
+    for key, text in cautions(settings):
+        document.caution(key, text)
     return settings
 
 

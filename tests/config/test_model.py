@@ -222,6 +222,22 @@ def test_exposure_names_who_may_call_even_before_it_is_used(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"listen": '"0.0.0.0:1"', "access": "{expose: true, allow_clients: 10.0.0.0/8}"}, True),
+        ({"listen": '"fd:3"', "access": "{expose: true, allow_clients: 10.0.0.0/8}"}, True),
+        ({"listen": '"localhost:1"', "access": "{expose: true, allow_clients: 10.0.0.0/8}"}, False),
+        ({"listen": '"0.0.0.0:1"', "access": "{expose: true, allow_clients: 10.0.0.0/8, require_header: X-A}"}, False),
+    ],
+)
+def test_exposure_without_tls_needs_attention(tmp_path: Path, settings: dict[str, str], told: bool) -> None:
+    assert check(tmp_path, **settings) == []
+    cautions = [caution for caution in load(tmp_path / "config.yaml", {}).cautions if "access.expose" in caution]
+
+    assert ["set tls_cert_file" in caution for caution in cautions] == [True] * told
+
+
+@pytest.mark.parametrize(
     ("access", "problem"),
     [
         ('{allowed_hosts: "*"}', "access.allowed_hosts[0]: is not a host name"),
