@@ -26,13 +26,16 @@ THREATS: Final = {
     ),
     2: (
         "A page of another web site sends requests through the user's browser.",
-        "Foreign Origin or Fetch metadata is 403, for every method, for WebSocket, and for other ports of this host.",
+        "Foreign Origin, metadata or Referer is 403, for every method, for WebSocket, for other ports of this host.",
         [
             "core/test_admission.py::test_another_sites_page_is_refused",
             "web/test_door_browser.py::test_a_hostile_page_reads_nothing_and_reaches_nothing",
             "web/test_door_browser.py::test_a_page_of_another_port_of_this_host_fares_no_better",
             "web/test_door_browser.py::test_a_link_to_the_api_is_refused_and_one_to_the_status_page_is_not",
-            "web/test_door_browser.py::test_a_page_that_somebody_has_uploaded_cannot_act",
+            "core/test_admission.py::test_a_page_of_another_site_is_known_by_referer_alone",
+            "web/test_door_browser.py::test_it_fares_no_better_where_browsers_leave_out_fetch_metadata",
+            "core/test_fields.py::test_content_that_a_browser_might_run_has_no_rights",
+            "web/test_door_browser.py::test_what_somebody_has_uploaded_cannot_act",
         ],
     ),
     3: (
@@ -72,10 +75,12 @@ THREATS: Final = {
     ),
     7: (
         "A neighbouring program is made to send requests to localhost (SSRF).",
-        "access.require_header and client keys, compared in constant time and never forwarded.",
+        "access.require_header and client keys, looked up by digest, slow to guess and never forwarded.",
         [
             "core/test_admission.py::test_a_required_field_must_be_there",
             "core/test_admission.py::test_without_a_valid_key_nothing_passes",
+            "core/test_admission.py::test_each_key_is_told_of_before_anything_else_shows_whether_it_is_right",
+            "web/test_door.py::test_whoever_guesses_keys_is_slowed_down_and_nobody_else",
             "web/test_door.py::test_keys_let_named_callers_in_and_stay_here",
             "web/test_door.py::test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more",
         ],
@@ -181,7 +186,7 @@ THREATS: Final = {
         "read_only, allow rules by what a path means, a rate for each caller; the rules are learned from traffic.",
         [
             "core/test_admission.py::test_a_request_beyond_them_is_refused",
-            "core/test_admission.py::test_no_field_changes_the_method_while_methods_are_limited",
+            "core/test_admission.py::test_no_field_changes_the_method_or_the_path_while_they_are_limited",
             "web/test_door.py::test_read_only_refuses_what_writes",
             "web/test_observer.py::test_what_callers_do_is_observed_and_nothing_is_refused_meanwhile",
             "web/test_door.py::test_a_caller_keeps_its_rate",

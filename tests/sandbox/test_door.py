@@ -23,6 +23,8 @@ LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch
         ({"Origin": "http://localhost:3000"}, 403),
         (CROSS_SITE, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Referer": "http://evil.example/page"}, 403),
+        ({"Referer": "http://localhost:3000/"}, 403),
         (LINK, 403),  # a form of another site, in a tab of its own
     ],
 )
@@ -46,6 +48,36 @@ async def test_a_page_of_another_site_reads_nothing(start: StartSandbox, http: C
         async with http.get(f"{app.sandbox.url}{path}", headers=headers) as response:
             assert response.status == 403
             assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Referer": "http://evil.example/"}, 403),
+        ({"Origin": "http://evil.example", "Connection": "Upgrade", "Upgrade": "websocket"}, 403),
+        ({"Service-Worker": "script", "Sec-Fetch-Site": "same-origin"}, 403),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/", "/developer/my-apps", "/sandbox/state", "/sandbox/faults", "/oauth/authorize", "/api/me", "/nowhere"]
+)
+async def test_no_route_answers_a_rebound_name_or_a_page_of_another_site(
+    start: StartSandbox, http: ClientSession, path: str, fields: dict[str, str], status: int
+) -> None:
+    sandbox = await start()
+    async with http.get(f"{sandbox.url}{path}", headers=fields, allow_redirects=False) as response:
+        assert response.status == status
+        assert "localhost" not in (await response.text()).replace(sandbox.url, "")
+    assert sandbox.counters == {"refused_at_the_door": 1}
+
+
+@pytest.mark.parametrize("path", ["/sandbox/faults", "/oauth/authorize", "/api/me"])
+async def test_a_preflight_allows_nobody_anything(start: StartSandbox, http: ClientSession, path: str) -> None:
+    asks = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    async with http.options(f"{(await start()).url}{path}", headers=asks) as response:
+        assert response.status == 403
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 
 async def test_a_link_leads_to_the_consent_page_and_its_own_form_is_taken(

@@ -1,6 +1,7 @@
 """The door over real sockets: what is refused never reaches the upstream, and what plain tools send always does."""
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -14,7 +15,7 @@ from krebit_proxy.errors import ProxyError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
-from tests.fakes.proxy import StartProxy, proxy_process
+from tests.fakes.proxy import StartProxy, proxy_process, running_command
 from tests.fakes.upstream import Upstream, answer
 from tests.fakes.waiting import DEADLINE, eventually
 
@@ -37,6 +38,10 @@ CROSS = b"Sec-Fetch-Site: cross-site"
         (("GET", "/metrics"), [EVIL], "cross_site"),
         (("GET", "/"), [CROSS, b"Sec-Fetch-Mode: navigate", b"Sec-Fetch-Dest: iframe"], "cross_site"),
         (("GET", "/setup"), [CROSS, b"Sec-Fetch-Mode: no-cors"], "cross_site"),
+        (("GET", "/api/x"), [b"Referer: http://evil.example/page"], "cross_site"),
+        (("POST", "/api/x"), [b"Referer: http://evil.example/page"], "cross_site"),
+        (("GET", "/setup"), [b"Referer: http://evil.example/page", b"Accept: image/*"], "cross_site"),
+        (("GET", "/api/x"), [b"Service-Worker: script", b"Sec-Fetch-Site: same-origin"], "cross_site"),
         (("GET", "http://evil.example/api/x"), [], "host_not_allowed"),
         (("GET", "/api/../x"), [], "forbidden_path"),
         (("GET", "/api/%2e%2e/x"), [], "forbidden_path"),
@@ -69,6 +74,51 @@ async def test_a_rebound_host_is_refused_on_every_route(start: StartProxy, upstr
     assert upstream.calls == []
 
 
+async def test_a_stranger_decides_nothing_of_what_pages_errors_and_the_log_say(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """Before setup, with a redirect URI that leads elsewhere: nothing but requests shows where the proxy is."""
+    config = {
+        "organization": "acme",
+        "client_id": "tests",
+        "client_secret": "marker-client-secret",
+        "redirect_uri": "https://old.example/cb",
+        "listen": ["127.0.0.1:0"],
+        "upstream": {"url": upstream.url},
+        "log": {"format": "json"},
+    }
+    evil = b"Host: evil.example\r\nX-Forwarded-Host: evil.example\r\nForwarded: host=evil.example\r\n"
+    heads = [
+        b"GET http://localhost/setup HTTP/1.1\r\n%bVia: x\r\n",
+        b"GET http://localhost:6666/setup HTTP/1.1\r\n%bVia: x\r\n",
+        b"GET http://localhost/ HTTP/1.1\r\n%bAccept: application/json\r\n",
+        b"GET http://localhost/api/x HTTP/1.1\r\n%b",
+        b"GET http://localhost/setup/nowhere HTTP/1.1\r\n%bAccept: text/html\r\n",
+        b"GET /setup HTTP/1.1\r\n%b",
+        b"GET /api/x HTTP/1.1\r\n%bHost: localhost\r\n",
+        b"GET http://evil.example/setup HTTP/1.1\r\nHost: localhost\r\n%.0b",
+        b"GET /setup HTTP/1.0\r\nVia: x\r\nX-Forwarded-Host: evil.example\r\n%.0b",
+        b"POST /api/x HTTP/1.0\r\nX-Forwarded-Host: evil.example\r\n%.0b",
+        b"GET /setup HTTP/1.1\r\n%bBad Header\r\n",
+    ]
+    async with running_command(config, tmp_path) as proxy:
+        for head in heads:
+            client = await proxy.connect()
+            await client.send(head % evil + b"\r\n")
+            got = await client.response()
+            said = got.raw + got.content
+            # A refusal may name the host that it refuses, which is then no link.
+            assert b"://evil" not in said.lower()
+            assert b"evil.example" not in said.replace(b"does not answer requests for evil.example", b"")
+            client.close()
+        written = proxy.log_file.read_text()
+        events = [json.loads(line) for line in written.splitlines()]
+    assert "evil" not in written
+    links = [event["open"] for event in events if "open" in event]
+    assert len(links) == 4
+    assert {link.partition("/setup")[0] for link in links} == {f"http://127.0.0.1:{proxy.port}"}
+
+
 async def test_an_allowed_host_and_the_literal_addresses_are_served(start: StartProxy) -> None:
     proxy = await start(access={"allowed_hosts": ["proxy.example"]})
     for host in (b"proxy.example:80", b"LOCALHOST", b"x.localhost:1", b"127.0.0.9", b"[::1]:5"):
@@ -92,6 +142,7 @@ async def test_an_allowed_host_and_the_literal_addresses_are_served(start: Start
             b"Upgrade: h2c",
             b"User-Agent: Java-http-client/21",
         ],
+        [b"GET /api/x HTTP/1.1", b"Host: localhost", b"Referer: http://localhost/api/", b"User-Agent: WWW-Mechanize"],
         [b"GET /api/x HTTP/1.0", b"User-Agent: ab"],
         [b"GET /api/x HTTP/1.0", b"Host: localhost", b"Authorization: Basic Og=="],
     ],
@@ -167,6 +218,34 @@ async def test_a_key_that_is_taken_out_of_the_file_opens_nothing_any_more(start:
     assert told == [401, 200, 200]
 
 
+async def test_whoever_guesses_keys_is_slowed_down_and_nobody_else(
+    start: StartProxy, upstream: Upstream, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("billing:short\nstock:short-2\nsales:6f1b9c2d4e5a70836f1b9c2d4e5a7083\n")
+    keys.chmod(0o600)
+    proxy = await start(access={"client_keys_file": keys})
+    client = await proxy.connect()
+    assert (await client.ask("GET", "/api/x", b"X-Api-Key: short")).status == 200
+    answers = [await client.ask("GET", "/api/x", b"X-Api-Key: guess-%d" % number) for number in range(200)]
+    told = [got.status for got in answers]
+    assert told[:10] == [401] * 10
+    assert told.count(429) > 150  # all but a few, however slow this machine is
+    slowed = answers[told.index(429)]
+    assert slowed.code == "rate_limited"
+    assert int(slowed.values(b"retry-after")[0]) >= 1
+    assert (await client.ask("GET", "/api/x", b"X-Api-Key: short")).status == 200  # it was used from here before
+    assert (await client.ask("GET", "/api/x", b"X-Api-Key: 6f1b9c2d4e5a70836f1b9c2d4e5a7083")).status == 200
+    assert (await client.ask("GET", "/api/x")).status == 401  # without any key, nothing is guessed
+    assert len(upstream.calls) == 3
+    cautions = [event["text"] for event in proxy.events("settings.caution")]
+    assert [caution.split()[5] for caution in cautions] == ["billing", "stock"]
+    await proxy.stop()
+    counts = [(event["peer"], event["count"]) for event in proxy.events("access.wrong_keys")]
+    assert counts == [("127.0.0.1", 1), ("127.0.0.1", 199)]
+    assert "guess-" not in proxy.written()
+
+
 async def test_the_policy_is_by_what_a_path_means(start: StartProxy, upstream: Upstream) -> None:
     rules = [{"methods": ["GET"], "paths": ["/api/invoices/{id}"]}]
     proxy = await start(access={"allow": rules, "require_header": "X-Krebit-Proxy"})
@@ -179,6 +258,8 @@ async def test_the_policy_is_by_what_a_path_means(start: StartProxy, upstream: U
         assert refused.code == "forbidden_path"
         assert b"To allow it, add to access.allow: " in refused.content
     assert (await ask(proxy, "POST", "/api/invoices/7", tool, b"X-HTTP-Method-Override: GET")).status == 405
+    assert (await ask(proxy, "GET", "/api/invoices/7", tool, b"X-Original-Method: DELETE")).status == 405
+    assert (await ask(proxy, "GET", "/api/invoices/7", tool, b"X-Rewrite-URL: /api/other")).status == 403
     assert len(upstream.calls) == 2
 
 
@@ -227,7 +308,30 @@ async def test_a_unix_socket_serves_its_owner_by_any_host(
     await asyncio.get_running_loop().sock_connect(sock, str(path))
     client = Client(sock, b"whatever.example")
     assert (await client.ask("GET", "/api/x")).status == 200
+    upstream.default = answer(302, b"Location: %b/api/y" % upstream.url.encode())
+    assert (await client.ask("GET", "/api/x")).values(b"location") == [b"/api/y"]
+    status = await client.ask("GET", "/", b"Accept: application/json")
+    assert (status.status, b"whatever" in status.content) == (200, False)
+    assert (await client.ask("GET", "/api/x", b"Origin: http://whatever.example")).code == "host_not_allowed"
     client.close()
+
+
+async def test_a_unix_socket_without_a_path_says_nothing_of_the_host_either(
+    start: StartProxy, upstream: Upstream
+) -> None:
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind("")  # an abstract address
+        passed.listen()
+        await start(listen=(f"fd:{os.dup(passed.fileno())}",), redirect_uri="https://old.example/cb")
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, passed.getsockname())
+        client = Client(sock, b"evil.example")
+        got = await client.ask("GET", "/", b"Accept: application/json")
+        client.close()
+    assert got.status == 200
+    assert json.loads(got.content)["example"] == "curl http://localhost/api/"
+    assert b"evil" not in got.content
 
 
 async def test_a_caller_may_speak_tls(start: StartProxy, upstream: Upstream, tmp_path: Path) -> None:

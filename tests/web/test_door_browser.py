@@ -138,8 +138,9 @@ async def stage(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Stage]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = int(runner.addresses[0][1])
-    access = {"allowed_origins": [f"http://app.localhost:{port}"]}
-    # Both evil names lead to this machine, as a rebound name would.
+    access = {"allowed_origins": [f"http://app.localhost:{port}"], "allowed_hosts": ["nas.example"]}
+    # All names lead to this machine, as a rebound name would. nas.example is as a name of the local network: the proxy
+    # answers to it, and as it is plain http, the browser leaves out Fetch metadata.
     rules = "--host-resolver-rules=MAP *.example 127.0.0.1, MAP *.localhost 127.0.0.1"
     unguarded = "--disable-features=LocalNetworkAccessChecks"  # the browser's own guard is not what is tested
     async with (
@@ -167,6 +168,16 @@ async def test_a_page_of_another_port_of_this_host_fares_no_better(stage: Stage,
     assert upstream.calls == []
 
 
+async def test_it_fares_no_better_where_browsers_leave_out_fetch_metadata(stage: Stage, upstream: Upstream) -> None:
+    tab = await stage.page("evil.example")
+    seen = {name: await stage.attempt(tab, attack, host="nas.example") for name, attack in ATTACKS.items()}
+    assert {name: text for name, text in seen.items() if text} == {}
+    assert [(call.method, call.target) for call in upstream.calls] == []
+    await tab.goto(f"http://nas.example:{stage.proxy.port}/api/accounts")  # while a person gets there
+    assert [call.target for call in upstream.calls if b"favicon" not in call.target] == [b"/api/accounts"]
+    assert not upstream.calls[0].values(b"sec-fetch-site")
+
+
 async def test_a_rebound_name_gets_nothing_by_its_own_origin(stage: Stage, upstream: Upstream) -> None:
     tab = await stage.browser.tab()
     await tab.call("Page.setBypassCSP", enabled=True)  # as if the page came from before the name was rebound
@@ -185,15 +196,49 @@ async def test_a_link_to_the_api_is_refused_and_one_to_the_status_page_is_not(st
     assert upstream.calls == []
 
 
-async def test_a_page_that_somebody_has_uploaded_cannot_act(stage: Stage, upstream: Upstream) -> None:
-    page = b"<title>invoice</title><p>Pay!</p><script>document.title = 'ran'; fetch('/api/accounts')</script>"
-    upstream.default = answer(200, b"Content-Type: text/html", content=page)
-    tab = await stage.browser.tab()
-    await tab.goto(f"http://localhost:{stage.proxy.port}/api/files/7")
-    await tab.until("document.readyState === 'complete'")
-    assert "Pay!" in await tab.text()
-    assert await tab.run("document.title") == "invoice"
-    assert [call.target for call in upstream.calls if b"favicon" not in call.target] == [b"/api/files/7"]
+SCRIPT: Final = b"document.documentElement.setAttribute('ran', 'yes'); fetch('/api/accounts')"
+HTML: Final = b"<p>Pay!</p><script>" + SCRIPT + b"</script>"
+XHTML: Final = b'<html xmlns="http://www.w3.org/1999/xhtml"><p>Pay!</p><script>' + SCRIPT + b"</script></html>"
+SVG: Final = b'<svg xmlns="http://www.w3.org/2000/svg"><text>Pay!</text><script>' + SCRIPT + b"</script></svg>"
+PARTS: Final = b"--b\r\nContent-Type: text/html\r\n\r\n" + HTML + b"\r\n--b\r\n"
+UPLOADS: Final = [
+    ([b"text/html"], HTML),
+    ([b"text/plain, text/html"], HTML),
+    ([b"text/plain", b"text/html"], HTML),
+    ([b"application/json", b"text/html"], HTML),
+    ([b"application/json;, text/html"], HTML),
+    ([b"text/html;application/json"], HTML),
+    ([b"*/*"], HTML),
+    ([], HTML),
+    ([b"multipart/x-mixed-replace; boundary=b"], PARTS),
+    ([b"application/xhtml+xml"], XHTML),
+    ([b"text/xml"], XHTML),
+    ([b"text/xsl"], XHTML),
+    ([b"application/xslt+xml"], XHTML),
+    ([b"video/mp4+xml"], XHTML),
+    ([b"image/svg+xml"], SVG),
+    ([b"text/plain"], HTML),
+    ([b"application/json"], HTML),
+    ([b"application/problem+json"], HTML),
+]
+
+
+@pytest.mark.parametrize("host", ["localhost", "nas.example"])
+async def test_what_somebody_has_uploaded_cannot_act(stage: Stage, upstream: Upstream, host: str) -> None:
+    tab, acted = await stage.browser.tab(), []
+    for number, (kinds, content) in enumerate(UPLOADS):
+        upstream.default = answer(200, *[b"Content-Type: " + kind for kind in kinds], content=content)
+        target = f"/api/files/{number}"
+        opened = await tab.call("Page.navigate", url=f"http://{host}:{stage.proxy.port}{target}")
+        if "errorText" in opened:  # the browser stores it as a file
+            continue
+        await tab.until(f"location.pathname === '{target}' && document.readyState === 'complete'")
+        if await tab.run("document.documentElement.getAttribute('ran')"):
+            acted.append(kinds)
+    assert acted == []
+    targets = {call.target for call in upstream.calls}
+    assert {b"/api/files/0", b"/api/files/%d" % (len(UPLOADS) - 1)} <= targets
+    assert b"/api/accounts" not in targets
 
 
 async def test_a_page_of_an_allowed_origin_works(stage: Stage, upstream: Upstream) -> None:
