@@ -293,8 +293,8 @@ def response_fields(
         caller_origin: Our origin as the caller knows it, for example http://localhost:8321. May be empty.
         cookies: Whether `Set-Cookie` is forwarded.
         allowed_origin: The web origin that may read the response, from `Caller.origin`.
-        shown: Whether a browser can show the response. False for a 101, and for a 304: it has no type of its own, and
-            its fields replace those of the response in the cache.
+        shown: Whether a browser can show the response. False for a 101, a 204, and a 304: it has no type of its own,
+            and its fields replace those of the response in the cache.
     """
     kept, place = _returned(names, _connection(names, fields), cookies)
     if b"location" in names:
@@ -305,7 +305,11 @@ def response_fields(
     lines = list(map(b": ".join, compress(fields, kept)))
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
-    if shown and (place is None or ((kind := fields[place][1]) not in _USUAL and not _is_harmless(kind))):
+    if (
+        shown
+        and length != 0
+        and (place is None or ((kind := fields[place][1]) not in _USUAL and not _is_harmless(kind)))
+    ):
         lines.append(_SANDBOX)
     lines.append(_GUARDS if allowed_origin is None else _NOSNIFF + readable_by(allowed_origin))
     return b"\r\n".join(lines)

@@ -29,6 +29,7 @@ _REFUSAL_WAIT: Final = 0.25
 _SHORT_REFUSAL_WAIT: Final = 0.02
 _AT_ONCE: Final = 64 << 10  # bytes of a response that are gathered for one write
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_NEVER_SHOWN: Final = frozenset({204, 304})  # statuses of responses without content
 _REFUSALS: Final = frozenset({401, 403})  # statuses that may mean a bad token
 
 
@@ -359,7 +360,7 @@ class Api:
             caller_origin=call.request.own_origin() if b"location" in response.names else b"",
             cookies=self._cookies,
             allowed_origin=caller.origin if caller is not None else None,
-            shown=response.status != 304,
+            shown=response.status not in _NEVER_SHOWN,
         )
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (

@@ -112,6 +112,17 @@ async def test_files_that_do_not_hold_what_they_should(tmp_path: Path, setting: 
     assert "config.yaml" in finished.err
 
 
+async def test_a_client_key_that_could_be_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("billing:guess-me\n")
+    file.chmod(0o600)
+    finished = await check(tmp_path, "http://127.0.0.1:1", access={"client_keys_file": "keys"})
+
+    assert finished.status == 1
+    assert "access.client_keys_file: the client key of billing could be guessed" in finished.out
+    assert "guess-me" not in finished.out + finished.err
+
+
 async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     finished = await check(tmp_path, "http://127.0.0.1:1", store="file:/proc/krebit/grant")
 

@@ -374,6 +374,10 @@ def test_content_that_no_browser_runs_comes_as_it_is(kind: bytes) -> None:
     assert returned((b"content-type", kind), shown=True) == [b"content-type: " + kind]
 
 
+def test_what_has_no_content_needs_no_policy() -> None:
+    assert returned((b"Content-Type", b"text/html"), shown=True, length=0)[1:] == [b"Content-Length: 0"]
+
+
 def test_a_policy_of_the_upstream_stays_beside_ours() -> None:
     fields = [(b"Content-Type", b"text/html"), (b"Content-Security-Policy", b"default-src 'self'")]
     assert returned(*fields, shown=True) == [b": ".join(field) for field in fields] + [SANDBOX]

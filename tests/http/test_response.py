@@ -17,7 +17,14 @@ from tests.fakes.waiting import DEADLINE, settled
 from tests.http.responses import CHUNKS, assert_ours, relayed
 
 # What the proxy itself may add to a response that has none of it.
-OWN = {b"x-content-type-options", b"cross-origin-resource-policy", b"connection", b"via", b"date"}
+OWN = {
+    b"x-content-type-options",
+    b"cross-origin-resource-policy",
+    b"content-security-policy",
+    b"connection",
+    b"via",
+    b"date",
+}
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
