@@ -391,7 +391,7 @@ async def test_the_last_messages_of_the_running_proxy_say_more(proxy_shows: Prox
         await eventually(lambda: proxy.events("notify.failed") and proxy.events("notify.sent"))
         finished = await run("check", folder=tmp_path)
 
-    assert seen == ["POST /secret?key=s3cret-key"]
+    assert set(seen) == {"POST /secret?key=s3cret-key"}  # the check itself sends none
     [refused] = [cross for cross in crosses(finished) if cross.startswith("webhook: ")]
     assert refused.startswith("webhook: http://127.0.0.1 did not accept the last message, ")
     assert ": status 400 | to see whether messages arrive, " in refused
