@@ -137,7 +137,7 @@ def test_without_networks_every_tcp_peer_is_let_in() -> None:
         site="192.0.2.1",
     )
     assert Rules().peer("::1", "::1") == Peer(
-        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="::/64"
+        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="here"
     )
 
 

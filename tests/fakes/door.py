@@ -39,11 +39,12 @@ async def ask_in_tls(port: int, context: ssl.SSLContext, fields: bytes = b"") ->
     return got
 
 
-def own_address() -> str:
+def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
     """An address of this machine that is not loopback; the test is skipped where there is none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    elsewhere = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; it only asks for the route
+            probe.connect((elsewhere, 9))  # sends nothing; it only asks for the route
         except OSError:
             pytest.skip("this machine has no address beyond loopback")
         return str(probe.getsockname()[0])
