@@ -73,9 +73,10 @@ class Seats:
         remote = [other for other in self._taken if other.phase.seated and not other.peer.loopback]
         sites = Counter(other.peer.site for other in remote)
         mine = sites[site]
-        return self._is_fair(mine, len(remote)) or self._make_room(
-            [other for other in remote if other is not connection and sites[other.peer.site] >= mine]
-        )
+        if self._is_fair(mine, len(remote)):
+            return True
+        others = [other for other in remote if other is not connection]
+        return self._make_room([o for o in others if sites[o.peer.site] >= mine]) or self._make_room(others)
 
     def _is_fair(self, mine: int, remote: int) -> bool:
         """Whether a site may have `mine` seats while all remote sites have `remote`."""
@@ -102,7 +103,7 @@ class Seats:
         if not connection.peer.loopback:
             site = connection.peer.site
             self._sites[site] -= 1
-            if not self._sites[site]:
+            if self._sites[site] <= 0:
                 del self._sites[site]
         if not self._taken:
             self._vacated.set()

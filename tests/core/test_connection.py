@@ -1,5 +1,6 @@
 """The phases of a caller's connection: every pair of phase and event, and what must hold for each phase."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from krebit_proxy.core.connection import (
     ConnectionPhase,
     Event,
     IllegalStep,
+    Pace,
     Timeouts,
     step,
 )
@@ -74,6 +76,38 @@ def test_what_is_no_event_at_all_is_illegal_too() -> None:
 def test_a_phase_without_a_deadline_cannot_be_written() -> None:
     with pytest.raises(TypeError, match="deadline"):
         ConnectionPhase("ENDLESS", ending="close")  # type: ignore[call-arg]
+
+
+def paced(*pieces: tuple[float, int], patience: float = 30) -> bool:
+    """Whether content keeps the least rate to the end. Each piece: when it came, and how many bytes."""
+    pace, received = Pace(0), 0
+    for now, size in pieces:
+        received += size
+        if not pace.kept(received, now, patience):
+            return False
+    return True
+
+
+def test_content_may_be_slow_for_thirty_seconds_but_not_longer() -> None:
+    assert TIMEOUTS.pace == 30
+    assert paced((29.9, 0))
+    assert not paced((30, 0))
+    assert not paced(*[(second, 200) for second in range(1, 31)])
+    assert paced(*[(second, 250) for second in range(1, 1000)])
+    assert paced((20, 0), (29, 240 * 30), (58, 0))
+    assert not paced((1, 10**9), *[(second, 1) for second in range(2, 32)])
+
+
+def test_content_that_may_not_come_is_not_missed() -> None:
+    pace = Pace(0)
+    pace.pause(0, 100)
+    assert pace.kept(0, 129, 30)
+    assert not pace.kept(0, 130, 30)
+
+
+@pytest.mark.parametrize(("body", "pace"), [(1, 1), (30, 30), (60, 30), (600, 300)])
+def test_who_sets_the_patience_for_bodies_sets_that_for_their_rate(body: float, pace: float) -> None:
+    assert replace(TIMEOUTS, body=body).pace == pace
 
 
 @pytest.mark.parametrize("phase", TABLE)

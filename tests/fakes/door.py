@@ -30,13 +30,14 @@ def speaking_tls(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
     return {"tls_cert_file": str(folder / "localhost.pem")}, ssl.create_default_context(cafile=str(authority.ca_file))
 
 
-async def ask_in_tls(port: int, context: ssl.SSLContext, fields: bytes = b"") -> bytes:
+async def ask_in_tls(port: int, context: ssl.SSLContext, fields: bytes = b"", *, target: str = "/api/x") -> bytes:
     """The whole answer to a request over TLS."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-    writer.write(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % fields)
-    got = await reader.read()
-    writer.close()
-    return got
+    try:
+        writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % (target.encode(), fields))
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
