@@ -37,6 +37,7 @@ LEAST: Final = 240.0  # bytes per second; a slower caller holds a seat for nothi
 _GOOD: Final = 1e6  # bytes per second; a caller that sends so fast may finish, and then reads our response
 _AFTER_THE_LAST: Final = 2.0  # seconds for the caller to read a response to a request that is still coming
 _SPARED: Final = 1.0  # seconds without progress until a caller counts as a slow reader
+_YOUNG: Final = 1.0  # seconds in which an honest caller's first request comes
 _PROBE: Final = 1.0  # seconds for a caller without a seat to send its probe
 _PACED: Final = 30.0  # seconds over which the least rate is measured, unless the settings change it
 
@@ -81,6 +82,7 @@ class ConnectionPhase:
         turn: The order in which connections end to make room for another: lower numbers first, and among equals the one
             that has been in its phase longest. 0: never.
         spared: Seconds in this phase until the connection may end to make room.
+        young: Seconds in this phase in which it makes room only if no other connection can.
         ready: Whether the next request can be answered.
         paced: Whether a body that is arriving must keep the least rate.
         seated: Whether the connection counts against the limit.
@@ -93,6 +95,7 @@ class ConnectionPhase:
     progress: float | None = None
     turn: int = 0
     spared: float = 0.0
+    young: float = 0.0
     ready: bool = False
     paced: bool = False
     seated: bool = True
@@ -102,12 +105,12 @@ class ConnectionPhase:
         return self.name
 
 
-HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3)
-FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
+HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3, young=_YOUNG)
+FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, young=_YOUNG, ready=True)
 STANDING: Final = ConnectionPhase("STANDING", lambda _: _PROBE, "503", seated=False)
 PROBED: Final = ConnectionPhase("PROBED", lambda _: _AFTER_THE_LAST, "reset", seated=False)
 IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
-HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
+HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, young=_YOUNG, ready=True)
 # The steps of an exchange have deadlines and errors of their own. These are a safety net for all that has none.
 SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")
 WORKING: Final = ConnectionPhase(

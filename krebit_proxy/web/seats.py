@@ -92,8 +92,11 @@ class Seats:
     def _make_room(self, others: "list[Connection | Handshake]") -> bool:
         now = self._loop.time()
         candidates = [other for other in others if other.phase.turn and now - other.since >= other.phase.spared]
-        if candidates:
-            min(candidates, key=lambda other: (other.phase.turn, other.since)).make_room()
+        grown = [other for other in candidates if now - other.since >= other.phase.young]
+        if grown:
+            min(grown, key=lambda other: (other.phase.turn, other.since)).make_room()
+        elif candidates:
+            candidates[0].make_room()  # who came first had the most time to ask
         return bool(candidates)
 
     def leave(self, connection: "Connection | Handshake") -> None:

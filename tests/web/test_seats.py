@@ -179,6 +179,19 @@ async def test_refused_connections_make_room_before_idle_ones(start: StartProxy,
     await idle.still_open()
 
 
+async def test_who_has_just_come_is_not_taken_for_an_idle_one(start: StartProxy, tmp_path: Path) -> None:
+    """Among slow heads, the next newcomers would end each caller before its request arrives."""
+    proxy = await keyed(start, tmp_path)
+    for _ in range(4):
+        await (await proxy.connect()).send(b"GET / HTTP/1.1\r\nX")
+    await asyncio.sleep(1.1)  # by now they are slow
+    caller = await proxy.connect()
+    await (await proxy.connect()).send(b"GET / HTTP/1.1\r\nX")
+    await proxy.connect()
+
+    assert (await caller.ask("GET", "/api/x", b"X-Api-Key: 0123456789abcdef")).status == 200
+
+
 async def test_a_page_that_made_room_says_that_its_content_was_late(start: StartProxy) -> None:
     proxy = await start(limits={"connections": 1})
     slow = await proxy.connect()
