@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         seats = self._server.seats
         if seats.take(self):
             return
-        if self.peer.loopback:
+        if self.peer.here:
             self._enter("stand")
             seats.squeeze()
         else:

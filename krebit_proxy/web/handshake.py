@@ -55,7 +55,7 @@ class Handshake(asyncio.Protocol):
         """
         seats = self._server.seats
         if not seats.take(self):
-            if not self.peer.loopback:
+            if not self.peer.here:
                 self._end("all connections are busy")
                 self._sock.close()
                 return

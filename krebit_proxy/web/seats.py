@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from krebit_proxy.core.connection import STANDING
+from krebit_proxy.core.connection import IDLE, STANDING
 
 if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
@@ -76,7 +76,8 @@ class Seats:
         if self._is_fair(mine, len(remote)):
             return True
         others = [other for other in remote if other is not connection]
-        return self._make_room([o for o in others if sites[o.peer.site] >= mine]) or self._make_room(others)
+        larger = [other for other in others if sites[other.peer.site] >= mine]
+        return self._make_room(larger) or self._make_room([o for o in others if o.phase.turn <= IDLE.turn])
 
     def _is_fair(self, mine: int, remote: int) -> bool:
         """Whether a site may have `mine` seats while all remote sites have `remote`."""

@@ -287,6 +287,7 @@ async def test_a_probe_is_answered_while_all_connections_are_busy(start: StartPr
         assert (got.code, got.closes) == ("overloaded", True)
 
 
+@pytest.mark.slow
 async def test_a_caller_without_a_seat_that_asks_nothing_is_refused_soon(start: StartProxy, upstream: Upstream) -> None:
     proxy = await start(limits={"connections": 2})
     await all_busy(proxy, upstream)
@@ -378,6 +379,7 @@ async def test_who_sent_fast_at_first_may_not_be_slow_for_ever(start: StartProxy
     client.trickling.cancel()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 async def test_content_above_the_least_rate_may_take_its_time(start: StartProxy, upstream: Upstream) -> None:
     upstream.default = answer()
     client = await (await start(limits={"body_timeout": 0.5})).connect()
@@ -390,6 +392,7 @@ async def test_content_above_the_least_rate_may_take_its_time(start: StartProxy,
     assert len(upstream.calls[0].content) == 3000
 
 
+@pytest.mark.slow
 async def test_a_caller_is_not_charged_for_an_upstream_that_takes_nothing(
     start: StartProxy, upstream: Upstream
 ) -> None:
@@ -607,6 +610,11 @@ async def test_each_further_site_gets_half_of_what_is_left(hall: Hall) -> None:
 async def test_however_many_sites_there_are_an_eighth_is_for_this_computer(hall: Hall) -> None:
     assert sum(hall.come(f"10.0.0.{number}", 1) for number in range(1, 101)) == 88
     assert hall.come("::1", 100) == 12
+
+
+async def test_what_another_site_has_under_way_makes_no_room_for_a_share(hall: Hall) -> None:
+    assert hall.come("10.0.0.1", 20, phases.BLOCKED) == 20
+    assert hall.come("10.0.0.2", 100) == 40
 
 
 async def test_what_another_site_holds_idle_makes_room_for_a_share(hall: Hall) -> None:
