@@ -79,12 +79,12 @@ def _have_descriptors_for(connections: int) -> int:
         import resource  # not on Windows
     except ImportError:
         return connections
-    others = _OTHER_FILES + STANDING_ROOM
+    others = STANDING_ROOM + _OTHER_FILES
     wanted = _FOR_EACH * connections + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         hint = "raise the limit on open files (ulimit -n), or lower limits.connections"
-        connections = max((hard - others) // _FOR_EACH, hard // 8)
+        connections = max(1, (hard - others) // _FOR_EACH)
         structlog.get_logger().warning(
             "limits.few_descriptors", has=hard, wants=wanted, connections=connections, hint=hint
         )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from krebit_proxy.core.connection import IDLE, STANDING
+from krebit_proxy.core.connection import CLOSING, IDLE, STANDING
 
 if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
     from krebit_proxy.web.handshake import Handshake
 
-STANDING_ROOM: Final = 256  # more callers than the event loop accepts until the first one's request has been read
+STANDING_ROOM: Final = 256  # more callers than the event loop accepts until it has read what the first one asks
 _CUT: Final = 1.0  # seconds that cut connections get to end
 _log: Final = structlog.get_logger()
 
@@ -57,7 +57,8 @@ class Seats:
         if len(self._taken) > limit:
             over = [other for other in self._taken if other.phase.over]
             if len(over) > limit:
-                over[0].cut(silent=True)
+                # A response may still be on its way in CLOSING. Who is LINGERING has had it for a while.
+                min(over, key=lambda other: (other.phase is CLOSING, other.since)).cut(silent=True)
         if not local and not self._has_share(connection):
             return False
         if len(self._taken) <= limit:

@@ -196,4 +196,25 @@ async def test_a_process_has_descriptors_for_all_its_connections_or_says_so(
     async with proxy_process(upstream, tmp_path, before=narrow) as proxy:
         limits = (Path("/proc") / str(proxy.process.pid) / "limits").read_text()
         assert ("limits.few_descriptors" in proxy.log_file.read_text()) is told
+        assert ('"connections":42,' in proxy.log_file.read_text()) is told  # and not the thousand of the settings
     assert re.search(rf"Max open files +{soft} +{hard} ", limits)
+
+
+@pytest.mark.slow
+async def test_a_process_with_few_descriptors_still_answers_a_probe(upstream: Upstream, tmp_path: Path) -> None:
+    """Without a free descriptor, it could not even accept the connection. So there are fewer seats than asked for."""
+
+    def narrow() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+
+    upstream.default = unanswered
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxy_process(upstream, tmp_path, before=narrow))
+        for _ in range(600):
+            client = await proxy.connect()
+            stack.callback(client.close)
+            with suppress(OSError):  # it was refused already
+                await client.send(client.request("GET", "/api/x"))
+        client = await proxy.connect()
+        stack.callback(client.close)
+        assert (await client.ask("GET", "/healthz")).status == 200
