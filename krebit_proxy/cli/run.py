@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PR_SET_DUMPABLE: Final = 4  # of prctl(2)
 _OTHER_FILES: Final = 128  # descriptors for listeners, the store, the token endpoint
+_FOR_EACH: Final = 3  # descriptors for each connection: the caller's, the upstream's, and one that is closing
 
 
 @click.command
@@ -44,7 +45,9 @@ def run(invocation: Invocation, observe: Path | None) -> None:
     settings = invocation.settings()
     log.configure(settings.log)
     log.install_hooks()
-    _have_descriptors_for(settings.limits.connections)
+    connections = _have_descriptors_for(settings.limits.connections)
+    limits = settings.limits.model_copy(update={"connections": connections})
+    settings = settings.model_copy(update={"limits": limits})
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, observe))
 
@@ -64,22 +67,32 @@ def _leave_no_core() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _have_descriptors_for(connections: int) -> None:
-    """Raises the limit of open files to what this process may need. Without a free one it cannot store the grant."""
+def _have_descriptors_for(connections: int) -> int:
+    """Raises the limit of open files to what this process may need. Returns how many connections it is enough for.
+
+    Without a free descriptor, the proxy could not store the grant, and callers would be dropped without an answer.
+    """
     import structlog
+
+    from krebit_proxy.web.seats import STANDING_ROOM
 
     try:
         import resource  # not on Windows
     except ImportError:
-        return
-    wanted = 3 * connections + _OTHER_FILES  # for each: the caller's, the upstream's, and one that is closing
+        return connections
+    others = STANDING_ROOM + _OTHER_FILES
+    wanted = _FOR_EACH * connections + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         hint = "raise the limit on open files (ulimit -n), or lower limits.connections"
-        structlog.get_logger().warning("limits.few_descriptors", has=hard, wants=wanted, hint=hint)
+        connections = max(1, (hard - others) // _FOR_EACH)
+        structlog.get_logger().warning(
+            "limits.few_descriptors", has=hard, wants=wanted, connections=connections, hint=hint
+        )
         wanted = hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return connections
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":

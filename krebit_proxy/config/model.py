@@ -262,7 +262,7 @@ class Limits(Section):
     header_timeout: Seconds = 30
     """How long the header may take to arrive."""
     body_timeout: Seconds = 60
-    """How long the next part of a body may take to arrive."""
+    """How long the next part of a body may take. In half of this time, at least 240 bytes per second must arrive."""
     keepalive: Seconds = 75
     """How long idle clients stay connected."""
     drain: Seconds = 10

@@ -18,6 +18,7 @@ from krebit_proxy.core.policy import pattern
 _SCHEME: Final = r"[a-z][a-z0-9+.-]*"  # RFC 3986, 3.1; browser extensions and desktop apps have their own
 _ORIGIN: Final = re.compile(rf"({_SCHEME})://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{{1,5}}))?", re.ASCII)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052, 2.1: the last 32 bits are an IPv4 address
 _OWNER: Final = re.compile(r"[ug]id:\d+", re.ASCII)
 
 Network = IPv4Network | IPv6Network
@@ -95,7 +96,8 @@ class Peer:
         local: The address at which it reached us, as in `Host` without a port.
         scheme: `http` or `https`.
         address: Its IP address; empty for a unix socket.
-        site: The address or network that shares one limit on connections; empty for a unix socket.
+        site: The address or network that shares one limit on connections; empty for a unix socket. All addresses of
+            this computer are one site.
     """
 
     caller: Caller
@@ -228,7 +230,7 @@ class Rules:
             local=host.encode(),
             scheme=scheme,
             address=str(remote),
-            site=_site(remote),
+            site="here" if remote == ours else _site(remote),
         )
 
     def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:
@@ -251,9 +253,18 @@ def _allow_rule(methods: Sequence[str], paths: Sequence[str], callers: Sequence[
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:
-    """The IPv4 address, or the /64 network of an IPv6 address: one computer can use all addresses in it."""
+    """The IPv4 address, or the /64 network of an IPv6 address: one computer can use all addresses in it.
+
+    The IPv6 addresses of a transition mechanism contain the IPv4 address of the same computer.
+    """
+    if isinstance(address, IPv4Address):
+        return str(address)
+    teredo = address.teredo
+    inner = address.sixtofour or (teredo[1] if teredo else None)
+    if address in _NAT64:
+        inner = IPv4Address(int(address) & 0xFFFFFFFF)
     # RFC 4291, 2.5.1: "Interface IDs are required to be 64 bits long".
-    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+    return str(inner or ip_network((address, 64), strict=False))
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

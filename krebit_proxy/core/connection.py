@@ -6,6 +6,8 @@ changed. The usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and finall
 
     HANDSHAKE   TLS is not set up yet
     FRESH       no request has come yet
+    STANDING    the same, and there is no seat: only a probe is answered
+    PROBED      a probe without a seat is being answered
     IDLE        no request has come since the last response
     HEAD        a part of a request's head has come
     SENT        the request went upstream; the response is awaited, and no task is needed for that
@@ -22,6 +24,8 @@ changed. The usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and finall
 
 Every phase has a deadline, so no connection stays for ever, and an `Ending` for that moment. Some phases also make
 room: if `limits.connections` is reached, a connection in one of them ends in the same way for a new caller.
+
+A body that arrives too slowly ends its request earlier. See `Pace`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,9 +33,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 ANY: Final = 0.0  # bytes per second: any progress
+LEAST: Final = 240.0  # bytes per second; a slower caller holds a seat for nothing
 _GOOD: Final = 1e6  # bytes per second; a caller that sends so fast may finish, and then reads our response
 _AFTER_THE_LAST: Final = 2.0  # seconds for the caller to read a response to a request that is still coming
 _SPARED: Final = 1.0  # seconds without progress until a caller counts as a slow reader
+_YOUNG: Final = 1.0  # seconds in which an honest caller's first request comes
+_PROBE: Final = 1.0  # seconds for a caller without a seat to send its probe
+_PACED: Final = 30.0  # seconds over which the least rate is measured, unless the settings change it
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,21 @@ class Timeouts:
     connect: float
     response: float
 
+    @property
+    def pace(self) -> float:
+        """How long a body may stay below the least rate. Less or more patience for bodies changes it, too."""
+        return max(min(_PACED, self.body), self.body / 2)
+
 
 # How a connection ends when its deadline passes or when it makes room:
 #   close    it is closed
 #   linger   it goes to LINGERING, so that the caller can read the response before the close
 #   408      a response says that the request came too slowly
+#   503      a response says that all connections are busy
 #   504      a response says that the upstream did not answer in time
 #   reset    it breaks off, so that the caller sees that something is missing
 #   drop     it is closed at once; nothing more is sent after the last response
-Ending = Literal["close", "linger", "408", "504", "reset", "drop"]
+Ending = Literal["close", "linger", "408", "503", "504", "reset", "drop"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +82,11 @@ class ConnectionPhase:
         turn: The order in which connections end to make room for another: lower numbers first, and among equals the one
             that has been in its phase longest. 0: never.
         spared: Seconds in this phase until the connection may end to make room.
+        young: Seconds in this phase in which it makes room only if no other connection can.
         ready: Whether the next request can be answered.
-        over: Whether no further request will be answered. Such a connection does not count against the limit.
+        paced: Whether a body that is arriving must keep the least rate.
+        seated: Whether the connection counts against the limit.
+        over: Whether no further request will be answered.
     """
 
     name: str
@@ -78,32 +95,44 @@ class ConnectionPhase:
     progress: float | None = None
     turn: int = 0
     spared: float = 0.0
+    young: float = 0.0
     ready: bool = False
+    paced: bool = False
+    seated: bool = True
     over: bool = False
 
     def __repr__(self) -> str:
         return self.name
 
 
-HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3)
-FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
+HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3, young=_YOUNG)
+FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, young=_YOUNG, ready=True)
+STANDING: Final = ConnectionPhase("STANDING", lambda _: _PROBE, "503", seated=False)
+PROBED: Final = ConnectionPhase("PROBED", lambda _: _AFTER_THE_LAST, "reset", seated=False)
 IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
-HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
+HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, young=_YOUNG, ready=True)
 # The steps of an exchange have deadlines and errors of their own. These are a safety net for all that has none.
 SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")
-WORKING: Final = ConnectionPhase("WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY)
-READING: Final = ConnectionPhase("READING", lambda t: t.body, "408", turn=4)
+WORKING: Final = ConnectionPhase(
+    "WORKING", lambda t: 60 + t.connect + t.response + t.idle, "504", progress=ANY, paced=True
+)
+READING: Final = ConnectionPhase("READING", lambda t: t.body, "408", turn=4, paced=True)
 PAGE: Final = ConnectionPhase("PAGE", lambda t: 60 + t.connect + t.response, "reset", turn=5)
-BLOCKED: Final = ConnectionPhase("BLOCKED", lambda t: t.idle, "reset", progress=ANY, turn=4, spared=_SPARED)
-UNREAD: Final = ConnectionPhase("UNREAD", lambda t: t.idle, "reset", progress=ANY, turn=4)
+BLOCKED: Final = ConnectionPhase(
+    "BLOCKED", lambda t: t.idle, "reset", progress=LEAST, turn=4, spared=_SPARED, paced=True
+)
+UNREAD: Final = ConnectionPhase("UNREAD", lambda t: t.idle, "reset", progress=LEAST, turn=3)
 SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", turn=4)
 REFUSED: Final = ConnectionPhase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
 TUNNEL: Final = ConnectionPhase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
-LINGERING: Final = ConnectionPhase("LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, over=True)
-CLOSING: Final = ConnectionPhase("CLOSING", lambda t: t.idle, "drop", progress=ANY, over=True)
+LINGERING: Final = ConnectionPhase(
+    "LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, seated=False, over=True
+)
+CLOSING: Final = ConnectionPhase("CLOSING", lambda t: t.idle, "drop", progress=ANY, seated=False, over=True)
 
 
 # What happens to a connection:
+#   stand    no seat is free
 #   begin    the first bytes of a head arrived
 #   read     a request for a page waits for its content
 #   send     a request was sent upstream
@@ -118,7 +147,8 @@ CLOSING: Final = ConnectionPhase("CLOSING", lambda t: t.idle, "drop", progress=A
 #   linger   the last response is complete; the caller may still be sending
 #   end      either side closed or reset the connection
 Event = Literal[
-    "begin", "read", "send", "work", "page", "block", "take", "switch", "next", "skip", "refuse", "linger", "end"
+    "stand", "begin", "read", "send", "work", "page", "block", "take", "switch", "next", "skip", "refuse", "linger",
+    "end",
 ]  # fmt: skip
 
 
@@ -138,13 +168,15 @@ _BEGUN: Final[dict[Event, ConnectionPhase]] = {
 }
 
 TABLE: Final[Mapping[ConnectionPhase, Mapping[Event, ConnectionPhase]]] = {
-    HANDSHAKE: _END,
-    FRESH: {**_ANSWERED, **_BEGUN, "begin": HEAD},
+    HANDSHAKE: {**_END, "stand": STANDING},
+    FRESH: {**_ANSWERED, **_BEGUN, "begin": HEAD, "stand": STANDING},
+    STANDING: {**_LAST, "page": PROBED},
+    PROBED: _LAST,
     IDLE: {**_ANSWERED, **_BEGUN, "begin": HEAD},
     HEAD: {**_ANSWERED, **_BEGUN},
     SENT: {**_END, "next": IDLE, "work": WORKING},
     READING: {**_LAST, "refuse": REFUSED, "page": PAGE},
-    PAGE: {**_LAST, "next": IDLE},
+    PAGE: {**_LAST, "next": IDLE, "refuse": REFUSED},
     WORKING: {**_ANSWERED, "block": BLOCKED, "switch": TUNNEL},
     BLOCKED: {**_END, "take": WORKING},
     UNREAD: {**_END, "take": IDLE},
@@ -162,3 +194,27 @@ def step(phase: ConnectionPhase, event: Event) -> ConnectionPhase:
         return TABLE[phase][event]
     except KeyError:
         raise IllegalStep(f"{event!r} cannot happen in the phase {phase}") from None
+
+
+class Pace:
+    """Tells whether the content of one request arrives at the least rate."""
+
+    __slots__ = ("_mark", "_since")
+
+    def __init__(self, now: float) -> None:
+        """`now`: the time in seconds, by any clock that never goes back."""
+        self._since = now
+        self._mark = 0
+
+    def pause(self, received: int, now: float) -> None:
+        """Starts anew: until `now` the caller could or should not send. `received`: bytes so far."""
+        self._since, self._mark = now, received
+
+    def kept(self, received: int, now: float, patience: float) -> bool:
+        """Whether the average was good enough at some moment in the last `patience` seconds.
+
+        The average starts anew at each such moment. So nobody who was fast once may be slow for ever.
+        """
+        if received - self._mark > LEAST * (now - self._since):
+            self.pause(received, now)
+        return now - self._since < patience

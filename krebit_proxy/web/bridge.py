@@ -13,14 +13,15 @@ from typing import Any, Final
 from aiohttp import web
 
 from krebit_proxy.core.access import Peer
-from krebit_proxy.core.admission import Preference
-from krebit_proxy.core.target import origin_form
+from krebit_proxy.core.admission import Preference, Request
+from krebit_proxy.core.target import origin_form, own_path
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import Call
 
 Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 LONGEST_FORM: Final = 64 << 10  # bytes of content that a page may get; our forms are small
+_FORMS: Final = frozenset(("/setup/paste",))  # only these pages get content
 _ROOM: Final = 1 << 20  # bytes; aiohttp's own limits must not bite, because limits.header_bytes was checked before
 # Fields about the connection or the framing. They are written anew, or left out.
 _REWRITTEN: Final = frozenset(
@@ -46,6 +47,16 @@ class Visit:
 VISIT: Final = web.RequestKey("visit", Visit)
 
 
+def takes_form(request: Request) -> bool:
+    """Whether the request is a form for one of our pages. The content of all others is not read."""
+    return request.method == b"POST" and own_path(request.target) in _FORMS
+
+
+def too_long() -> Refused:
+    """The error for a form that is too long."""
+    return Refused("bad_request", f"The body is larger than {LONGEST_FORM >> 10} KiB.")
+
+
 class Bridge:
     """Lets pages, which are handlers of aiohttp, answer calls."""
 
@@ -62,7 +73,7 @@ class Bridge:
         )
 
     async def answer(self, call: Call, page: Page) -> None:
-        """Answers a call whose content is complete with `page`. Raises what `page` raises."""
+        """Answers a call with `page`. The content of a form must be complete. Raises what `page` raises."""
         wire = _Wire(call)
         protocol = self._server()
         protocol.connection_made(wire)
@@ -118,7 +129,9 @@ async def _hand_over(request: web.BaseRequest) -> web.StreamResponse:
 
 def _rewritten(call: Call) -> bytes:
     """The request as bytes for aiohttp's parser."""
-    request, content = call.request, call.content.take_all()
+    request = call.request
+    form = takes_form(request)
+    content = call.content.take_all() if form else b""
     # Each field once, for aiohttp refuses some that come twice. Only cookies may stand on several lines.
     fields: dict[bytes, bytes] = {}
     for name, (_, value) in zip(request.head.names, request.head.fields, strict=True):
@@ -133,7 +146,7 @@ def _rewritten(call: Call) -> bytes:
         b"Host: " + request.authority,
         *[b"%b: %b" % field for field in fields.items()],
     ]
-    if request.head.length != 0:
+    if form:
         lines.append(b"Content-Length: %d" % len(content))
     # What is decided for the connection reads the same in a request.
     return b"\r\n".join(lines) + b"\r\n" + call.connection_field() + b"\r\n" + content

@@ -8,8 +8,9 @@ How a request travels, in the order in which it happens:
    - A plain API call, with a token at hand. `Api.begin` sends it, and the connection is SENT. It needs no task: the
      exchange calls `relay` once the response arrives or fails.
    - A call with an immediate answer. `_fail` answers refused calls, the server answers OPTIONS about the proxy.
-   - A call for one of our pages, with content. The connection is READING until the content is complete, then PAGE.
-   - All others. A task runs `Server.answer`. The connection is WORKING for `Api.forward`, PAGE for a page.
+   - A form for one of our pages. The connection is READING until the content is complete, then PAGE.
+   - All others. A task runs `Server.answer`. The connection is WORKING for `Api.forward`, PAGE for a page. Such a page
+     takes no content, so nobody waits for it.
 3. `_relay` lets `Api.complete` write a response that has arrived completely. Otherwise the call becomes WORKING.
 4. `_answered` logs and counts the call, and decides what follows: the next request (IDLE), the rest of this one's
    content to skip (SKIPPING, REFUSED), or the end (LINGERING, CLOSING).
@@ -17,6 +18,9 @@ How a request travels, in the order in which it happens:
 All steps that may fail run within `_proceed`, `_relay` or `_answer`. Each exception there ends in `_fail`: in an error
 response, or in a broken connection that the caller notices. If nothing happens at all, the deadline of the phase ends
 it: `check` runs about once a second. `core.connection` defines the phases, their deadlines and their order.
+
+A connection for which there is no seat gets an error. From this computer, it is STANDING first: if its request is a
+probe, such as /healthz, it is answered nevertheless. So a busy proxy is not taken for a dead one.
 """
 
 import asyncio
@@ -29,12 +33,12 @@ import structlog
 
 from krebit_proxy.batches import ANSWER, RECORD, REPLY
 from krebit_proxy.core import connection as phases
-from krebit_proxy.core.connection import Event, step
+from krebit_proxy.core.connection import Event, Pace, step
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.web.admission import peer_of
-from krebit_proxy.web.bridge import LONGEST_FORM
+from krebit_proxy.web.bridge import LONGEST_FORM, too_long
 from krebit_proxy.web.call import NO_CONTENT, Call, late
 from krebit_proxy.web.flow import HIGH_WATER, LOW_WATER, Flow
 from krebit_proxy.web.request_reader import RequestReader
@@ -49,14 +53,15 @@ _FULL: Final = Refused(
 )
 _LATE_HEAD: Final = Refused("request_timeout", "The request headers did not arrive in time.")
 _LATE_ANSWER: Final = Refused("upstream_timeout", "The proxy could not answer the request in time.")
+_SETTLED: Final = 1.0  # seconds that a TLS caller who has everything may take to say goodbye
 _log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
     """One caller's connection, in `phase` since `since` (by `Server.time`). It answers one call at a time."""
 
-    __slots__ = ("_batches", "_call", "_flow", "_reader", "_rest", "_server", "peer", "phase", "since", "task",
-                 "transport")  # fmt: skip
+    __slots__ = ("_batches", "_call", "_flow", "_pace", "_paced", "_reader", "_rest", "_server", "peer", "phase",
+                 "since", "task", "transport")  # fmt: skip
 
     peer: "Peer"
     _flow: Flow
@@ -67,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader(self, server.reader_settings)
         self._call: Call | None = None  # being answered
         self._rest = NO_CONTENT  # of a call that was answered early; it is skipped
+        self._paced = NO_CONTENT  # that must arrive at the least rate, and its pace
+        self._pace: Pace | None = None
         self.task: asyncio.Task[None] | None = None  # answers the call, if it needs a task
         self.transport: asyncio.Transport | None = None
         self.phase = phases.FRESH
@@ -77,10 +84,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._flow = Flow(self.transport)
-        self.peer = peer_of(transport, self._server.rules)
-        with suppress(OSError):  # the caller has left already
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if not self._server.seats.take(self):
+        try:
+            self.peer = peer_of(transport, self._server.rules)
+            with suppress(OSError):  # the caller has left already
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._sit_down()
+        except Exception as error:  # the loop would leave the connection open, without a deadline
+            self._break_off(None, error)
+
+    def _sit_down(self) -> None:
+        seats = self._server.seats
+        if seats.take(self):
+            return
+        if self.peer.here:
+            self._enter("stand")
+            seats.squeeze()
+        else:
             self._reader.fail(_FULL)
             self._batches.do(ANSWER, Connection._proceed, self)
 
@@ -175,6 +194,8 @@ class Connection(asyncio.Protocol):
                 self._read_form()
             elif phase in {phases.SKIPPING, phases.REFUSED}:
                 self._skip()
+            elif phase is phases.STANDING and self._reader.calls:
+                self._stand()
         except Exception as error:  # `_fail` handles every kind
             self._fail(self._call, error)
 
@@ -203,12 +224,20 @@ class Connection(asyncio.Protocol):
         elif not self.phase.over:
             self._enter("send")
 
+    def _stand(self) -> None:
+        """Answers the only call of a connection without a seat."""
+        call = self._reader.calls[0]
+        call.persistent = False
+        if call.fault is None and not self._server.is_probe(call):
+            call.fault = _FULL
+        self._begin()
+
     def _lead(self, call: Call, event: Event) -> None:
         """Continues in the way that `Server.begin` chose."""
         if self.phase.over:
             return  # it was cut meanwhile
         if event == "next":
-            self._answered(call)
+            self._answered(call, "refuse")  # nobody needs its content
             return
         self._enter(event)
         if event == "read":
@@ -224,10 +253,7 @@ class Connection(asyncio.Protocol):
         if call.content.error is not None:
             self._fail(call, call.content.error)
         elif call.content.received > LONGEST_FORM:
-            self._fail(
-                call,
-                Refused("bad_request", f"The body is larger than {LONGEST_FORM >> 10} KiB."),
-            )
+            self._fail(call, too_long())
         elif call.content.complete:
             self._lead(call, "page")
 
@@ -247,7 +273,11 @@ class Connection(asyncio.Protocol):
         try:
             await self._server.answer(call)
             if self._call is call:
-                self._answered(call)
+                self._answered(call, "refuse" if call.request.page else "skip")
+        except asyncio.CancelledError as error:
+            if self._call is call:  # not by us, so nobody else ends the connection
+                self._break_off(call, RuntimeError(repr(error)))
+            raise
         except Exception as error:  # as in `_proceed`
             if self._call is call:
                 self._fail(call, error)
@@ -291,7 +321,10 @@ class Connection(asyncio.Protocol):
             task.cancel()
 
     def _answered(self, call: Call, early: Event = "skip") -> None:
-        """Finishes a call that has its response. `early`: the event if content of the request is still to come."""
+        """Finishes a call that has its response. `early`: the event if content of the request is still to come.
+
+        "skip" if the upstream answered. "refuse" if we did: then there is less patience.
+        """
         reader = self._reader
         if not call.persistent:
             if call.content.complete and call.fault is None:
@@ -333,8 +366,24 @@ class Connection(asyncio.Protocol):
             elif phase is phases.IDLE:
                 _log.debug("connection.idle", seconds=self._server.deadlines[phase])
             self._end_early()
-        if self._reader.receiving is not None:
-            self._reader.receiving.content.expire(now)
+        elif phase is phases.CLOSING and waited >= _SETTLED and self.transport is not None and self._flow.settled():
+            self.transport.abort()  # a TLS caller that does not answer our close_notify
+        receiving = self._reader.receiving
+        if receiving is not None:
+            receiving.content.expire(now)
+            if receiving is self._call:
+                self._check_pace(receiving, now)
+
+    def _check_pace(self, call: Call, now: float) -> None:
+        """Ends a call whose content arrives too slowly, even if each piece comes in time."""
+        content = call.content
+        if self._pace is None or self._paced is not content:
+            self._paced, self._pace = content, Pace(now)
+        if not self.phase.paced or self._flow.held or content.expected:
+            self._pace.pause(content.received, now)  # we do not want more at the moment
+        elif not self._pace.kept(content.received, now, self._server.patience):
+            call.persistent = False
+            self._fail(call, late())
 
     def make_room(self) -> None:
         """Ends the connection to make room for another caller."""
@@ -356,6 +405,9 @@ class Connection(asyncio.Protocol):
                 else:
                     call.persistent = False  # its content may still arrive
                     self._fail(call, late())
+            case "503":
+                self._reader.fail(_FULL)
+                self._proceed()
             case "504":
                 self._fail(call, _LATE_ANSWER)
             case "reset":

@@ -63,6 +63,10 @@ class Flow:
         self._mark = through
         return True
 
+    def settled(self) -> bool:
+        """Whether the caller has acknowledged everything that was written."""
+        return self._through() >= self.moved
+
     def _through(self) -> int:
         """Bytes received, plus bytes that the caller has acknowledged."""
         sock = self._transport.get_extra_info("socket")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from krebit_proxy.core.connection import HANDSHAKE, step
+from krebit_proxy.core.connection import HANDSHAKE, STANDING, step
 from krebit_proxy.tasks import spawn
 from krebit_proxy.web.accept import Take
 
@@ -49,14 +49,22 @@ class Handshake(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, tls: ssl.SSLContext, patience: float) -> None:
-        """Starts the handshake if there is room for the connection. It may take `patience` seconds."""
-        if self._server.seats.take(self):
-            self.task = spawn(self._encrypt(tls, patience), name="TLS handshake")
-        else:
-            self._end("all connections are busy")
-            self._sock.close()
+        """Starts the handshake if there is room for the connection. It may take `patience` seconds.
+
+        A caller of this computer gets a moment without a seat, because it may be a probe.
+        """
+        seats = self._server.seats
+        if not seats.take(self):
+            if not self.peer.here:
+                self._end("all connections are busy")
+                self._sock.close()
+                return
+            self.phase, patience = step(HANDSHAKE, "stand"), min(patience, self._server.deadlines[STANDING])
+            seats.squeeze()
+        self.task = spawn(self._encrypt(tls, patience), name="TLS handshake")
 
     async def _encrypt(self, tls: ssl.SSLContext, patience: float) -> None:
+        reason = "TLS handshake failed: the connection broke off"
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
@@ -64,10 +72,10 @@ class Handshake(asyncio.Protocol):
         except OSError as error:
             failed = f"TLS handshake failed: {type(error).__name__}"
             reason = "closed to make room" if self.phase.over else failed
-        else:
-            reason = "TLS handshake failed: the connection broke off"
-        if not self._over:
-            self._end(reason)
+        finally:  # after a fault, too: it must not hold its seat
+            if not self._over:
+                self._end(reason)
+                self._sock.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is complete: passes the transport to a `Connection`."""

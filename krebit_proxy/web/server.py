@@ -6,6 +6,7 @@ from itertools import count
 from math import ceil
 from secrets import token_hex
 from time import monotonic
+from typing import Final
 
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
@@ -19,7 +20,7 @@ from krebit_proxy.core.target import API, own_path
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.web.api import Api
-from krebit_proxy.web.bridge import Bridge, Page
+from krebit_proxy.web.bridge import LONGEST_FORM, Bridge, Page, takes_form, too_long
 from krebit_proxy.web.call import Call
 from krebit_proxy.web.connection import Connection
 from krebit_proxy.web.problems import METHODS, problem
@@ -27,6 +28,7 @@ from krebit_proxy.web.request_reader import ReaderSettings
 from krebit_proxy.web.seats import Seats
 from krebit_proxy.web.wrong_keys import WrongKeys
 
+_PROBES: Final = frozenset((b"/healthz", b"/readyz"))
 _CALLER_LEFT = 499  # the status in the log if no response was sent, as in nginx
 
 
@@ -41,6 +43,7 @@ class Server:
         ids: New ids for calls.
         time: The clock of all connections. The loop's has steps of a millisecond, in which many become idle.
         deadlines: The longest time in each phase of a connection, in seconds.
+        patience: Seconds that content may stay below the least rate.
         reader_settings: Shared by the readers of all connections.
     """
 
@@ -67,6 +70,7 @@ class Server:
         callers = limits.header_timeout, limits.body_timeout, limits.keepalive
         timeouts = Timeouts(*callers, upstream.idle_timeout, upstream.connect_timeout, upstream.response_timeout)
         self.deadlines = {phase: phase.deadline(timeouts) for phase in TABLE}
+        self.patience = timeouts.pace
         dropped = withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None)
         self.reader_settings = ReaderSettings(limits.header_bytes, limits.body_timeout, dropped)
         self._api = api
@@ -109,6 +113,10 @@ class Server:
             raise Refused("not_forwarded", "Only paths under /api/ are forwarded.", hint="Check the tool's base URL.")
         if not request.page:
             return "work"
+        if not takes_form(request):
+            return "page"
+        if call.length is not None and call.length > LONGEST_FORM:
+            raise too_long()
         return "page" if call.length == 0 else "read"
 
     def _admit(self, call: Call) -> None:
@@ -135,6 +143,11 @@ class Server:
                 hint="Send fewer, or raise limits.rate and limits.burst.",
                 retry_after=ceil(wait),
             )
+
+    @staticmethod
+    def is_probe(call: Call) -> bool:
+        """Whether the call asks how the proxy is. It is answered even if all connections are busy."""
+        return call.request.target.partition(b"?")[0] in _PROBES
 
     def complete(self, call: Call) -> bool:
         """Relays a complete response to a call that `begin` sent. False: call `answer`."""

@@ -137,7 +137,7 @@ def test_without_networks_every_tcp_peer_is_let_in() -> None:
         site="192.0.2.1",
     )
     assert Rules().peer("::1", "::1") == Peer(
-        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="::/64"
+        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="here"
     )
 
 
@@ -145,6 +145,25 @@ def test_one_place_is_an_ipv4_address_or_an_ipv6_network() -> None:
     addresses = ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1")
     sites = [Rules().peer(address, "::1").site for address in addresses]
     assert sites == ["192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::/64", "2001:db8::/64", "2001:db8:0:1::/64"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "192.0.2.1",
+        "::ffff:192.0.2.1",
+        "2002:c000:201::1",  # 6to4 (RFC 3056)
+        "64:ff9b::c000:201",  # NAT64 (RFC 6052)
+        "2001:0:5ef5:79fd::3fff:fdfe",  # Teredo (RFC 4380): the client's address, inverted
+    ],
+)
+def test_one_place_is_known_by_the_ipv4_address_within_an_ipv6_address(address: str) -> None:
+    assert Rules().peer(address, "::1").site == "192.0.2.1"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "fd00::2", "fe80::1%eth0"])
+def test_all_addresses_of_this_computer_are_one_place(address: str) -> None:
+    assert Rules().peer(address, address).site == "here"
 
 
 def test_a_peer_that_calls_from_our_own_address_is_on_this_computer() -> None:

@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Self
 
+from krebit_proxy.core.host import bracketed
 from tests.fakes.messages import (
     Fields,
     Malformed,
@@ -72,7 +73,7 @@ class Client:
 
     @classmethod
     async def connect(cls, port: int, *, host: str = "127.0.0.1", receive_buffer: int = 0) -> Self:
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         sock.setblocking(False)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -82,7 +83,7 @@ class Client:
             sock.close()
             raise
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(sock, b"%s:%d" % (host.encode(), port))
+        return cls(sock, f"{bracketed(host)}:{port}".encode())
 
     def close(self) -> None:
         self.sock.close()

@@ -30,20 +30,22 @@ def speaking_tls(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
     return {"tls_cert_file": str(folder / "localhost.pem")}, ssl.create_default_context(cafile=str(authority.ca_file))
 
 
-async def ask_in_tls(port: int, context: ssl.SSLContext, fields: bytes = b"") -> bytes:
+async def ask_in_tls(port: int, context: ssl.SSLContext, fields: bytes = b"", *, target: str = "/api/x") -> bytes:
     """The whole answer to a request over TLS."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-    writer.write(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % fields)
-    got = await reader.read()
-    writer.close()
-    return got
+    try:
+        writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % (target.encode(), fields))
+        return await reader.read()
+    finally:
+        writer.close()
 
 
-def own_address() -> str:
+def own_address(family: socket.AddressFamily = socket.AF_INET) -> str:
     """An address of this machine that is not loopback; the test is skipped where there is none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    elsewhere = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; it only asks for the route
+            probe.connect((elsewhere, 9))  # sends nothing; it only asks for the route
         except OSError:
             pytest.skip("this machine has no address beyond loopback")
         return str(probe.getsockname()[0])

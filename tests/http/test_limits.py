@@ -93,6 +93,7 @@ async def test_a_caller_too_many_is_one_event(start_proxy: StartProxy, upstream:
     await first.send(first.request("GET", "/api/x"))
     await upstream.called()
     other = await proxy.connect()
+    await other.send(other.request("GET", "/api/x"))
     await other.rest()
 
     assert [event["code"] for event in refusals(proxy)] == ["overloaded"]

@@ -121,7 +121,7 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
         settings,
         rules=Rules(),
         api=cast("Any", stage),
-        pages={"/page": page, "/healthz": page, "/host": host},
+        pages={"/setup/paste": page, "/healthz": page, "/host": host},
         metrics=Metrics(),
         observe=stage.ended.append,
     )
@@ -260,11 +260,11 @@ async def test_much_that_follows_an_offer_is_answered_when_the_offer_is_declined
 
 async def test_our_pages_are_aiohttps(stage: Stage) -> None:
     client = await stage.client()
-    got = await client.ask("POST", "/page?a=%20b", content=b"hello")
-    await client.send(client.request("HEAD", "/page"))
+    got = await client.ask("POST", "/setup/paste?a=%20b", content=b"hello")
+    await client.send(client.request("HEAD", "/setup/paste"))
     head = await client.response("HEAD")
 
-    assert got.content == b"POST /page?a=%20b hello"
+    assert got.content == b"POST /setup/paste?a=%20b hello"
     assert got.values(b"server") == [b"krebit-proxy"]
     assert (head.status, head.content) == (200, b"")
     await client.still_open()
@@ -279,7 +279,7 @@ async def test_a_page_sees_the_admitted_authority_as_its_host(stage: Stage) -> N
 
 async def test_too_much_content_for_a_page_is_refused(stage: Stage) -> None:
     client = await stage.client()
-    got = await client.ask("POST", "/page", content=b"x" * 100_000)
+    got = await client.ask("POST", "/setup/paste", content=b"x" * 100_000)
 
     assert (got.status, got.code) == (400, "bad_request")
 
@@ -307,7 +307,7 @@ async def test_answers_that_were_not_taken_for_a_while_come_all_and_in_order(sta
 
 async def test_a_malformed_form_is_refused(stage: Stage) -> None:
     client = await stage.client()
-    await client.send(client.request("POST", "/page", b"Transfer-Encoding: chunked") + b"5\r\nhello\r\nZ\r\n")
+    await client.send(client.request("POST", "/setup/paste", b"Transfer-Encoding: chunked") + b"5\r\nhello\r\nZ\r\n")
 
     assert (await client.response()).code == "bad_request"
 

@@ -1,8 +1,10 @@
 """Whatever happens while an answer is made, the connection ends in an answer or a close."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,16 @@ from krebit_proxy.upstream import Exchange
 from krebit_proxy.web import bridge, connection, problems, server
 from krebit_proxy.web.api import Api
 from krebit_proxy.web.call import Call
+from krebit_proxy.web.connection import Connection
+from krebit_proxy.web.flow import Flow
 from krebit_proxy.web.request_reader import RequestReader
+from krebit_proxy.web.seats import Seats
 from krebit_proxy.web.server import Server
 from tests.fakes.client import Ended
-from tests.fakes.door import ask
+from tests.fakes.door import ask, ask_in_tls, speaking_tls
 from tests.fakes.proxy import StartProxy
 from tests.fakes.upstream import Upstream, answer
+from tests.fakes.waiting import eventually
 
 BreakDown = Callable[[], AbstractContextManager[None]]
 
@@ -97,6 +103,14 @@ PLACES = [
     (server, "admit"),
     (server, "own_path"),
     (connection, "step"),
+    (connection, "peer_of"),
+    (Connection, "_begin"),
+    (Connection, "_answered"),
+    (Connection, "_skip"),
+    (Connection, "_linger"),
+    (Flow, "begin"),
+    (Seats, "take"),
+    (server, "takes_form"),
     (connection._log, "error"),
     (bridge, "_rewritten"),
     (bridge._Wire, "write"),
@@ -167,6 +181,55 @@ async def test_a_log_that_fails_while_a_fault_is_told_of_does_not_keep_the_conne
     await client.send(client.request("POST", "/api/x", content=b"x"))
 
     assert (await client.rest()).got == b""
+
+
+@pytest.mark.parametrize("target", ["/api/x", "/healthz"])
+async def test_a_task_that_is_cancelled_by_somebody_else_ends_its_connection(
+    start: StartProxy, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Server, "answer", cancelled)
+    proxy = await start()
+    client = await proxy.connect()
+    await client.send(client.request("POST", target, content=b"x"))
+
+    assert (await client.rest()).got == b""
+    await eventually(lambda: proxy.events("request.failed"))
+
+
+@pytest.mark.parametrize(
+    "place", [(connection, "peer_of"), (Seats, "take"), (Seats, "squeeze"), (Connection, "_sit_down")]
+)
+async def test_a_connection_that_finds_no_place_by_a_fault_is_closed_even_if_it_says_nothing(
+    start: StartProxy, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+) -> None:
+    proxy = await start(limits={"connections": 1})
+    with monkeypatch.context() as broken:
+        broken.setattr(*place, fail)
+        if place[1] == "squeeze":
+            broken.setattr(Seats, "take", lambda *_: False)
+        assert (await (await proxy.connect()).rest()).got == b""
+
+    assert (await ask(proxy, "GET", "/healthz")).status == 200
+    assert proxy.events("request.failed")
+
+
+async def test_a_fault_in_a_handshake_gives_its_seat_back(
+    start: StartProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(**tls)
+    gc.unfreeze()
+    (server,) = [thing for thing in gc.get_objects() if isinstance(thing, Server) and not thing.draining]
+    with monkeypatch.context() as broken:
+        broken.setattr(asyncio.get_running_loop(), "connect_accepted_socket", fail)
+        with suppress(OSError):
+            assert await ask_in_tls(proxy.port, context) == b""
+
+    assert server.seats.all() == []
+    assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_deadline_that_cannot_be_looked_at_does_not_stop_the_clock_of_others(
