@@ -13,7 +13,7 @@ from contextlib import suppress
 from socket import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
-from krebit_proxy.sockets import unacknowledged
+from krebit_proxy.sockets import COUNTS_UNACKNOWLEDGED, silence, unacknowledged
 
 if TYPE_CHECKING:
     from krebit_proxy.upstream.connect import Link
@@ -66,16 +66,18 @@ class SocketLink:
         uses: How many requests it has carried.
         buffered: Octets still to be sent.
         closed: We have closed it, or its end was reported to the owner.
-        idle_since: When it became idle, by the loop's clock.
+        idle_since: When it became idle, by `clock.elapsed`.
+        expires: When it is too old for another request, by the same clock.
     """
 
     __slots__ = ("_loop", "_octets", "_out", "_poll", "_read_wants_write", "_reading", "_socket", "_write_failed",
-                 "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner", "uses")  # fmt: skip
+                 "_write_wants_read", "_writing", "buffered", "closed", "expires", "idle_since", "owner",
+                 "uses")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, owner: Owner) -> None:
         self.owner = owner
         self.uses = self.buffered = 0
-        self.idle_since = 0.0
+        self.idle_since = self.expires = 0.0
         self.closed = False
         self._loop = loop
         self._socket = sock
@@ -97,6 +99,14 @@ class SocketLink:
     def untaken(self) -> int:
         """Octets that the upstream has not acknowledged: buffered here or in the kernel."""
         return self.buffered + unacknowledged(self._socket.fileno())
+
+    def maybe_dead(self) -> bool:
+        """Whether the other side has not acknowledged all that was written, so that it may be gone."""
+        return not COUNTS_UNACKNOWLEDGED or self.untaken() > 0
+
+    def silence(self) -> float:
+        """Seconds since the other side last acknowledged anything, while it should. 0 if all is well or unknown."""
+        return silence(self._socket)
 
     def write(self, data: bytes, /) -> None:
         """Sends, and buffers the rest without a limit. After a failure, `Owner.ended` follows."""
