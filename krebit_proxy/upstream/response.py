@@ -14,6 +14,12 @@ from krebit_proxy.core.fields import Names, connection_options, folded
 # Octets of a head, with all 1xx responses before it. Krebit's heads are small, but 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
 
+# RFC 9112, 7.1.1: "A recipient ought to limit the total length of chunk extensions received ... to an amount reasonable
+# for the services provided", and trailers in the same way. The limit for both is HEAD_LIMIT. But the framing of small
+# chunks does not count: so many octets for each octet of content.
+_FRAMING: Final = 16
+_PIECES: Final = 64  # pieces of content that are kept apart; each costs as much memory as 40 octets
+
 # RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )". The parser does not check that.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _H: Final = ord("H")
@@ -53,8 +59,8 @@ class Response:
         surplus: Octets arrived after the end of the content, so the connection cannot be reused.
     """
 
-    __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values", "buffered",
-                 "chunks", "continued", "done", "head", "surplus")  # fmt: skip
+    __slots__ = ("_bodiless", "_excess", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values",
+                 "buffered", "chunks", "continued", "done", "head", "surplus")  # fmt: skip
 
     def __init__(self, method: str, *, upgrade: bool = False) -> None:
         self.head: ResponseHead | None = None
@@ -68,6 +74,7 @@ class Response:
         self._bodiless = method == "HEAD"
         self._upgrade = upgrade
         self._reason = b""
+        self._excess = 0  # octets of trailers and chunk extensions, about
         self._seen = 0  # octets before the end of the final head
         self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
         # A new parser for each response, so that no state leaks into the next one.
@@ -94,10 +101,12 @@ class Response:
     def feed(self, data: Octets) -> None:
         """Takes the next octets of the connection. Raises InvalidResponse."""
         head = self.head
-        if head is None or (head.chunked and not self.done):
-            self._parse(data)
+        if head is None:
+            self._read_head(data)
         elif self.done:
             self.surplus = True
+        elif head.chunked:
+            self._read_chunks(data)
         else:
             self._pass(data)
 
@@ -120,14 +129,27 @@ class Response:
         self.chunks.append(bytes(data))
         self.buffered += len(data)
 
+    def _read_head(self, data: Octets) -> None:
+        # The parser would accept RTSP, ICE and empty lines, too.
+        if not self._seen and data[0] != _H:
+            raise InvalidResponse("it does not begin with HTTP/")
+        self._seen += len(data)
+        self._parse(data)
+        if self.head is None and self._seen > HEAD_LIMIT:
+            raise InvalidResponse("its head is too large")
+
+    def _read_chunks(self, data: Octets) -> None:
+        content = self.buffered
+        self._parse(data)
+        self._excess = max(0, self._excess + len(data) - _FRAMING * (self.buffered - content))
+        if self._excess > HEAD_LIMIT and not self.done:
+            raise InvalidResponse("its trailers or chunk extensions are too large")
+        if len(self.chunks) > _PIECES:
+            self.chunks = [b"".join(self.chunks)]
+
     def _parse(self, data: Octets) -> None:
         http = self._http
         assert http is not None
-        if self.head is None:
-            # The parser would accept RTSP, ICE and empty lines, too.
-            if not self._seen and data[0] != _H:
-                raise InvalidResponse("it does not begin with HTTP/")
-            self._seen += len(data)
         try:
             http.feed_data(data)
         except httptools.HttpParserUpgrade as upgraded:
@@ -138,8 +160,6 @@ class Response:
             if not self.done:
                 raise _reason_of(error) from None
             self.surplus = True
-        if self.head is None and self._seen > HEAD_LIMIT:
-            raise InvalidResponse("its head is too large")
 
     def end(self, *, clean: bool) -> bool:
         """The connection ended. Returns whether the response is complete."""
