@@ -1,0 +1,159 @@
+"""How old connections get, and whether a change in DNS is noticed."""
+
+import asyncio
+import time
+
+import pytest
+
+from krebit_proxy.upstream import Upstream
+from krebit_proxy.upstream.clock import elapsed
+from tests.fakes.waiting import DEADLINE, eventually
+from tests.upstream.conftest import Open, Serve
+from tests.upstream.scripted import GET, Peer, Server, content_of, get, request, settings_for
+
+both = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+async def answering(peer: Peer) -> None:
+    while await peer.head():
+        await peer.answer(b"hello")
+
+
+async def post(pool: Upstream) -> None:
+    sent = await pool.open(**request("POST"))
+    await sent.response()
+    await content_of(sent)
+    sent.release()
+
+
+@both
+async def test_steady_traffic_goes_on_new_connections_in_time(serve: Serve, upstream: Open, tls: bool) -> None:
+    server = await serve(answering, tls=tls)
+    pool = upstream(server, max_age=0.3)
+    await get(pool)
+    old = pool._idle[0]
+    assert old.expires - 0.3 < elapsed() < old.expires
+    end = elapsed() + 0.31
+    while elapsed() < end:
+        await get(pool)
+    assert len(server.peers) >= 2
+    assert old.closed
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
+
+
+async def test_an_old_idle_connection_ends(serve: Serve, upstream: Open) -> None:
+    pool = upstream(await serve(answering), max_age=0.2)
+    await get(pool)
+    await eventually(lambda: repr(pool).endswith("0 active, 0 idle>"))
+
+
+async def test_a_busy_connection_finishes_its_exchange_and_is_not_used_again(serve: Serve, upstream: Open) -> None:
+    over = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlo")
+        await over.wait()
+        peer.send(b"ng")
+        assert await peer.gone() == b""
+
+    server = await serve(script)
+    pool = upstream(server, max_age=0.2)
+    sent = await pool.open(GET, method="GET")
+    await sent.response()
+    await asyncio.sleep(0.4)
+    over.set()
+    assert await content_of(sent) == b"long"
+    sent.release()
+    assert repr(pool).endswith("0 active, 0 idle>")
+    await asyncio.wait_for(server.finished.acquire(), DEADLINE)
+
+
+async def test_connections_of_one_burst_do_not_all_end_at_once(serve: Serve, upstream: Open) -> None:
+    pool = upstream(await serve(answering))
+    for sent in [await pool.open(GET, method="GET") for _ in range(20)]:
+        await sent.response()
+        await content_of(sent)
+        sent.release()
+    left = [link.expires - elapsed() for link in pool._idle]
+    assert min(left) > 250
+    assert max(left) < 300
+    assert max(left) - min(left) > 5
+
+
+async def test_a_change_in_dns_is_noticed_within_the_greatest_age(serve: Serve, upstream: Open) -> None:
+    """Both servers answer, on 127.0.0.1 and 127.0.0.2, and there is no pause in the traffic."""
+    seen: list[str] = []
+
+    def script(address: str) -> object:
+        async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await server_of(address).play(reader, writer)
+
+        return play
+
+    def server_of(address: str) -> Server:
+        async def answer(peer: Peer) -> None:
+            while await peer.head():
+                seen.append(address)
+                await peer.answer(b"ok")
+
+        return Server(answer, False)
+
+    listeners = []
+    port = 0
+    for address in ("127.0.0.1", "127.0.0.2"):
+        listener = await asyncio.start_server(script(address), address, port)  # type: ignore[arg-type]
+        listeners.append(listener)
+        port = port or listener.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    resolve, current = loop.getaddrinfo, ["127.0.0.1"]
+
+    async def dns(host: str, port: int, **options: int) -> object:
+        return await resolve(current[0], port, **options)
+
+    loop.getaddrinfo = dns  # type: ignore[method-assign, assignment]  # what the name server says
+    pool = Upstream(settings_for(f"http://localhost:{port}", max_age=1))
+    await get(pool)
+    await asyncio.sleep(0.05)  # the name that is kept must not add to the age
+    await get(pool)
+    changed = elapsed()
+    current[0] = "127.0.0.2"
+    while elapsed() < changed + 1:
+        await get(pool)
+    seen.clear()
+    await get(pool)
+    assert seen == ["127.0.0.2"]
+    await pool.close()
+    for listener in listeners:
+        listener.close()
+
+
+async def test_after_a_sleep_idle_connections_are_old(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    pool = upstream(server)
+    await get(pool)
+    pool._clock = lambda: elapsed() + 3600  # the loop's clock stood still
+    await get(pool)
+    assert len(server.peers) == 2
+
+
+def test_the_clock_goes_on_during_sleep() -> None:
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this system has another one")
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= elapsed() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+async def test_what_must_not_be_sent_twice_takes_no_connection_that_may_be_dead(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    pool = upstream(server)
+    await get(pool)
+    await post(pool)
+    assert len(server.peers) == 1
+    pool._clock = lambda: elapsed() + 6
+    await get(pool)  # may be sent twice
+    assert len(server.peers) == 1
+    pool._clock = lambda: elapsed() + 12
+    await post(pool)
+    assert len(server.peers) == 2
+    assert repr(pool).endswith("0 active, 2 idle>")
