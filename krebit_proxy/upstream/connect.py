@@ -104,15 +104,27 @@ class Connector:
         return sock
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-        now = elapsed()
-        resolved, addresses = self._names.get((host, port), (0.0, []))
-        if not addresses or now - resolved > self._name_lifetime:
-            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            self._names[host, port] = now, addresses
-        sock = await dial(addresses)
+        sock = await dial(await self._resolve(loop, host, port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         probe(sock)
         return sock
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        now = elapsed()
+        resolved, addresses = self._names.get((host, port), (0.0, []))
+        if addresses and now - resolved <= self._name_lifetime:
+            return addresses
+        try:
+            async with asyncio.timeout(self._timeout / 3 if addresses else None):
+                fresh = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, TimeoutError) as error:
+            # RFC 8767, 4: "if ... the authoritative servers are not reachable, use the expired data". It has worked so
+            # far, so an outage of DNS alone stops nothing.
+            if addresses and (isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN):
+                return addresses
+            raise
+        self._names[host, port] = now, fresh
+        return fresh
 
     async def _tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: SplitResult) -> None:
         await loop.sock_sendall(sock, tunnel_request(f"{bracketed(self._host)}:{self._port}", proxy))

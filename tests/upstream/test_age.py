@@ -1,15 +1,18 @@
 """How old connections get, and whether a change in DNS is noticed."""
 
 import asyncio
+import socket
 import time
+from typing import Literal
 
 import pytest
 
+from krebit_proxy.errors import Refused
 from krebit_proxy.upstream import Upstream
 from krebit_proxy.upstream.clock import elapsed
 from tests.fakes.waiting import DEADLINE, eventually
 from tests.upstream.conftest import Open, Serve
-from tests.upstream.scripted import GET, Peer, Server, content_of, get, request, settings_for
+from tests.upstream.scripted import GET, Peer, Server, content_of, get, request
 
 both = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
@@ -17,6 +20,24 @@ both = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 async def answering(peer: Peer) -> None:
     while await peer.head():
         await peer.answer(b"hello")
+
+
+class NameServer:
+    """What DNS says on this event loop: an address, a failure, or nothing for ever."""
+
+    def __init__(self) -> None:
+        self.address = "127.0.0.1"
+        self.failure: OSError | Literal[False] | None = False
+        loop = asyncio.get_running_loop()
+        self._resolve = loop.getaddrinfo
+        loop.getaddrinfo = self.look_up  # type: ignore[method-assign, assignment]
+
+    async def look_up(self, _host: str, port: int, **options: int) -> object:
+        if self.failure is None:
+            await asyncio.get_running_loop().create_future()
+        if self.failure:
+            raise self.failure
+        return await self._resolve(self.address, port, **options)
 
 
 async def post(pool: Upstream) -> None:
@@ -83,49 +104,39 @@ async def test_connections_of_one_burst_do_not_all_end_at_once(serve: Serve, ups
 
 async def test_a_change_in_dns_is_noticed_within_the_greatest_age(serve: Serve, upstream: Open) -> None:
     """Both servers answer, on 127.0.0.1 and 127.0.0.2, and there is no pause in the traffic."""
-    seen: list[str] = []
-
-    def script(address: str) -> object:
-        async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await server_of(address).play(reader, writer)
-
-        return play
-
-    def server_of(address: str) -> Server:
-        async def answer(peer: Peer) -> None:
-            while await peer.head():
-                seen.append(address)
-                await peer.answer(b"ok")
-
-        return Server(answer, False)
-
-    listeners = []
-    port = 0
-    for address in ("127.0.0.1", "127.0.0.2"):
-        listener = await asyncio.start_server(script(address), address, port)  # type: ignore[arg-type]
-        listeners.append(listener)
-        port = port or listener.sockets[0].getsockname()[1]
-    loop = asyncio.get_running_loop()
-    resolve, current = loop.getaddrinfo, ["127.0.0.1"]
-
-    async def dns(host: str, port: int, **options: int) -> object:
-        return await resolve(current[0], port, **options)
-
-    loop.getaddrinfo = dns  # type: ignore[method-assign, assignment]  # what the name server says
-    pool = Upstream(settings_for(f"http://localhost:{port}", max_age=1))
-    await get(pool)
-    await asyncio.sleep(0.05)  # the name that is kept must not add to the age
-    await get(pool)
-    changed = elapsed()
-    current[0] = "127.0.0.2"
-    while elapsed() < changed + 1:
+    old = await serve(answering)
+    new = Server(answering, False)
+    async with await asyncio.start_server(new.play, "127.0.0.2", old.port):
+        dns = NameServer()
+        pool = upstream(old, max_age=1)
         await get(pool)
-    seen.clear()
+        dns.address = "127.0.0.2"
+        changed = elapsed()
+        while elapsed() < changed + 1:
+            await get(pool)
+        first = pool._idle[-1]
+        await get(pool)
+        assert pool._idle == [first]
+        assert first._socket.getpeername()[0] == "127.0.0.2"  # type: ignore[union-attr]
+        await pool.close()
+        assert len(new.peers) == 1
+
+
+async def test_an_outage_of_dns_alone_stops_nothing(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    dns = NameServer()
+    pool = upstream(server, max_age=0.2)
     await get(pool)
-    assert seen == ["127.0.0.2"]
-    await pool.close()
-    for listener in listeners:
-        listener.close()
+    for failure in (socket.gaierror(socket.EAI_AGAIN, "later"), None):
+        dns.failure = failure
+        pool._connector._timeout = 0.3  # a third of which it waits for a name server that is silent
+        await eventually(lambda: repr(pool).endswith("0 active, 0 idle>"))
+        await get(pool)
+    assert len(server.peers) == 3
+    dns.failure = socket.gaierror(socket.EAI_NONAME, "no such name")
+    await eventually(lambda: repr(pool).endswith("0 active, 0 idle>"))
+    with pytest.raises(Refused, match="cannot resolve"):
+        await get(pool)
 
 
 async def test_after_a_sleep_idle_connections_are_old(serve: Serve, upstream: Open) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from krebit_proxy import sockets
 from krebit_proxy.errors import Refused
 from krebit_proxy.upstream import Upstream, UpstreamBroken, exchange
 from tests.fakes.silence import needs_silence, revive, silence
@@ -188,6 +189,58 @@ async def test_a_process_that_is_stopped_is_slow_and_not_dead() -> None:
         assert await content_of(sent) == b"ok"
         sent.release()
         await pool.close()
+
+
+# A death while the response is awaited or arrives: the request was acknowledged, so only probes can tell
+
+
+@pytest.fixture
+def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_PROBES", {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1})  # 30 s otherwise
+
+
+@pytest.mark.usefixtures("_quick_probes")
+@both
+async def test_a_connection_that_dies_before_the_response_is_noticed(serve: Serve, upstream: Open, tls: bool) -> None:
+    asked = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.answer(b"%d" % len(server.peers))
+        if len(server.peers) == 1:
+            await peer.head()
+            asked.set()
+            await peer.gone()
+
+    server = await serve(script, tls=tls)
+    site = Site(server, upstream(server, response_timeout=LONG))
+    await get(site.pool)
+    sent = await site.pool.open(GET, method="GET")
+    await asked.wait()
+    await eventually(lambda: not sent._link or not sent._link.untaken())
+    site.silence()
+    await asyncio.wait_for(sent.response(), DEADLINE)
+    assert await content_of(sent) == b"2"
+    sent.release()
+
+
+@pytest.mark.usefixtures("_quick_probes")
+@both
+async def test_a_connection_that_dies_in_the_content_is_noticed(serve: Serve, upstream: Open, tls: bool) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        await peer.gone()
+
+    server = await serve(script, tls=tls)
+    site = Site(server, upstream(server, idle_timeout=LONG))
+    sent = await site.pool.open(GET, method="GET")
+    await sent.response()
+    assert await sent.read() == b"half"
+    site.silence()
+    with pytest.raises(UpstreamBroken):
+        await asyncio.wait_for(sent.read(), DEADLINE)
+    sent.release()
 
 
 # Two connections for one request
