@@ -53,7 +53,7 @@ class Exchange:
         self._finished = content == 0
         self._head = head  # not sent yet: one write carries it with the first content
         # Everything sent so far, for the one retry. None: no retry.
-        self._held: bytes | bytearray | None = b"" if retry and method in IDEMPOTENT else None
+        self._held: bytes | bytearray | None = b"" if retry else None
         self._retry: Retry | None = None  # while it is under way
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
@@ -62,11 +62,6 @@ class Exchange:
         self._drainer: asyncio.Future[None] | None = None
         self._since = 0.0  # when data moved last. Without a response yet: when the request was complete
         self._untaken = 0  # octets that the upstream had not taken at the last `check`
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the request may be sent once more if its connection dies."""
-        return self._held is not None
 
     def start(self, link: Link) -> None:
         self._link = link

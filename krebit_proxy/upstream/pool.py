@@ -14,7 +14,7 @@ from krebit_proxy.metrics import Metrics
 from krebit_proxy.tasks import spawn
 from krebit_proxy.upstream.clock import elapsed
 from krebit_proxy.upstream.connect import Away, Connector, Link
-from krebit_proxy.upstream.exchange import Exchange
+from krebit_proxy.upstream.exchange import HELD, IDEMPOTENT, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +54,7 @@ class Upstream:
         self.authority = urlsplit(self.origin).netloc.encode("ascii")
         self._connector = Connector(settings)
         self._times = times = settings.upstream
-        shortest = min(
-            times.connect_timeout, times.response_timeout, times.idle_timeout, times.keepalive, times.max_age
-        )
+        shortest = min(times.connect_timeout, times.response_timeout, times.idle_timeout, times.keepalive)
         self._interval = min(shortest / 10, _LONGEST_INTERVAL)
         self.patience = min(_PATIENCE, times.response_timeout / 4)
         self._idle: list[Link] = []  # the most recently used last
@@ -93,9 +91,10 @@ class Upstream:
             self.loop = asyncio.get_running_loop()
             self.time = self.loop.time
             self._look = self.loop.call_later(self._interval, self._look_around)
+        retry = retry and method in IDEMPOTENT
         exchange = Exchange(self, head, method, content, upgrade=upgrade, retry=retry)
         self._exchanges.add(exchange)
-        link = self._take(trusted=not exchange.repeatable)
+        link = self._take(retry and (content == 0 or (content is not None and content <= HELD)))
         if link is not None:
             exchange.start(link)
         else:
@@ -175,26 +174,27 @@ class Upstream:
         else:
             self._idle.append(link)
 
-    def _take(self, *, trusted: bool) -> Link | None:
+    def _take(self, retry: bool) -> Link | None:
         """The idle link that was used last, because it is the least likely to be stale.
 
-        `trusted`: only if it was used so recently that it is most probably alive.
+        `retry`: whether the request may be sent once more if it is. If not, the link must have been used recently.
         """
-        if not self._idle:
+        idle = self._idle
+        if not idle:
             return None
         now = self._clock()
-        if trusted and now - self._idle[-1].idle_since > _TRUSTED_IDLE:
-            return None
-        while self._idle:
-            link = self._idle.pop()
-            if self._is_old(link, now):
+        keepalive = self._times.keepalive
+        while idle:
+            link = idle[-1]
+            unused = now - link.idle_since
+            if unused > _TRUSTED_IDLE and not retry:
+                return None
+            idle.pop()
+            if unused > keepalive or now >= link.expires:
                 link.close()
             elif link.settle():
                 return link
         return None
-
-    def _is_old(self, link: Link, now: float) -> bool:
-        return now - link.idle_since > self._times.keepalive or now >= link.expires
 
     def _look_around(self) -> None:
         """Enforces all time-outs. One timer for all, because one for each request would cost more than the rest."""
@@ -206,8 +206,8 @@ class Upstream:
         for exchange in _overdue(self._retrying, now - self._times.connect_timeout):
             del self._retrying[exchange]
             exchange.cannot_retry(self._connector.too_slow(self._away))
-        clock = self._clock()
-        self._sort_out(lambda link: self._is_old(link, clock))
+        clock, keepalive = self._clock(), self._times.keepalive
+        self._sort_out(lambda link: clock - link.idle_since > keepalive or clock >= link.expires)
         busy = self._exchanges or self._idle
         self._look = self.loop.call_later(self._interval, self._look_around) if busy else None
 

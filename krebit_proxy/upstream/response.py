@@ -74,8 +74,8 @@ class Response:
         self._bodiless = method == "HEAD"
         self._upgrade = upgrade
         self._reason = b""
-        self._excess = 0  # octets of trailers and chunk extensions, about
         self._seen = 0  # octets before the end of the final head
+        self._excess: int  # octets of trailers and chunk extensions, about; set with the final head
         self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
         # A new parser for each response, so that no state leaks into the next one.
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -102,7 +102,7 @@ class Response:
         """Takes the next octets of the connection. Raises InvalidResponse."""
         head = self.head
         if head is None:
-            self._read_head(data)
+            self._parse(data)
         elif self.done:
             self.surplus = True
         elif head.chunked:
@@ -129,15 +129,6 @@ class Response:
         self.chunks.append(bytes(data))
         self.buffered += len(data)
 
-    def _read_head(self, data: Octets) -> None:
-        # The parser would accept RTSP, ICE and empty lines, too.
-        if not self._seen and data[0] != _H:
-            raise InvalidResponse("it does not begin with HTTP/")
-        self._seen += len(data)
-        self._parse(data)
-        if self.head is None and self._seen > HEAD_LIMIT:
-            raise InvalidResponse("its head is too large")
-
     def _read_chunks(self, data: Octets) -> None:
         content = self.buffered
         self._parse(data)
@@ -150,6 +141,11 @@ class Response:
     def _parse(self, data: Octets) -> None:
         http = self._http
         assert http is not None
+        if self.head is None:
+            # The parser would accept RTSP, ICE and empty lines, too.
+            if not self._seen and data[0] != _H:
+                raise InvalidResponse("it does not begin with HTTP/")
+            self._seen += len(data)
         try:
             http.feed_data(data)
         except httptools.HttpParserUpgrade as upgraded:
@@ -160,6 +156,8 @@ class Response:
             if not self.done:
                 raise _reason_of(error) from None
             self.surplus = True
+        if self.head is None and self._seen > HEAD_LIMIT:
+            raise InvalidResponse("its head is too large")
 
     def end(self, *, clean: bool) -> bool:
         """The connection ended. Returns whether the response is complete."""
@@ -229,7 +227,7 @@ class Response:
             persistent = persistent and not (status == 204 and (length or chunked))
         else:
             has_content = True
-            self._left = None if chunked else length
+            self._left, self._excess = None if chunked else length, 0
             persistent = persistent and (chunked or length is not None)
         self.head = ResponseHead(version, status, self._reason, names, fields, length, chunked, has_content, persistent)
 

@@ -168,3 +168,7 @@ async def test_what_must_not_be_sent_twice_takes_no_connection_that_may_be_dead(
     await post(pool)
     assert len(server.peers) == 2
     assert repr(pool).endswith("0 active, 2 idle>")
+    pool._clock = lambda: elapsed() + 18
+    sent = await pool.open(**request("PUT", 100_000))  # too much to keep
+    sent.abort()
+    assert repr(pool).endswith("0 active, 2 idle>")
