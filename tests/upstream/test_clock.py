@@ -1,4 +1,4 @@
-"""How old connections get, and whether a change in DNS is noticed."""
+"""The clock of connections: how old they get, and whether a change in DNS is noticed."""
 
 import asyncio
 import socket
