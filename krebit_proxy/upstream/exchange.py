@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
+from krebit_proxy.upstream.clock import elapsed
 from krebit_proxy.upstream.connect import Link
 from krebit_proxy.upstream.link import LOW_WATER
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
@@ -297,6 +298,8 @@ class Exchange:
     def ended(self, _link: Link, error: Exception | None) -> None:
         """The connection ended. Either it completes the response, or the connection was stale, or it is an error."""
         response = self._response
+        if isinstance(error, TimeoutError):
+            self._pool.distrust(elapsed() - self._pool.patience)
         if response.end(clean=error is None):
             self._wake()
             self._wake_drainer()

@@ -349,14 +349,20 @@ async def test_what_must_not_be_sent_twice_is_told_of_the_death_soon(
     monkeypatch.setattr(exchange, "_LOST", 3 * SHORT)  # 20 seconds otherwise
     script = Answering()
     site = await warm(serve, upstream, script)
-    site.silence()
+    several = [await site.pool.open(GET, method="GET") for _ in range(3)]
+    for sent in several:
+        await sent.response()
+        await content_of(sent)
+        sent.release()
+    site.silence(2)
     sent = await site.pool.open(**arguments)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="is dead") as refused:
         await asyncio.wait_for(sent.response(), DEADLINE)
     sent.release()
     assert refused.value.code == "upstream_unreachable"
-    assert len(site.server.peers) == 1
+    assert len(site.server.peers) == 3
     assert not site.retries()
+    assert repr(site.pool).endswith("0 active, 0 idle>")  # the others are as old
 
 
 @both
