@@ -13,7 +13,7 @@ from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
 from krebit_proxy.upstream.clock import elapsed
 from krebit_proxy.upstream.connect import Link
-from krebit_proxy.upstream.link import LOW_WATER
+from krebit_proxy.upstream.link import LOW_WATER, READ, READ_DENSE
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
 from krebit_proxy.upstream.retry import Retry
 
@@ -170,6 +170,8 @@ class Exchange:
         while self._error is None:
             if (head := self._response.head) is not None:
                 self._answered = True
+                if self._link is not None:
+                    self._link.most = READ
                 return head
             await self._news()
         raise self._error
@@ -207,6 +209,8 @@ class Exchange:
     async def read(self) -> bytes:
         """The next content. b"": it is complete. Raises UpstreamBroken if the response breaks off."""
         while (data := self.read_nowait()) is None:
+            if self._response.dense and self._link is not None:
+                self._link.most = READ_DENSE  # a turn of the loop must not take long
             await self._news()
         return data
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from krebit_proxy.upstream.connect import Link
 
 _RECORD: Final = 16 << 10  # RFC 8446, 5.1: "The record layer fragments information blocks into ... 2^14 bytes or less"
-_READ: Final = 256 << 10
+READ: Final = 256 << 10  # octets that a link reads at once
+READ_DENSE: Final = 32 << 10  # the same, if they take long to parse
 LOW_WATER: Final = 64 << 10  # octets still to be sent at which a waiting sender goes on
 _WAIT: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 
 # One receive buffer for all links. The owner copies the data before control goes back to the loop.
-_buffer: Final = bytearray(_READ)
+_buffer: Final = bytearray(READ)
 _view: Final = memoryview(_buffer)
 
 
@@ -65,20 +66,22 @@ class SocketLink:
         owner: Gets what arrives. An exchange, or the pool.
         uses: How many requests it has carried.
         buffered: Octets still to be sent.
+        most: Octets that it reads at once.
         closed: We have closed it, or its end was reported to the owner.
         idle_since: When it became idle, by `clock.elapsed`.
         expires: When it is too old for another request, by the same clock.
     """
 
     __slots__ = ("_loop", "_octets", "_out", "_poll", "_read_wants_write", "_reading", "_socket", "_write_failed",
-                 "_write_wants_read", "_writing", "buffered", "closed", "expires", "idle_since", "owner",
-                 "uses")  # fmt: skip
+                 "_write_wants_read", "_writing", "buffered", "closed", "expires", "idle_since", "most",
+                 "owner", "uses")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, owner: Owner) -> None:
         self.owner = owner
         self.uses = self.buffered = 0
         self.idle_since = self.expires = 0.0
         self.closed = False
+        self.most = READ
         self._loop = loop
         self._socket = sock
         self._octets = Octets.of(sock)
@@ -220,13 +223,13 @@ class SocketLink:
 
     def _receive(self) -> tuple[int, bool, Exception | None]:
         """Fills the buffer. Returns its size, whether the connection ended, and the error that ended it."""
-        take = self._octets.take
+        take, most = self._octets.take, self.most
         size = 0
         try:
-            size = got = take(_READ, _buffer)
+            size = got = take(most, _buffer)
             # A TLS socket gives one record at a time. After a full record, or a part of one, there is more.
-            while got and size <= _READ - _RECORD and (got == _RECORD or self._octets.pending()):
-                got = take(_READ - size, _view[size:])
+            while got and size <= most - _RECORD and (got == _RECORD or self._octets.pending()):
+                got = take(most - size, _view[size:])
                 size += got
         except ssl.SSLWantWriteError:
             self._read_wants_write = True

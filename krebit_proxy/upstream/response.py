@@ -56,11 +56,12 @@ class Response:
         buffered: Octets in `chunks`.
         continued: A 100 (Continue) has arrived.
         done: The content is complete.
+        dense: The chunks are so small that they take long to parse. Set with the head.
         surplus: Octets arrived after the end of the content, so the connection cannot be reused.
     """
 
     __slots__ = ("_bodiless", "_excess", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values",
-                 "buffered", "chunks", "continued", "done", "head", "surplus")  # fmt: skip
+                 "buffered", "chunks", "continued", "dense", "done", "head", "surplus")  # fmt: skip
 
     def __init__(self, method: str, *, upgrade: bool = False) -> None:
         self.head: ResponseHead | None = None
@@ -76,6 +77,7 @@ class Response:
         self._reason = b""
         self._seen = 0  # octets before the end of the final head
         self._excess: int  # octets of trailers and chunk extensions, about; set with the final head
+        self.dense: bool
         self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
         # A new parser for each response, so that no state leaks into the next one.
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -137,6 +139,7 @@ class Response:
             raise InvalidResponse("its trailers or chunk extensions are too large")
         if len(self.chunks) > _PIECES:
             self.chunks = [b"".join(self.chunks)]
+            self.dense = True
 
     def _parse(self, data: Octets) -> None:
         http = self._http
@@ -227,8 +230,9 @@ class Response:
             persistent = persistent and not (status == 204 and (length or chunked))
         else:
             has_content = True
-            self._left, self._excess = None if chunked else length, 0
+            self._left = None if chunked else length
             persistent = persistent and (chunked or length is not None)
+        self._excess, self.dense = 0, False
         self.head = ResponseHead(version, status, self._reason, names, fields, length, chunked, has_content, persistent)
 
     def _switch(self, version: str, names: Names) -> None:
@@ -236,7 +240,7 @@ class Response:
         # for a change in the application protocol".
         if not self._upgrade:
             raise InvalidResponse("it switches protocols without a request for that")
-        self._left = None
+        self._left, self.dense = None, False
         fields = list(zip(self._sent, self._values, strict=True))
         self.head = ResponseHead(version, 101, self._reason, names, fields, None, False, False, False)
 

@@ -14,7 +14,7 @@ class TransportLink(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.uses = 0
+        self.uses = self.most = 0  # it reads as much as asyncio likes
         self.idle_since = self.expires = 0.0
         self.closed = False
         self._transport: asyncio.Transport | None = None
