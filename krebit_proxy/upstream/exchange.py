@@ -285,7 +285,7 @@ class Exchange:
         except InvalidResponse as invalid:
             self.abort(self._invalid(str(invalid)))
             return
-        if response.head is not None or not self._finished:
+        if not response.done and (response.head is not None or not self._finished):
             self._since = self._pool.time()
         if response.buffered >= HIGH_WATER:
             link.pause()
