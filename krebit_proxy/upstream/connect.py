@@ -65,7 +65,7 @@ class Connector:
             self._names.clear()
             kind = Away if _may_pass(error) else Refused
             raise kind("upstream_unreachable", self._explain(error), hint=_HINT) from None
-        if link.closed:
+        if not link.settle():
             raise Away("upstream_unreachable", f"{self._host} closed the connection at once.", hint=_HINT)
         link.idle_since = elapsed()
         link.expires = started + self._greatest_age * random.uniform(1 - _SPREAD, 1)
@@ -118,8 +118,8 @@ class Connector:
             async with asyncio.timeout(self._timeout / 3 if addresses else None):
                 fresh = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, TimeoutError) as error:
-            # RFC 8767, 4: "if ... the authoritative servers are not reachable, use the expired data". It has worked so
-            # far, so an outage of DNS alone stops nothing.
+            # RFC 8767, 4: "If the data is unable to be authoritatively refreshed when the TTL expires, the record MAY
+            # be used as though it is unexpired." So an outage of DNS alone stops nothing.
             if addresses and (isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN):
                 return addresses
             raise

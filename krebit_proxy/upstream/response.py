@@ -14,9 +14,9 @@ from krebit_proxy.core.fields import Names, connection_options, folded
 # Octets of a head, with all 1xx responses before it. Krebit's heads are small, but 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
 
-# RFC 9112, 7.1.1: "A recipient ought to limit the total length of chunk extensions received ... to an amount reasonable
-# for the services provided", and trailers in the same way. The limit for both is HEAD_LIMIT. But the framing of small
-# chunks does not count: so many octets for each octet of content.
+# RFC 9112, 7.1.1: "A server ought to limit the total length of chunk extensions received in a request". So should a
+# client, and trailers too: together they may be as large as a head. The framing of small chunks does not count, up to
+# so many octets for each octet of content.
 _FRAMING: Final = 16
 _PIECES: Final = 64  # pieces of content that are kept apart; each costs as much memory as 40 octets
 

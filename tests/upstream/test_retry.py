@@ -200,6 +200,7 @@ def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_quick_probes")
+@pytest.mark.slow
 @both
 async def test_a_connection_that_dies_before_the_response_is_noticed(serve: Serve, upstream: Open, tls: bool) -> None:
     asked = asyncio.Event()
@@ -225,6 +226,7 @@ async def test_a_connection_that_dies_before_the_response_is_noticed(serve: Serv
 
 
 @pytest.mark.usefixtures("_quick_probes")
+@pytest.mark.slow
 @both
 async def test_a_connection_that_dies_in_the_content_is_noticed(serve: Serve, upstream: Open, tls: bool) -> None:
     async def script(peer: Peer) -> None:
@@ -386,6 +388,7 @@ async def test_content_that_nobody_acknowledges_ends_the_upload(
     sent.release()
 
 
+@pytest.mark.slow
 @both
 async def test_an_upstream_without_room_for_content_is_alive(
     serve: Serve, upstream: Open, monkeypatch: pytest.MonkeyPatch, tls: bool
