@@ -133,12 +133,12 @@ async def test_a_request_cut_off_by_the_restart_waits_too() -> None:
 
 async def test_in_the_end_the_cause_and_the_time_are_told() -> None:
     site = Restart()
-    pool = site.pool(connect_timeout=0.5)
+    pool = site.pool(connect_timeout=1.5)
     with pytest.raises(Refused) as refused:
         await pool.open(**request("POST"))
     assert refused.value.code == "upstream_unreachable"
     assert refused.value.detail == (
-        f"127.0.0.1 refuses connections on port {site.port}. The proxy tried for 0.5 seconds."
+        f"127.0.0.1 refuses connections on port {site.port}. The proxy tried for 1.5 seconds."
     )
     await site.end(pool)
 
@@ -176,7 +176,7 @@ async def test_a_forward_proxy_that_finds_nobody_just_now_is_asked_again(status:
 
     async with await asyncio.start_server(play, "127.0.0.1", 0) as listener:
         proxy = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        pool = Upstream(settings_for("https://acme.krebit.se", proxy=proxy, connect_timeout=0.5))
+        pool = Upstream(settings_for("https://acme.krebit.se", proxy=proxy, connect_timeout=1.5))
         with pytest.raises(Refused, match=status.decode()) as refused:
             await pool.open(GET, method="GET")
         assert ("tried for" in refused.value.detail) == waits

@@ -139,7 +139,7 @@ async def cut_off_the_second_time(peer: Peer) -> None:
 
 async def test_the_retry_may_find_nobody(serve: Serve, upstream: Open) -> None:
     server = await serve(cut_off_the_second_time)
-    pool = upstream(server, connect_timeout=0.3)
+    pool = upstream(server, connect_timeout=1)
     await get(pool)
     exchange = await pool.open(GET, method="GET")
     server.listener.close()
