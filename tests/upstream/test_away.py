@@ -72,6 +72,7 @@ async def test_one_attempt_at_a_time_for_all_that_wait() -> None:
         tries += 1
         if back.is_set():
             await Server(answering, False).play(reader, writer)
+        await asyncio.sleep(0.05)  # so that others could come meanwhile
         writer.transport.abort()  # in place of a TLS handshake
 
     listener = await asyncio.start_server(script, "127.0.0.1", 0)

@@ -70,6 +70,15 @@ async def test_an_old_idle_connection_ends(serve: Serve, upstream: Open) -> None
     await eventually(lambda: repr(pool).endswith("0 active, 0 idle>"))
 
 
+async def test_an_old_connection_is_not_used_even_if_nobody_looked(serve: Serve, upstream: Open) -> None:
+    server = await serve(answering)
+    pool = upstream(server)
+    await get(pool)
+    pool._idle[0].expires -= 300
+    await get(pool)
+    assert len(server.peers) == 2
+
+
 async def test_a_busy_connection_finishes_its_exchange_and_is_not_used_again(serve: Serve, upstream: Open) -> None:
     over = asyncio.Event()
 
