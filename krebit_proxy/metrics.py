@@ -35,6 +35,7 @@ class Metrics:
         self._callers: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._replays: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
         self._refreshes: Counter[str] = Counter()
         self._notifications: Counter[tuple[str, str]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -65,6 +66,10 @@ class Metrics:
     def replayed(self, outcome: str) -> None:
         """Counts a 401 that led to a replay ("done"), or did not (the reason, one word)."""
         self._replays[outcome] += 1
+
+    def retried(self, outcome: str) -> None:
+        """Counts a second attempt after a connection died or was silent, by what came of it, in one word."""
+        self._retries[outcome] += 1
 
     def refreshed(self, outcome: str) -> None:
         """Counts a refresh of the token: "ok", or a reason of one word."""
@@ -117,6 +122,7 @@ class Metrics:
         yield counter("caller_requests", "Requests by caller.", ["caller"], self._callers)
         yield counter("refused", "Requests answered with an error of the proxy.", ["code"], self._refused)
         yield counter("replays", "Requests that met a 401, by what followed.", ["outcome"], self._replays)
+        yield counter("retries", "Second attempts after a connection failure.", ["outcome"], self._retries)
         yield counter("refreshes", "Refreshes of the access token.", ["outcome"], self._refreshes)
         yield counter("notifications", "Attempts to send an alarm.", ["way", "outcome"], self._notifications)
         for name, (text, count) in self._counters.items():

@@ -76,7 +76,7 @@ class Proxy:
         await credentials.start()
 
         batches = Batches()
-        upstream = Upstream(settings, batches)
+        upstream = Upstream(settings, batches, metrics)
         running.push_async_callback(upstream.close)
         setup = Setup(settings, credentials, token_endpoint)
         running.push_async_callback(setup.close)

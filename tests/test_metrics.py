@@ -65,6 +65,7 @@ def test_outcomes_are_counted() -> None:
     metrics = Metrics()
     metrics.refused("bad_request")
     metrics.replayed("done")
+    metrics.retried("done")
     metrics.refreshed("ok")
     metrics.notified("webhook", "failed")
     metrics.notified("webhook", "sent")
@@ -72,6 +73,7 @@ def test_outcomes_are_counted() -> None:
     samples = scraped(metrics)
     assert samples["refused_total", "bad_request"] == 1
     assert samples["replays_total", "done"] == 1
+    assert samples["retries_total", "done"] == 1
     assert samples["refreshes_total", "ok"] == 1
     assert samples["notifications_total", "failed", "webhook"] == 1
     assert samples["notifications_total", "sent", "webhook"] == 1

@@ -168,13 +168,15 @@ class UpstreamSettings(Section):
     proxy: Annotated[str, AfterValidator(_forward_proxy)] | None = Field(default=None, repr=False)
     """A corporate HTTP proxy to use, also for the token endpoint and notify.webhook."""
     connect_timeout: Seconds = 10
-    """Limit for DNS, connection and TLS together."""
+    """Limit for DNS, connection and TLS together, and how long requests wait for a Krebit that refuses connections."""
     response_timeout: Seconds = 60
     """Limit from the end of the request to the start of the response."""
     idle_timeout: Seconds = 300
     """A transfer ends if no byte moves for this long."""
     keepalive: Seconds = 55
     """How long idle connections stay open. Must be less than Krebit keeps them open."""
+    max_age: Seconds = 300
+    """How long any connection may serve requests. A new one looks the address up again, so DNS changes are noticed."""
 
     def proxy_to(self, url: str) -> str | None:
         """The forward proxy for `url`. None for plain http, which stays on this computer."""

@@ -18,8 +18,8 @@
 - After a 101 to `open(..., upgrade=True)`, `send` and `read` carry raw octets.
 
 The modules: `pool` (which exchange uses which connection, and all time-outs), `exchange` (one request, one response),
-`response` (the strict parser), `connect` (DNS, TCP, forward proxy, TLS), `link` (a connection on a socket),
-`transport` (a connection for event loops that cannot watch a socket).
+`retry` (its second attempt), `response` (the strict parser), `connect` (DNS, TCP, forward proxy, TLS), `link` (a
+connection on a socket), `transport` (a connection for event loops that cannot watch a socket), `clock` (for ages).
 """
 
 from krebit_proxy.upstream.exchange import Exchange, UpstreamBroken

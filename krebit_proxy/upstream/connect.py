@@ -1,6 +1,8 @@
 """Connects to the upstream: DNS, TCP, the forward proxy if one is set, TLS."""
 
 import asyncio
+import errno
+import random
 import socket
 import ssl
 from typing import Any, Final
@@ -10,14 +12,29 @@ from krebit_proxy.config import Settings
 from krebit_proxy.core.host import bracketed
 from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_request
 from krebit_proxy.errors import Refused
+from krebit_proxy.sockets import probe
 from krebit_proxy.trust import client_context
+from krebit_proxy.upstream.clock import elapsed
 from krebit_proxy.upstream.link import Owner, SocketLink
 from krebit_proxy.upstream.transport import TransportLink
 
 Link = SocketLink | TransportLink  # one connection to the upstream
 
-_NAME_LIFETIME: Final = 60.0  # seconds that a resolved name is kept
+# Seconds that a resolved name is kept, for a burst of connections: at most a tenth of `upstream.max_age`. It counts
+# towards the age of the connections.
+_NAME_LIFETIME: Final = 5.0
+_SPREAD: Final = 0.1  # connections differ by up to this part of their greatest age, so that not all end at once
 _TUNNEL_HEAD: Final = 16 << 10
+# The upstream, or the way to it, is not there just now.
+_AWAY: Final = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETRESET, errno.EADDRNOTAVAIL}
+)
+_GATEWAY_ERRORS: Final = frozenset({"502", "503", "504"})  # the forward proxy finds nobody just now
+_CUT: Final = (ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+class Away(Refused):
+    """The upstream takes no connection just now, as during a restart. Nothing was sent, so it can be tried again."""
 
 
 class Connector:
@@ -31,10 +48,13 @@ class Connector:
         self._proxy = urlsplit(proxy) if proxy else None
         self._tls = client_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
-        self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}
+        self._names: dict[tuple[str, int], tuple[float, list[Any]]] = {}  # -> when resolved, addresses
+        self._name_lifetime = min(_NAME_LIFETIME, settings.upstream.max_age / 10)
+        self._greatest_age = settings.upstream.max_age - self._name_lifetime
 
     async def connect(self, owner: Owner) -> Link:
-        """A link that reports to `owner`. Raises Refused(upstream_unreachable)."""
+        """A link that reports to `owner`. Raises Refused(upstream_unreachable), or Away if it may soon pass."""
+        started = elapsed()
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._connect(owner)
@@ -43,14 +63,21 @@ class Connector:
             raise self.too_slow() from None
         except OSError as error:
             self._names.clear()
-            raise _unreachable(self._explain(error)) from None
-        if link.closed:
-            raise _unreachable(f"{self._host} closed the connection at once.")
+            kind = Away if _may_pass(error) else Refused
+            raise kind("upstream_unreachable", self._explain(error), hint=_HINT) from None
+        if not link.settle():
+            raise Away("upstream_unreachable", f"{self._host} closed the connection at once.", hint=_HINT)
+        link.idle_since = elapsed()
+        link.expires = started + self._greatest_age * random.uniform(1 - _SPREAD, 1)
         return link
 
-    def too_slow(self) -> Refused:
-        """The error for a connection that took too long."""
-        return _unreachable(f"{self._host} did not accept a connection within {self._timeout:g} seconds.")
+    def too_slow(self, cause: Refused | None = None) -> Refused:
+        """The error after `upstream.connect_timeout`. `cause`: of the last attempt, if it was not the time itself."""
+        if cause is None:
+            detail = f"{self._host} did not accept a connection within {self._timeout:g} seconds."
+        else:
+            detail = f"{cause.detail} The proxy tried for {self._timeout:g} seconds."
+        return Refused("upstream_unreachable", detail, hint=_HINT)
 
     async def _connect(self, owner: Owner) -> Link:
         loop = asyncio.get_running_loop()
@@ -77,13 +104,27 @@ class Connector:
         return sock
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-        expires, addresses = self._names.get((host, port), (0.0, []))
-        if expires < loop.time():
-            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            self._names[host, port] = loop.time() + _NAME_LIFETIME, addresses
-        sock = await dial(addresses)
+        sock = await dial(await self._resolve(loop, host, port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        probe(sock)
         return sock
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
+        now = elapsed()
+        resolved, addresses = self._names.get((host, port), (0.0, []))
+        if addresses and now - resolved <= self._name_lifetime:
+            return addresses
+        try:
+            async with asyncio.timeout(self._timeout / 3 if addresses else None):
+                fresh = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, TimeoutError) as error:
+            # RFC 8767, 4: "If the data is unable to be authoritatively refreshed when the TTL expires, the record MAY
+            # be used as though it is unexpired." So an outage of DNS alone stops nothing.
+            if addresses and (isinstance(error, TimeoutError) or error.errno == socket.EAI_AGAIN):
+                return addresses
+            raise
+        self._names[host, port] = now, fresh
+        return fresh
 
     async def _tunnel(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: SplitResult) -> None:
         await loop.sock_sendall(sock, tunnel_request(f"{bracketed(self._host)}:{self._port}", proxy))
@@ -96,7 +137,8 @@ class Connector:
         status = answer.split(b"\r\n", 1)[0].split(b" ")[1:2]
         if not (status and len(status[0]) == 3 and status[0].startswith(b"2")):
             said = status[0].decode("ascii", "replace") if status and status[0].isdigit() else "no status"
-            raise ConnectionError(f"the proxy in upstream.proxy refused the tunnel ({said})")
+            kind = ConnectionAbortedError if said in _GATEWAY_ERRORS else ConnectionError
+            raise kind(f"the proxy in upstream.proxy refused the tunnel ({said})")
 
     async def _handshake(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext
@@ -172,5 +214,18 @@ def _address(url: SplitResult) -> tuple[str, int]:
     return url.hostname or "", url.port or DEFAULT_PORT[url.scheme]
 
 
-def _unreachable(detail: str) -> Refused:
-    return Refused("upstream_unreachable", detail, hint="Try again. To find the cause, run `krebit-proxy check`.")
+def _may_pass(error: OSError) -> bool:
+    """Whether the next attempt may well succeed. A name that does not exist or a bad certificate will not change."""
+    match error:
+        case socket.gaierror():
+            return error.errno == socket.EAI_AGAIN
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return True
+        case ssl.SSLError():
+            return False
+        case _:
+            several = type(error) is OSError and error.errno is None  # the addresses of a name failed in different ways
+            return several or isinstance(error, _CUT) or error.errno in _AWAY
+
+
+_HINT: Final = "Try again. To find the cause, run `krebit-proxy check`."

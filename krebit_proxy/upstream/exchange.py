@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from krebit_proxy.batches import SEND
 from krebit_proxy.errors import Refused
-from krebit_proxy.tasks import spawn
+from krebit_proxy.upstream.clock import elapsed
 from krebit_proxy.upstream.connect import Link
-from krebit_proxy.upstream.link import LOW_WATER
+from krebit_proxy.upstream.link import LOW_WATER, READ, READ_DENSE
 from krebit_proxy.upstream.response import InvalidResponse, Response, ResponseHead
+from krebit_proxy.upstream.retry import Retry
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 HIGH_WATER: Final = 256 << 10  # octets in a buffer, in each direction, above which the faster side waits
 HELD: Final = 64 << 10  # octets of a request that are kept for the one retry
+# Seconds without any acknowledgement of octets under way after which a connection counts as dead.
+_LOST: Final = 20.0
 
 # RFC 9110, 9.2.2: "PUT, DELETE, and safe request methods are idempotent", and "A proxy MUST NOT automatically retry
 # non-idempotent requests".
@@ -40,7 +43,7 @@ class Exchange:
     """
 
     __slots__ = ("_answered", "_drainer", "_error", "_finished", "_head", "_held", "_left", "_link", "_pool",
-                 "_response", "_since", "_untaken", "_waiter")  # fmt: skip
+                 "_response", "_retry", "_since", "_untaken", "_waiter")  # fmt: skip
 
     def __init__(
         self, pool: "Upstream", head: bytes, method: str, content: int | None, *, upgrade: bool, retry: bool
@@ -51,7 +54,8 @@ class Exchange:
         self._finished = content == 0
         self._head = head  # not sent yet: one write carries it with the first content
         # Everything sent so far, for the one retry. None: no retry.
-        self._held: bytes | bytearray | None = b"" if retry and method in IDEMPOTENT else None
+        self._held: bytes | bytearray | None = b"" if retry else None
+        self._retry: Retry | None = None  # while it is under way
         self._response = Response(method, upgrade=upgrade)
         self._error: Exception | None = None
         self._answered = False  # whether the head has been returned
@@ -166,6 +170,8 @@ class Exchange:
         while self._error is None:
             if (head := self._response.head) is not None:
                 self._answered = True
+                if self._link is not None:
+                    self._link.most = READ
                 return head
             await self._news()
         raise self._error
@@ -203,6 +209,8 @@ class Exchange:
     async def read(self) -> bytes:
         """The next content. b"": it is complete. Raises UpstreamBroken if the response breaks off."""
         while (data := self.read_nowait()) is None:
+            if self._response.dense and self._link is not None:
+                self._link.most = READ_DENSE  # a turn of the loop must not take long
             await self._news()
         return data
 
@@ -262,6 +270,10 @@ class Exchange:
         self._pool.forget(self)
         if end is not None:
             end()
+        if self._retry is not None:
+            self._retry.cut()
+            self._retry = None
+            self._pool.metrics.retried("failed" if isinstance(self._error, Refused) else "cancelled")
 
     # Called by the link and the pool
 
@@ -273,7 +285,7 @@ class Exchange:
         except InvalidResponse as invalid:
             self.abort(self._invalid(str(invalid)))
             return
-        if response.head is not None or not self._finished:
+        if not response.done and (response.head is not None or not self._finished):
             self._since = self._pool.time()
         if response.buffered >= HIGH_WATER:
             link.pause()
@@ -290,6 +302,8 @@ class Exchange:
     def ended(self, _link: Link, error: Exception | None) -> None:
         """The connection ended. Either it completes the response, or the connection was stale, or it is an error."""
         response = self._response
+        if isinstance(error, TimeoutError):
+            self._pool.distrust(elapsed() - self._pool.patience)
         if response.end(clean=error is None):
             self._wake()
             self._wake_drainer()
@@ -297,29 +311,51 @@ class Exchange:
             # RFC 9110, 9.2.2: an idempotent "request can be repeated automatically if a communication failure occurs
             # before the client is able to read the server's response", here the end of a connection that had been idle.
             self._link = None
-            spawn(self._again(), name="upstream.retry")
+            self._pool.retry(self)
         elif response.started and response.head is None:
             self.abort(self._invalid("it ends inside its head"))
         elif response.head is None:
-            detail = "Krebit closed the connection without a response."
+            detail = (
+                "The connection to Krebit is dead: nothing comes back."
+                if isinstance(error, TimeoutError)
+                else "Krebit closed the connection without a response."
+            )
             self.abort(Refused("upstream_unreachable", detail, hint=_AGAIN))
         elif not self._answered:
             self.abort(self._invalid("it ends after its head"))
         else:
             self.abort(UpstreamBroken("Krebit closed the connection too early."))
 
-    async def _again(self) -> None:
-        """The one retry, on a fresh connection."""
-        try:
-            link = await self._pool.connect()
-        except Refused as refused:
+    # The one retry, on a fresh link
+
+    def start_again(self, link: Link) -> bool:
+        """Sends the request once more. False: the first link has brought a response meanwhile."""
+        if self._response.started or self._held is None:
+            return False
+        request, self._held, self._head = bytes(self._held), None, b""
+        self._retry = Retry(self, self._link, link)
+        self._link = link
+        link.uses += 1
+        self._since = self._pool.time()
+        link.write(request)
+        self._wake_drainer()
+        return True
+
+    def cannot_retry(self, refused: Refused) -> None:
+        """There is no fresh link. The first one may still answer."""
+        self._held = None
+        self._pool.metrics.retried("failed")
+        if self._link is None:
             self.abort(refused)
-            return
-        if self._error is not None:  # aborted meanwhile
-            link.abort()
-            return
-        self._head, self._held = bytes(self._held or b""), None
-        self.start(link)
+
+    def settle(self, link: Link, outcome: str, *, silent_since: float | None = None) -> None:
+        """Goes on with this link alone. `silent_since`: the other one has been silent, by `clock.elapsed`."""
+        if silent_since is not None:
+            self._pool.distrust(silent_since)
+        self._retry = None
+        self._link = link
+        link.owner = self
+        self._pool.metrics.retried(outcome)
 
     def check(self, now: float, response_timeout: float, idle_timeout: float) -> None:
         """Aborts the exchange after a time-out. None runs while response content waits for its reader."""
@@ -331,7 +367,12 @@ class Exchange:
             self._since = now
         self._untaken = untaken
         waited = now - self._since
-        if response.head is None and self._finished and not link.buffered:
+        if untaken and waited > _LOST and link.silence() > _LOST:
+            link.abort()
+            link.owner.ended(link, TimeoutError())
+        elif response.head is None and self._finished and not link.buffered:
+            if self._held is not None and not response.started and waited > self._pool.patience and link.maybe_dead():
+                self._pool.retry(self)
             if waited > response_timeout:
                 detail = f"Krebit did not respond within {response_timeout:g} seconds."
                 self.abort(Refused("upstream_timeout", detail, hint=_AGAIN))

@@ -13,18 +13,19 @@ from contextlib import suppress
 from socket import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
-from krebit_proxy.sockets import unacknowledged
+from krebit_proxy.sockets import COUNTS_UNACKNOWLEDGED, silence, unacknowledged
 
 if TYPE_CHECKING:
     from krebit_proxy.upstream.connect import Link
 
 _RECORD: Final = 16 << 10  # RFC 8446, 5.1: "The record layer fragments information blocks into ... 2^14 bytes or less"
-_READ: Final = 256 << 10
+READ: Final = 256 << 10  # octets that a link reads at once
+READ_DENSE: Final = 32 << 10  # the same, if they take long to parse
 LOW_WATER: Final = 64 << 10  # octets still to be sent at which a waiting sender goes on
 _WAIT: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 
 # One receive buffer for all links. The owner copies the data before control goes back to the loop.
-_buffer: Final = bytearray(_READ)
+_buffer: Final = bytearray(READ)
 _view: Final = memoryview(_buffer)
 
 
@@ -65,18 +66,22 @@ class SocketLink:
         owner: Gets what arrives. An exchange, or the pool.
         uses: How many requests it has carried.
         buffered: Octets still to be sent.
+        most: Octets that it reads at once.
         closed: We have closed it, or its end was reported to the owner.
-        idle_since: When it became idle, by the loop's clock.
+        idle_since: When it became idle, by `clock.elapsed`.
+        expires: When it is too old for another request, by the same clock.
     """
 
     __slots__ = ("_loop", "_octets", "_out", "_poll", "_read_wants_write", "_reading", "_socket", "_write_failed",
-                 "_write_wants_read", "_writing", "buffered", "closed", "idle_since", "owner", "uses")  # fmt: skip
+                 "_write_wants_read", "_writing", "buffered", "closed", "expires", "idle_since", "most",
+                 "owner", "uses")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, owner: Owner) -> None:
         self.owner = owner
         self.uses = self.buffered = 0
-        self.idle_since = 0.0
+        self.idle_since = self.expires = 0.0
         self.closed = False
+        self.most = READ
         self._loop = loop
         self._socket = sock
         self._octets = Octets.of(sock)
@@ -97,6 +102,14 @@ class SocketLink:
     def untaken(self) -> int:
         """Octets that the upstream has not acknowledged: buffered here or in the kernel."""
         return self.buffered + unacknowledged(self._socket.fileno())
+
+    def maybe_dead(self) -> bool:
+        """Whether the other side has not acknowledged all that was written, so that it may be gone."""
+        return not COUNTS_UNACKNOWLEDGED or self.untaken() > 0
+
+    def silence(self) -> float:
+        """Seconds since the other side last acknowledged anything, while it should. 0 if all is well or unknown."""
+        return silence(self._socket)
 
     def write(self, data: bytes, /) -> None:
         """Sends, and buffers the rest without a limit. After a failure, `Owner.ended` follows."""
@@ -210,13 +223,13 @@ class SocketLink:
 
     def _receive(self) -> tuple[int, bool, Exception | None]:
         """Fills the buffer. Returns its size, whether the connection ended, and the error that ended it."""
-        take = self._octets.take
+        take, most = self._octets.take, self.most
         size = 0
         try:
-            size = got = take(_READ, _buffer)
+            size = got = take(most, _buffer)
             # A TLS socket gives one record at a time. After a full record, or a part of one, there is more.
-            while got and size <= _READ - _RECORD and (got == _RECORD or self._octets.pending()):
-                got = take(_READ - size, _view[size:])
+            while got and size <= most - _RECORD and (got == _RECORD or self._octets.pending()):
+                got = take(most - size, _view[size:])
                 size += got
         except ssl.SSLWantWriteError:
             self._read_wants_write = True

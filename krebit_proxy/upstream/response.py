@@ -14,6 +14,12 @@ from krebit_proxy.core.fields import Names, connection_options, folded
 # Octets of a head, with all 1xx responses before it. Krebit's heads are small, but 60 kB of Set-Cookie must pass.
 HEAD_LIMIT: Final = 128 << 10
 
+# RFC 9112, 7.1.1: "A server ought to limit the total length of chunk extensions received in a request". So should a
+# client, and trailers too: together they may be as large as a head. The framing of small chunks does not count, up to
+# so many octets for each octet of content.
+_FRAMING: Final = 16
+_PIECES: Final = 64  # pieces of content that are kept apart; each costs as much memory as 40 octets
+
 # RFC 9112, 4: "reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )". The parser does not check that.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _H: Final = ord("H")
@@ -50,11 +56,12 @@ class Response:
         buffered: Octets in `chunks`.
         continued: A 100 (Continue) has arrived.
         done: The content is complete.
+        dense: The chunks are so small that they take long to parse. Set with the head.
         surplus: Octets arrived after the end of the content, so the connection cannot be reused.
     """
 
-    __slots__ = ("_bodiless", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values", "buffered",
-                 "chunks", "continued", "done", "head", "surplus")  # fmt: skip
+    __slots__ = ("_bodiless", "_excess", "_http", "_left", "_reason", "_seen", "_sent", "_upgrade", "_values",
+                 "buffered", "chunks", "continued", "dense", "done", "head", "surplus")  # fmt: skip
 
     def __init__(self, method: str, *, upgrade: bool = False) -> None:
         self.head: ResponseHead | None = None
@@ -69,6 +76,8 @@ class Response:
         self._upgrade = upgrade
         self._reason = b""
         self._seen = 0  # octets before the end of the final head
+        self._excess: int  # octets of trailers and chunk extensions, about; set with the final head
+        self.dense: bool
         self._left: int | None = 0  # octets of content to come; None: chunked, or until the connection closes
         # A new parser for each response, so that no state leaks into the next one.
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -94,10 +103,12 @@ class Response:
     def feed(self, data: Octets) -> None:
         """Takes the next octets of the connection. Raises InvalidResponse."""
         head = self.head
-        if head is None or (head.chunked and not self.done):
+        if head is None:
             self._parse(data)
         elif self.done:
             self.surplus = True
+        elif head.chunked:
+            self._read_chunks(data)
         else:
             self._pass(data)
 
@@ -119,6 +130,16 @@ class Response:
             self.done = not self._left
         self.chunks.append(bytes(data))
         self.buffered += len(data)
+
+    def _read_chunks(self, data: Octets) -> None:
+        content = self.buffered
+        self._parse(data)
+        self._excess = max(0, self._excess + len(data) - _FRAMING * (self.buffered - content))
+        if self._excess > HEAD_LIMIT and not self.done:
+            raise InvalidResponse("its trailers or chunk extensions are too large")
+        if len(self.chunks) > _PIECES:
+            self.chunks = [b"".join(self.chunks)]
+            self.dense = True
 
     def _parse(self, data: Octets) -> None:
         http = self._http
@@ -211,6 +232,7 @@ class Response:
             has_content = True
             self._left = None if chunked else length
             persistent = persistent and (chunked or length is not None)
+        self._excess, self.dense = 0, False
         self.head = ResponseHead(version, status, self._reason, names, fields, length, chunked, has_content, persistent)
 
     def _switch(self, version: str, names: Names) -> None:
@@ -218,7 +240,7 @@ class Response:
         # for a change in the application protocol".
         if not self._upgrade:
             raise InvalidResponse("it switches protocols without a request for that")
-        self._left = None
+        self._left, self.dense = None, False
         fields = list(zip(self._sent, self._values, strict=True))
         self.head = ResponseHead(version, 101, self._reason, names, fields, None, False, False, False)
 

@@ -301,11 +301,13 @@ class TokenEndpoint:
 class Upstream:
     """The server. Use it as an async context manager."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """`port`: 0 is any free one."""
         self._tls = tls
+        self._host = host
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = port
         self.calls: list[Call] = []
         self.connections: list[Connection] = []  # those that brought at least one call
         self.opened = 0  # TCP connections (and TLS handshakes) in all
@@ -317,15 +319,15 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     @property
     def authority(self) -> bytes:
-        return b"127.0.0.1:%d" % self.port
+        return f"{self._host}:{self.port}".encode()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.port, ssl=self._tls, limit=1 << 16, backlog=1024
+            self._connected, self._host, self.port, ssl=self._tls, limit=1 << 16, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self

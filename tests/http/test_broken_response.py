@@ -160,7 +160,7 @@ async def test_an_upstream_that_ends_without_an_answer_is_a_502(client: Client, 
 
 
 async def test_an_upstream_where_nobody_listens_is_unreachable(start_proxy: StartProxy, upstream: Upstream) -> None:
-    proxy = await start_proxy()
+    proxy = await start_proxy(upstream={"connect_timeout": 0.5})
     await upstream.shut()
     client = await proxy.connect()
 
@@ -169,7 +169,7 @@ async def test_an_upstream_where_nobody_listens_is_unreachable(start_proxy: Star
 
 
 async def test_an_upstream_with_an_unknown_name_is_unreachable(start_proxy: StartProxy) -> None:
-    client = await (await start_proxy(to="https://krebit.invalid")).connect()
+    client = await (await start_proxy(to="https://krebit.invalid", upstream={"connect_timeout": 3})).connect()
 
     assert_ours(await client.ask("GET", "/api/x?query=marker"), 502, "upstream_unreachable")
 

@@ -40,13 +40,13 @@ async def refusal(pool: Upstream) -> Refused:
 async def test_nobody_listens(serve: Serve, upstream: Open) -> None:
     server = await serve(hello)
     server.listener.close()
-    refused = await refusal(upstream(server))
+    refused = await refusal(upstream(server, connect_timeout=1))
     assert (refused.code, refused.status) == ("upstream_unreachable", 502)
-    assert refused.detail == f"localhost refuses connections on port {server.port}."
+    assert refused.detail == f"localhost refuses connections on port {server.port}. The proxy tried for 1 seconds."
 
 
 async def test_a_name_that_does_not_exist() -> None:
-    pool = Upstream(settings_for("https://nowhere.invalid"))
+    pool = Upstream(settings_for("https://nowhere.invalid", connect_timeout=3))  # without DNS, it might only be away
     assert "DNS cannot resolve nowhere.invalid" in (await refusal(pool)).detail
 
 

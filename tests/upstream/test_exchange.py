@@ -9,6 +9,7 @@ import pytest
 from krebit_proxy.errors import Refused
 from krebit_proxy.upstream import UpstreamBroken
 from krebit_proxy.upstream.exchange import HIGH_WATER
+from krebit_proxy.upstream.link import READ, READ_DENSE
 from tests.fakes.waiting import DEADLINE, eventually, settled
 from tests.upstream.conftest import Open, Serve
 from tests.upstream.scripted import GET, Peer, content_of, get, request
@@ -324,6 +325,29 @@ async def test_events_come_one_by_one(serve: Serve, upstream: Open) -> None:
     assert await exchange.read() == b"data: 2\n\n"
     assert await exchange.read() == b""
     exchange.release()
+
+
+async def test_small_chunks_are_read_in_small_parts(serve: Serve, upstream: Open) -> None:
+    """Parsing takes time, in which nobody else gets a turn."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 300_000 + b"0\r\n\r\n")
+        await peer.head()
+        await peer.answer(BIG)
+        await peer.gone()
+
+    pool = upstream(await serve(script))
+    exchange = await pool.open(GET, method="GET")
+    await exchange.response()
+    sizes = []
+    while chunk := exchange.read_nowait() or await exchange.read():
+        sizes.append(len(chunk))
+    exchange.release()
+    assert sum(sizes) == 300_000
+    assert max(sizes[len(sizes) // 2 :]) <= READ_DENSE // 6 + 1
+    assert await get(pool) == BIG
+    assert pool._idle[0].most == READ
 
 
 @both

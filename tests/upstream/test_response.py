@@ -5,6 +5,7 @@ import pytest
 from krebit_proxy.upstream.response import HEAD_LIMIT, InvalidResponse, Response
 
 OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def read(data: bytes, *, method: str = "GET", piece: int = 1 << 20, upgrade: bool = False) -> Response:
@@ -57,6 +58,12 @@ INVALID = {
     "chunk LF": OK + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
     "chunk too long": OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n",
     "101 unasked": b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "trailer without end": CHUNKED + b"0\r\nX-Trailer: " + b"a" * 2 * HEAD_LIMIT,
+    "trailers without end": CHUNKED + b"1\r\na\r\n0\r\n" + b"X-Trailer: a\r\n" * (HEAD_LIMIT // 7),
+    "chunk extension without end": CHUNKED + b"1;" + b"a" * 2 * HEAD_LIMIT,
+    "chunk extensions without end": CHUNKED + (b"1;" + b"a" * 200 + b"\r\na\r\n") * (HEAD_LIMIT // 100),
+    "huge reason": b"HTTP/1.1 200 " + b"a" * 2 * HEAD_LIMIT,
+    "huge field name": OK + b"a" * 2 * HEAD_LIMIT,
     "huge head": OK + b"A: " + b"a" * 2 * HEAD_LIMIT + b"\r\n\r\n",
     "endless 1xx": b"HTTP/1.1 103 E\r\nLink: </a>\r\n\r\n" * (HEAD_LIMIT // 30 + 2),
 }
@@ -66,7 +73,7 @@ INVALID = {
 @pytest.mark.parametrize("data", INVALID.values(), ids=INVALID.keys())
 def test_what_is_not_valid_is_refused(data: bytes, piece: int) -> None:
     with pytest.raises(InvalidResponse) as refused:
-        read(data, piece=piece)
+        read(data, piece=max(piece, len(data) >> 12))
     assert "\x1b" not in str(refused.value)
 
 
@@ -88,6 +95,16 @@ def test_chunks_lose_framing_extensions_and_trailers(piece: int) -> None:
     assert response.head is not None
     assert response.head.fields == [(b"Transfer-Encoding", b"Chunked")]
     assert (response.take(), response.done, response.head.persistent) == (b"abc0123456789", True, True)
+
+
+def test_chunks_of_one_octet_are_legal_and_cost_little_memory() -> None:
+    response = Response("GET")
+    response.feed(CHUNKED)
+    for _ in range(10):
+        response.feed(b"1;a=b\r\nx\r\n" * 20_000)
+        assert len(response.chunks) < 100
+    response.feed(b"0\r\n" + b"X-Trailer: a\r\n" * 4000 + b"\r\n")
+    assert (response.take(), response.done) == (b"x" * 200_000, True)
 
 
 @pytest.mark.parametrize(
