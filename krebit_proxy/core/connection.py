@@ -14,10 +14,11 @@ changed. The usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and finall
     PAGE        the page answers
     BLOCKED     the caller does not read the response that is being written
     UNREAD      the caller does not read the last response, and nothing is under way
-    SKIPPING    the upstream has answered early; the rest of the content is read and dropped
-    REFUSED     we have answered with an error; the rest of the content is read and dropped
+    SKIPPING    the upstream has answered early; the rest of the content is read and dropped, so that callers that read
+                only after they have sent all of it get the response
+    REFUSED     the same, but we have answered with an error
     TUNNEL      after a 101: raw bytes go both ways
-    LINGERING   over; the caller may still be sending, which nobody reads
+    LINGERING   over; the caller may still be sending, which is dropped
     CLOSING     over; the caller may still have to read the last response
 
 Every phase has a deadline, so no connection stays for ever, and an `Ending` for that moment. Some phases also make
@@ -30,6 +31,7 @@ from typing import Final, Literal
 
 ANY: Final = 0.0  # bytes per second: any progress
 _GOOD: Final = 1e6  # bytes per second; a caller that sends so fast may finish, and then reads our response
+_FAIR: Final = 1e4  # bytes per second; so fast it may finish if the upstream has answered early, as slow lines do
 _AFTER_THE_LAST: Final = 2.0  # seconds for the caller to read a response to a request that is still coming
 _SPARED: Final = 1.0  # seconds without progress until a caller counts as a slow reader
 
@@ -96,7 +98,7 @@ READING: Final = ConnectionPhase("READING", lambda t: t.body, "408", turn=4)
 PAGE: Final = ConnectionPhase("PAGE", lambda t: 60 + t.connect + t.response, "reset", turn=5)
 BLOCKED: Final = ConnectionPhase("BLOCKED", lambda t: t.idle, "reset", progress=ANY, turn=4, spared=_SPARED)
 UNREAD: Final = ConnectionPhase("UNREAD", lambda t: t.idle, "reset", progress=ANY, turn=4)
-SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", turn=4)
+SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", progress=_FAIR, turn=4)
 REFUSED: Final = ConnectionPhase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
 TUNNEL: Final = ConnectionPhase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
 LINGERING: Final = ConnectionPhase("LINGERING", lambda _: _AFTER_THE_LAST, "drop", progress=_GOOD, over=True)
@@ -142,7 +144,7 @@ TABLE: Final[Mapping[ConnectionPhase, Mapping[Event, ConnectionPhase]]] = {
     FRESH: {**_ANSWERED, **_BEGUN, "begin": HEAD},
     IDLE: {**_ANSWERED, **_BEGUN, "begin": HEAD},
     HEAD: {**_ANSWERED, **_BEGUN},
-    SENT: {**_END, "next": IDLE, "work": WORKING},
+    SENT: {**_LAST, "next": IDLE, "work": WORKING},
     READING: {**_LAST, "refuse": REFUSED, "page": PAGE},
     PAGE: {**_LAST, "next": IDLE},
     WORKING: {**_ANSWERED, "block": BLOCKED, "switch": TUNNEL},

@@ -63,8 +63,13 @@ class Flow:
         self._mark = through
         return True
 
-    def _through(self) -> int:
-        """Bytes received, plus bytes that the caller has acknowledged."""
+    @property
+    def untaken(self) -> int:
+        """Bytes written that the caller has not acknowledged."""
         sock = self._transport.get_extra_info("socket")
         kernel = unacknowledged(sock.fileno()) if sock is not None else 0
-        return self.moved - self._transport.get_write_buffer_size() - kernel
+        return self._transport.get_write_buffer_size() + kernel
+
+    def _through(self) -> int:
+        """Bytes received, plus bytes that the caller has acknowledged."""
+        return self.moved - self.untaken
