@@ -1,4 +1,4 @@
-"""How much data the kernel still holds for the other side of a connection."""
+"""How much data the kernel still holds for either side of a connection."""
 
 import sys
 
@@ -6,6 +6,10 @@ if sys.platform == "win32":  # pragma: no cover
 
     def unacknowledged(_descriptor: int) -> int:
         """Octets written to a socket that the other side has not taken yet; 0 where the system does not tell."""
+        return 0
+
+    def unread(_descriptor: int) -> int:
+        """Octets that wait in a socket to be read; 0 where the system does not tell."""
         return 0
 else:
     import fcntl
@@ -17,5 +21,12 @@ else:
         # earlier that a slow peer reads.
         try:
             return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
+
+    def unread(descriptor: int) -> int:
+        """Octets that wait in a socket to be read; 0 where the system does not tell."""
+        try:
+            return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         except (OSError, ValueError):
             return 0

@@ -47,6 +47,11 @@ class Timeouts:
     connect: float
     response: float
 
+    @property
+    def told(self) -> int:
+        """Seconds that the caller is told it may be idle, at least a second less than it may really be. 0: not told."""
+        return int(self.keepalive)
+
 
 # How a connection ends when its deadline passes or when it makes room:
 #   close    it is closed
@@ -89,7 +94,7 @@ class ConnectionPhase:
 
 HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", turn=3)
 FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, ready=True)
-IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
+IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive + (t.told > 0), "close", turn=2, ready=True)
 HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, ready=True)
 # The steps of an exchange have deadlines and errors of their own. These are a safety net for all that has none.
 SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")

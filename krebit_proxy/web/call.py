@@ -210,6 +210,9 @@ class Call:
             self.persistent = False
         if not self.persistent:
             return b"Connection: close\r\n"
+        if self.connection.keep_alive:
+            line, self.connection.keep_alive = self.connection.keep_alive, b""
+            return line
         return b"Connection: keep-alive\r\n" if self.request.head.http10 else b""
 
     def _content_ends_soon(self) -> bool:

@@ -57,8 +57,8 @@ _log = structlog.get_logger()
 class Connection(asyncio.Protocol):
     """One caller's connection, in `phase` since `since` (by the loop's clock). It answers one call at a time."""
 
-    __slots__ = ("_batches", "_call", "_flow", "_reader", "_reading_on", "_rest", "_server", "peer", "phase", "since", "task",
-                 "transport")  # fmt: skip
+    __slots__ = ("_batches", "_call", "_flow", "_reader", "_reading_on", "_rest", "_server", "keep_alive", "peer",
+                 "phase", "since", "task", "transport")  # fmt: skip
 
     peer: "Peer"
     _flow: Flow
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._call: Call | None = None  # being answered
         self._rest: Call | None = None  # answered early; the rest of its content is skipped
         self._reading_on = False  # `_read_on` is scheduled
+        self.keep_alive = server.keep_alive  # the header line for the next answer; empty after the first one
         self.task: asyncio.Task[None] | None = None  # answers the call, if it needs a task
         self.transport: asyncio.Transport | None = None
         self.phase = phases.FRESH
@@ -209,7 +210,7 @@ class Connection(asyncio.Protocol):
         server, reader = self._server, self._reader
         if not reader.calls:
             if not reader.reading_head:
-                if server.draining:
+                if server.closing:
                     self._end()
             elif self.phase is not phases.HEAD:
                 self._enter("begin")
@@ -347,7 +348,7 @@ class Connection(asyncio.Protocol):
             reader.go_on()
             if reader.later:
                 self._read_less()
-        if reader.calls or reader.reading_head or self._server.draining:
+        if reader.calls or reader.reading_head or self._server.closing:
             self._batches.do(ANSWER, Connection._proceed, self)
 
     def _skip(self) -> None:
@@ -412,12 +413,13 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
 
     def close(self) -> None:
-        """Closes the connection if it is idle. Once the server is draining, others close after their calls."""
-        if self.phase in {phases.FRESH, phases.IDLE} and not (self._reader.calls or self._reader.reading_head):
+        """Closes the connection if it is idle. A request that has just arrived is answered first."""
+        reader = self._reader
+        if self.phase in {phases.FRESH, phases.IDLE} and not (reader.calls or reader.reading_head or self._flow.unread):
             self._end()
 
     def cut(self, *, silent: bool) -> None:
-        """Breaks off at once so that the caller notices. `silent`: with a reset, because a close would look like an end."""
+        """Ends at once. `silent`: with a reset, because a close would look like the end of a response."""
         if self.transport is None:
             return
         if silent:
@@ -427,8 +429,10 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _break(self) -> None:
-        """Breaks off a response that has begun, with a reset: many callers take a close for its end, however it is
-        framed. But first the caller gets what there is, if it takes that soon.
+        """Breaks off a response that has begun. First the caller gets what there is of it, if it takes that soon.
+
+        Then comes a reset, however the response is framed: many callers take half a response for a whole one if the
+        connection is closed in the orderly way, even if its Content-Length says otherwise.
         """
         self._reader.close()
         self._enter("end")

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from krebit_proxy.sockets import unacknowledged
+from krebit_proxy.sockets import unacknowledged, unread
 
 HIGH_WATER: Final = 256 << 10  # bytes waiting to be taken at which we stop reading from the caller
 LOW_WATER: Final = 64 << 10  # bytes at which we read on
@@ -62,6 +62,12 @@ class Flow:
             return False
         self._mark = through
         return True
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have arrived, but that the event loop has not read yet."""
+        sock = self._transport.get_extra_info("socket")
+        return unread(sock.fileno()) if sock is not None else 0
 
     @property
     def untaken(self) -> int:

@@ -87,17 +87,18 @@ class Seats:
         tasks = {connection.task for connection in self._taken if connection.task is not None}
         for connection in self.all():
             connection.close()
-        await self._vacant(timeout)
+        await self.empty(timeout)
         for connection in self.all():
             connection.cut(silent=True)
-        await self._vacant(_CUT)
+        await self.empty(_CUT)
         if tasks:
             await asyncio.wait(tasks, timeout=_CUT)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    async def _vacant(self, timeout: float | None) -> None:
+    async def empty(self, timeout: float | None) -> None:
+        """Waits until there is no connection, `timeout` seconds at most."""
         if self._taken:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._vacated.wait(), timeout)
