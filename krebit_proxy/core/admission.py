@@ -31,6 +31,7 @@ from krebit_proxy.errors import Refused
 # RFC 9110, 7.2: Host = uri-host [ ":" port ]
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_-])\.?(?::(\d{0,5}))?", re.IGNORECASE)
 _LAST_PORT: Final = 65535
+_LONGEST_NAME: Final = 255 + len(".:65535")  # RFC 1035, 2.3.4; no longer one names a loopback address, or is cached
 
 # Only browsers send these. A request with one of them must pass `_from_browser`.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"sec-fetch-site", b"access-control-request-method"))
@@ -128,7 +129,7 @@ def _check_host(request: Request, rules: Rules) -> None:
         return
     if lines != 1 and not (request.head.http10 and lines == 0):
         raise Refused("host_not_allowed", "A request must have exactly one Host header.")
-    if _names_loopback(host) or not (host or lines):
+    if (len(host) <= _LONGEST_NAME and _names_loopback(host)) or not (host or lines):
         return
     match = _HOST.fullmatch(host)
     if match and not _has_port(match):
