@@ -211,7 +211,8 @@ class Api:
             raise Refused(
                 "not_replayed",
                 "Krebit refused the token during this request. The proxy no longer has the body, so it cannot retry.",
-                hint="Send the request again. To avoid this, raise replay.max_body.",
+                hint="Send the request again, with its body; curl --retry cannot do that for a pipe (-T -). "
+                "To avoid this, raise replay.max_body.",
                 retry_after=1,
             )
         same_token = fresh.generation == refused.bearer.generation and not call.outcome.replayed

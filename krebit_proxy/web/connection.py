@@ -386,6 +386,8 @@ class Connection(asyncio.Protocol):
     def make_room(self) -> None:
         """Ends the connection to make room for another caller."""
         self._end_early()
+        if self.phase.ending == "linger":  # it has its response, and does not get the time to send the rest
+            self._linger()
         if not self.phase.over:
             self.cut(silent=True)
 
@@ -414,8 +416,10 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Closes the connection if it is idle. A request that has just arrived is answered first."""
-        reader = self._reader
-        if self.phase in {phases.FRESH, phases.IDLE} and not (reader.calls or reader.reading_head or self._flow.unread):
+        reader, flow = self._reader, self._flow
+        if self.phase is phases.LINGERING and not (flow.untaken or flow.unread):
+            self._close()  # the caller has everything, and does not close its half
+        if self.phase in {phases.FRESH, phases.IDLE} and not (reader.calls or reader.reading_head or flow.unread):
             self._end()
 
     def cut(self, *, silent: bool) -> None:
