@@ -1,6 +1,8 @@
 """The connections of all callers: their limit, which of them make room for others, and one timer for all deadlines."""
 
 import asyncio
+import ctypes
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from krebit_proxy.web.handshake import Handshake
 
 _CUT: Final = 1.0  # seconds that cut connections get to end
+_CROWD: Final = 100  # connections that leave much free memory behind
 _log: Final = structlog.get_logger()
 
 
@@ -32,6 +35,7 @@ class Seats:
         self._leaving: set[Connection | Handshake] = set()
         self._vacated = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._crowd = 0  # the most connections since memory was given back
 
     def all(self) -> "list[Connection | Handshake]":
         return list(self._taken)
@@ -77,6 +81,10 @@ class Seats:
             except Exception as error:  # the other connections must keep their deadlines
                 connection.cut(silent=True)
                 _log.error("connection.failed", error=type(error).__name__, exc_info=error)
+        self._crowd = max(self._crowd, len(self._taken))
+        if self._crowd >= _CROWD and len(self._taken) < self._crowd // 4:
+            self._crowd = 0
+            _give_memory_back()
         self._leaving &= self._taken.keys()
         for connection in list(self._leaving):
             connection.close()
@@ -102,3 +110,10 @@ class Seats:
         if self._taken:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._vacated.wait(), timeout)
+
+
+def _give_memory_back() -> None:
+    """Gives free memory back to the system, which glibc does not do by itself if a little of it is still in use."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another libc
+            ctypes.CDLL(None).malloc_trim(0)

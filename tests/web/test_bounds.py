@@ -165,6 +165,7 @@ async def test_memory_is_bounded_when_callers_pipeline_and_take_no_answer(
         last = await proxy.connect()
         stack.callback(last.close)
         assert (await last.ask("GET", "/healthz")).status == 200
+        await eventually(lambda: proxy.memory() - before < 20 * MIB, what="memory is given back")
 
     assert peak - before < 40 * MIB
 
