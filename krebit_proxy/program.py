@@ -86,13 +86,12 @@ class Proxy:
         pages = {**status.routes(), **setup.routes()}
         api = Api(settings, credentials, upstream, metrics)
         server = Server(settings, rules=rules, api=api, pages=pages, metrics=metrics, batches=batches, observe=observer)
-        running.push_async_callback(server.shutdown, settings.limits.drain)
+        running.push_async_callback(server.shutdown, settings.limits.drain, self._listeners.refuse)
         encrypted = None
         if certificate is not None:
             patience = settings.limits.header_timeout
             encrypted = handshaking(server, certificate.context, patience)
-        for accepting in await self._listeners.serve(server, encrypted):
-            running.push_async_callback(accepting.close)
+        await self._listeners.serve(server, encrypted)
         self._trial = spawn(_try_out(settings), name="trying out the store")
         running.callback(self._trial.cancel)
         if keys is not None:

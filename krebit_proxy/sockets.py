@@ -1,4 +1,4 @@
-"""What the kernel does and knows about a TCP connection: probes, octets under way, signs of life.
+"""What the kernel does and knows about a TCP connection: probes, octets under way, signs of life, data that it holds.
 
 A connection can die without a word: a NAT or a firewall forgets it, a computer sleeps, a cable is pulled. Then the
 other side acknowledges nothing more. A slow server is different: its kernel acknowledges the request at once.
@@ -59,6 +59,10 @@ if sys.platform == "win32":  # pragma: no cover
     def unacknowledged(_descriptor: int) -> int:
         """Octets written to a socket that the other side has not taken yet; 0 where the system does not tell."""
         return 0
+
+    def unread(_descriptor: int) -> int:
+        """Octets that wait in a socket to be read; 0 where the system does not tell."""
+        return 0
 else:
     import fcntl
     import termios
@@ -69,5 +73,12 @@ else:
         # earlier that a slow peer reads.
         try:
             return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
+
+    def unread(descriptor: int) -> int:
+        """Octets that wait in a socket to be read; 0 where the system does not tell."""
+        try:
+            return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         except (OSError, ValueError):
             return 0

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 UNIT = (DEPLOY / "krebit-proxy.service").read_text()
+SOCKET = (DEPLOY / "krebit-proxy.socket").read_text()
 STATE = "/var/lib/krebit-proxy"
 
 
@@ -153,3 +154,34 @@ class TestTheUnit:
                 ["systemd-analyze", *command, unit], capture_output=True, text=True, timeout=60, check=False
             )
             assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+class TestTheSocket:
+    def test_its_descriptors_are_what_the_proxy_is_told_to_listen_on(self) -> None:
+        told = re.search(r'^# +Environment="KREBIT_PROXY_LISTEN=(.*)"$', SOCKET, re.MULTILINE)
+        assert told
+        settings = load(
+            None,
+            {
+                "KREBIT_PROXY_LISTEN": told[1],
+                "KREBIT_PROXY_ORGANIZATION": "acme",
+                "KREBIT_PROXY_CLIENT_ID": "abc",
+                "KREBIT_PROXY_CLIENT_SECRET": "s3cret",
+            },
+        )
+
+        streams = re.findall(r"^ListenStream=(.*)$", SOCKET, re.MULTILINE)
+        assert streams == ["127.0.0.1:8321", "[::1]:8321"]
+        assert settings.listen == ("fd:3", "fd:4")  # sd_listen_fds(3): they begin at 3, in the order of the unit
+
+    @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+    def test_is_understood_by_systemd(self, tmp_path: Path) -> None:
+        (tmp_path / "krebit-proxy.service").write_text(
+            UNIT.replace("/opt/krebit-proxy/bin/krebit-proxy", sys.executable)
+        )
+        unit = tmp_path / "krebit-proxy.socket"
+        unit.write_text(SOCKET)
+        finished = subprocess.run(
+            ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -235,6 +235,86 @@ THREATS: Final = {
     ),
 }
 
+_HEADS: Final = "web/test_bounds.py::test_large_heads_leave_nothing_in_a_cache"
+_TURN: Final = "web/test_bounds.py::test_one_turn_parses_so_much_and_leaves_the_rest_for_later"
+_CALLS: Final = "web/test_bounds.py::test_one_read_makes_no_more_calls_than_may_wait"
+_UNTAKEN: Final = "web/test_bounds.py::test_memory_is_bounded_when_callers_pipeline_and_take_no_answer"
+
+# What a stranger can feed: (bound in bytes, bound in time for one turn of the event loop, the tests that prove it).
+BOUNDS: Final = {
+    "core.fields: names of heads": ("256 keys of 512 bytes", "a look-up", [_HEADS]),
+    "core.fields: options of Connection": ("256 keys of 64 bytes", "a look-up", [_HEADS]),
+    "core.fields: fields that are returned": ("256 keys of 64 names", "a look-up", [_HEADS]),
+    "core.admission: names of loopback": ("256 keys of 262 bytes", "a look-up", [_HEADS]),
+    "core.access: peers": (
+        "1024 keys, each an address",
+        "a look-up",
+        ["core/test_access.py::test_one_place_is_an_ipv4_address_or_an_ipv6_network"],
+    ),
+    "core.replay: paths with a breaker, targets that were accepted": (
+        "256 each, of 512 bytes",
+        "256 of them",
+        [
+            "core/test_replay.py::test_memory_of_paths_is_bounded",
+            "core/test_replay.py::test_long_paths_are_remembered_too_and_cost_little",
+        ],
+    ),
+    "core.replay: content kept for a replay": (
+        "replay.max_body for a request, replay.max_total in all",
+        "one piece",
+        ["core/test_replay.py::test_the_allowance_is_shared_and_given_back"],
+    ),
+    "core.target: readings of a path": (
+        "16 of limits.header_bytes",
+        "16 of them",
+        ["core/test_target.py::test_a_path_encoded_over_and_over_is_forbidden"],
+    ),
+    "web.request_reader: a head, a chunk extension, trailers": (
+        "limits.header_bytes and a slice of 16 kB",
+        "64 kB parsed",
+        [_TURN],
+    ),
+    "web.request_reader: requests that wait": (
+        "32, and those in 1 kB",
+        "32, and those in 1 kB",
+        [_CALLS, "web/test_bounds.py::test_many_little_reads_make_no_more_calls_than_may_wait_and_one_read_more"],
+    ),
+    "web.request_reader: bytes that wait to be parsed": ("one read, 256 kB", "64 kB parsed", [_TURN, _UNTAKEN]),
+    "web.request_reader: chunks": (
+        "256 kB and a read, in pieces of 4 kB or more",
+        "64 kB parsed",
+        [_TURN, "web/test_bounds.py::test_others_are_answered_while_a_caller_sends_300_000_chunks_of_one_byte"],
+    ),
+    "web.request_reader: offers of an upgrade": (
+        "as requests that wait",
+        "as requests that wait",
+        ["web/test_bounds.py::test_upgrades_that_are_declined_do_not_nest"],
+    ),
+    "web.call: content that waits to be sent": (
+        "256 kB and a read, in pieces of 4 kB or more",
+        "one read",
+        ["web/test_bounds.py::test_content_in_single_bytes_costs_no_more_than_other_content"],
+    ),
+    "web.connection: answers that are not taken": (
+        "64 kB and one answer of 64 kB",
+        "one answer",
+        [_UNTAKEN, "web/test_connection.py::test_a_caller_that_takes_nothing_is_ended"],
+    ),
+    "web.connection: content that is dropped after an early answer": (
+        "0",
+        "one read",
+        [
+            "http/test_early_answers.py::test_who_sends_everything_first_gets_the_early_answer",
+            "web/test_call.py::test_content_without_a_reader_is_dropped",
+        ],
+    ),
+    "web.seats: connections": (
+        "limits.connections, and as many that are over",
+        "all of them",
+        ["web/test_exhaustion.py::test_memory_is_bounded_however_many_callers_are_slow"],
+    ),
+}
+
 
 @cache
 def names_in(file: str) -> frozenset[str]:
@@ -252,5 +332,14 @@ def test_each_threat_has_a_rule_and_tests_that_exist(number: int) -> None:
     threat, rule, proofs = THREATS[number]
     assert threat
     assert rule
+    assert proofs
+    assert [proof for proof in proofs if proof.partition("::")[2] not in names_in(proof.partition("::")[0])] == []
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_each_thing_that_a_stranger_can_feed_has_bounds_and_tests_that_exist(name: str) -> None:
+    size, time, proofs = BOUNDS[name]
+    assert size
+    assert time
     assert proofs
     assert [proof for proof in proofs if proof.partition("::")[2] not in names_in(proof.partition("::")[0])] == []

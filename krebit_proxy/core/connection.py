@@ -16,10 +16,11 @@ changed. The usual connection goes FRESH, SENT, IDLE, SENT, IDLE, ... and finall
     PAGE        the page answers
     BLOCKED     the caller does not read the response that is being written
     UNREAD      the caller does not read the last response, and nothing is under way
-    SKIPPING    the upstream has answered early; the rest of the content is read and dropped
-    REFUSED     we have answered with an error; the rest of the content is read and dropped
+    SKIPPING    the upstream has answered early; the rest of the content is read and dropped, so that callers that read
+                only after they have sent all of it get the response
+    REFUSED     the same, but we have answered with an error
     TUNNEL      after a 101: raw bytes go both ways
-    LINGERING   over; the caller may still be sending, which nobody reads
+    LINGERING   over; the caller may still be sending, which is dropped
     CLOSING     over; the caller may still have to read the last response
 
 Every phase has a deadline, so no connection stays for ever, and an `Ending` for that moment. Some phases also make
@@ -35,6 +36,7 @@ from typing import Final, Literal
 ANY: Final = 0.0  # bytes per second: any progress
 LEAST: Final = 240.0  # bytes per second; a slower caller holds a seat for nothing
 _GOOD: Final = 1e6  # bytes per second; a caller that sends so fast may finish, and then reads our response
+_FAIR: Final = 1e4  # bytes per second; so fast it may finish if the upstream has answered early, as slow lines do
 _AFTER_THE_LAST: Final = 2.0  # seconds for the caller to read a response to a request that is still coming
 _SPARED: Final = 1.0  # seconds without progress until a caller counts as a slow reader
 _YOUNG: Final = 1.0  # seconds in which an honest caller's first request comes
@@ -57,6 +59,11 @@ class Timeouts:
     def pace(self) -> float:
         """How long a body may stay below the least rate. Less or more patience for bodies changes it, too."""
         return max(min(_PACED, self.body), self.body / 2)
+
+    @property
+    def told(self) -> int:
+        """Seconds that the caller is told it may be idle, at least a second less than it may really be. 0: not told."""
+        return int(self.keepalive)
 
 
 # How a connection ends when its deadline passes or when it makes room:
@@ -109,7 +116,7 @@ HANDSHAKE: Final = ConnectionPhase("HANDSHAKE", lambda t: t.header, "close", tur
 FRESH: Final = ConnectionPhase("FRESH", lambda t: min(t.keepalive, t.header), "close", turn=2, young=_YOUNG, ready=True)
 STANDING: Final = ConnectionPhase("STANDING", lambda _: _PROBE, "503", seated=False)
 PROBED: Final = ConnectionPhase("PROBED", lambda _: _AFTER_THE_LAST, "reset", seated=False)
-IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive, "close", turn=2, ready=True)
+IDLE: Final = ConnectionPhase("IDLE", lambda t: t.keepalive + (t.told > 0), "close", turn=2, ready=True)
 HEAD: Final = ConnectionPhase("HEAD", lambda t: t.header, "408", turn=3, young=_YOUNG, ready=True)
 # The steps of an exchange have deadlines and errors of their own. These are a safety net for all that has none.
 SENT: Final = ConnectionPhase("SENT", lambda t: 60 + t.connect + t.response, "504")
@@ -122,7 +129,7 @@ BLOCKED: Final = ConnectionPhase(
     "BLOCKED", lambda t: t.idle, "reset", progress=LEAST, turn=4, spared=_SPARED, paced=True
 )
 UNREAD: Final = ConnectionPhase("UNREAD", lambda t: t.idle, "reset", progress=LEAST, turn=3)
-SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", turn=4)
+SKIPPING: Final = ConnectionPhase("SKIPPING", lambda t: t.body, "linger", progress=_FAIR, turn=4)
 REFUSED: Final = ConnectionPhase("REFUSED", lambda _: _AFTER_THE_LAST, "linger", progress=_GOOD, turn=1)
 TUNNEL: Final = ConnectionPhase("TUNNEL", lambda t: t.idle, "reset", progress=ANY)
 LINGERING: Final = ConnectionPhase(
@@ -174,7 +181,7 @@ TABLE: Final[Mapping[ConnectionPhase, Mapping[Event, ConnectionPhase]]] = {
     PROBED: _LAST,
     IDLE: {**_ANSWERED, **_BEGUN, "begin": HEAD},
     HEAD: {**_ANSWERED, **_BEGUN},
-    SENT: {**_END, "next": IDLE, "work": WORKING},
+    SENT: {**_LAST, "next": IDLE, "work": WORKING},
     READING: {**_LAST, "refuse": REFUSED, "page": PAGE},
     PAGE: {**_LAST, "next": IDLE, "refuse": REFUSED},
     WORKING: {**_ANSWERED, "block": BLOCKED, "switch": TUNNEL},

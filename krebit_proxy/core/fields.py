@@ -108,6 +108,10 @@ _SANDBOX: Final = b"Content-Security-Policy: sandbox"
 _GUARDS: Final = _NOSNIFF + b"Cross-Origin-Resource-Policy: same-origin\r\n"
 
 
+_MEMORABLE: Final = 512  # bytes of names; results for more are not cached
+_FEW: Final = 64  # names in a head, or bytes of `Connection`, likewise
+
+
 class Names(tuple[bytes, ...]):  # noqa: SLOT001 -- `at` is cached on the instance
     """The names of a message's fields, in lower case and in their order."""
 
@@ -134,11 +138,15 @@ def checked(fields: Fields) -> Names:
 
 def folded(names: Sequence[bytes]) -> Names | None:
     """The names in lower case, or None if one is not a token."""
-    known = _folded(b"\n".join(names)) if names else NO_NAMES
+    if not names:
+        return NO_NAMES
+    lines = b"\n".join(names)
+    known = _folded(lines) if len(lines) <= _MEMORABLE else _folded.__wrapped__(lines)
     return known if len(known) == len(names) else None
 
 
 # Callers and the upstream send the same few sets of names again and again, so results that need only names are cached.
+# But only for small sets: what strangers make up must not fill the memory.
 @lru_cache(maxsize=256)
 def _folded(names: bytes) -> Names:
     """Splits the names, one on each line. Returns none of them if one is not a token."""
@@ -153,7 +161,7 @@ def _kept(names: Names, connection: bytes, dropped: frozenset[bytes], also_dropp
     for each connection-option in this field, remove any header or trailer field(s) from the message with the same name
     as the connection-option". We add our own fields afterwards, so no option can remove them.
     """
-    dropped |= _options(connection)
+    dropped |= _options_of(connection)
     return [name not in dropped and not also_dropped.match(name) for name in names]
 
 
@@ -181,7 +189,11 @@ def _options(connection: bytes) -> frozenset[bytes]:
 
 def connection_options(names: Names, fields: Fields) -> frozenset[bytes]:
     """The options in all `Connection` fields, in lower case. One of them may be empty."""
-    return _options(_connection(names, fields))
+    return _options_of(_connection(names, fields))
+
+
+def _options_of(connection: bytes) -> frozenset[bytes]:
+    return _options(connection) if len(connection) <= _FEW else _options.__wrapped__(connection)
 
 
 def framing(names: Names, fields: Fields, *, http10: bool = False) -> int | None:
@@ -296,7 +308,9 @@ def response_fields(
         shown: Whether a browser can show the response. False for a 101, a 204, and a 304: it has no type of its own,
             and its fields replace those of the response in the cache.
     """
-    kept, place = _returned(names, _connection(names, fields), cookies)
+    connection = _connection(names, fields)
+    small = len(names) <= _FEW and len(connection) <= _FEW
+    kept, place = (_returned if small else _returned.__wrapped__)(names, connection, cookies)
     if b"location" in names:
         fields = [
             (name, _caller_location(value, upstream_origin, caller_origin) if lower == b"location" else value)

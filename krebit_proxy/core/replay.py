@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from enum import Enum, auto
+from hashlib import sha256
 from typing import Final
 
 from krebit_proxy.core.suspicion import PathRecord
@@ -119,8 +120,9 @@ class Breaker:
 
 
 def _path(target: bytes) -> bytes:
-    """The path as the upstream may understand it: one path has many percent-encoded spellings."""
-    return decoded(target.partition(b"?")[0])
+    """The path as the upstream may understand it: one path has many percent-encoded spellings. Long ones as a hash."""
+    path = decoded(target.partition(b"?")[0])
+    return path if len(path) <= _MEMORABLE else sha256(path).digest()
 
 
 class ReplayBudget:

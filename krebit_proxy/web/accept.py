@@ -29,8 +29,11 @@ class Serving:
     thousand turns. So after each caller that the loop accepts, we accept the others that wait.
     """
 
-    def __init__(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], *, inherited: bool = False
+    ) -> None:
         self._sock = sock
+        self._inherited = inherited
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._looking = False
@@ -41,6 +44,12 @@ class Serving:
         return self
 
     async def close(self) -> None:
+        """Stops. Callers that wait in the backlog of a socket of ours get a connection: closing would reset them.
+
+        On an inherited socket, they wait for the next process.
+        """
+        if not self._inherited:
+            self._take_others(BACKLOG)
         self._server.close()
 
     def _arrived(self) -> asyncio.BaseProtocol:
@@ -49,10 +58,10 @@ class Serving:
             self._loop.call_soon(self._take_others)
         return self._protocol()
 
-    def _take_others(self) -> None:
+    def _take_others(self, most: int = _AT_ONCE) -> None:
         self._looking = False
         with suppress(OSError):  # if the error lasts, the loop reports it
-            for caller in _waiting(self._sock):
+            for caller in _waiting(self._sock, most):
                 spawn(self._connect(caller), name="connection")
 
     async def _connect(self, caller: socket.socket) -> None:
@@ -65,15 +74,19 @@ class Serving:
 class Accepting:
     """Gives each caller's socket to `take`, until `close`."""
 
-    def __init__(self, sock: socket.socket, take: Take) -> None:
+    def __init__(self, sock: socket.socket, take: Take, *, inherited: bool = False) -> None:
         self._sock = sock
+        self._inherited = inherited
         self._take = take
         self._task = spawn(self._accept(), name="accept")
 
     async def close(self) -> None:
-        """Stops, and closes the socket: on an open one, callers would wait in the backlog for nothing."""
+        """Stops, as `Serving.close`, and closes the socket: on an open one, callers would wait for nothing."""
         self._task.cancel()
         await asyncio.wait({self._task})
+        with suppress(OSError):
+            for caller in [] if self._inherited else _waiting(self._sock, BACKLOG):
+                self._give(caller)
         self._sock.close()
 
     async def _accept(self) -> None:
@@ -82,7 +95,7 @@ class Accepting:
             try:
                 first, _ = await loop.sock_accept(self._sock)
                 self._give(first)
-                for caller in _waiting(self._sock):
+                for caller in _waiting(self._sock, _AT_ONCE):
                     self._give(caller)
                 await asyncio.sleep(0)
             except ConnectionAbortedError:
@@ -99,10 +112,10 @@ class Accepting:
             caller.close()
 
 
-def _waiting(sock: socket.socket) -> Iterator[socket.socket]:
-    """Accepts callers that wait, `_AT_ONCE` at most. Raises OSError."""
+def _waiting(sock: socket.socket, most: int) -> Iterator[socket.socket]:
+    """Accepts callers that wait, `most` at most. Raises OSError."""
     with suppress(BlockingIOError):
-        for _ in range(_AT_ONCE):
+        for _ in range(most):
             caller, _address = sock.accept()
             caller.setblocking(False)
             yield caller

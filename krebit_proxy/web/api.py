@@ -212,7 +212,8 @@ class Api:
             raise Refused(
                 "not_replayed",
                 "Krebit refused the token during this request. The proxy no longer has the body, so it cannot retry.",
-                hint="Send the request again. To avoid this, raise replay.max_body.",
+                hint="Send the request again, with its body; curl --retry cannot do that for a pipe (-T -). "
+                "To avoid this, raise replay.max_body.",
                 retry_after=1,
             )
         same_token = fresh.generation == refused.bearer.generation and not call.outcome.replayed
@@ -307,11 +308,12 @@ class Api:
         try:
             if response.status < 300:
                 self._breaker.reset(attempt.target)
-            elif attempt.upload is not None:  # an error or a redirect needs no more content
+            else:  # an error or a redirect needs no more content
                 await attempt.stop_sending()
             if response.status == 101:
                 await self._tunnel(call, attempt)
             else:
+                _drop_what_is_not_sent(call, attempt)
                 await self._relay_content(call, attempt)
             if attempt.upload is not None:
                 await attempt.stop_sending()
@@ -327,7 +329,7 @@ class Api:
         if chunked and call.request.head.http10:
             # RFC 9112, 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
             # request indicates HTTP/1.1". So only the end of the connection can show the end of the content.
-            chunked, call.persistent, call.outcome.silent = False, False, True
+            chunked = call.persistent = False
         pending = self._response_head(call, response, chunked=chunked)
         status = response.status
         more = response.has_content
@@ -374,7 +376,7 @@ class Api:
     async def _tunnel(self, call: Call, attempt: SentRequest) -> None:
         """Carries raw bytes both ways after a 101, until either side ends it."""
         exchange, response = attempt.exchange, attempt.response
-        call.persistent, call.outcome.silent = False, True
+        call.persistent = False
         names, fields = response.names, response.fields
         protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.request.upgrade or b""
         lines = response_fields(
@@ -393,6 +395,16 @@ class Api:
         while piece := await exchange.read():
             call.write(piece)
             await call.drain()
+
+
+def _drop_what_is_not_sent(call: Call, attempt: SentRequest) -> None:
+    """Reads and drops content that Krebit takes no more. A caller that sends all of it first gets the response then."""
+    if call.content.complete:
+        return
+    if attempt.upload is None:
+        call.content.drop()
+    else:
+        attempt.upload.add_done_callback(lambda _: call.content.drop())
 
 
 def _challenges(response: ResponseHead) -> list[bytes]:

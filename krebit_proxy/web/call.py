@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _AUTHORITY: Final = re.compile(rb"^(?:[^/]*//[^/]*|[^/]*@)")  # of an absolute target; may contain a password
 _SOON_OVER: Final = 64 << 10  # bytes of remaining content that we read in order to keep the connection
+_SMALL: Final = 4096  # bytes; smaller pieces are joined, so that content in single bytes costs little memory and time
 
 
 class Content:
@@ -38,8 +39,8 @@ class Content:
         size: Bytes that can be taken now.
     """
 
-    __slots__ = ("_connection", "_patience", "_pieces", "_waiter", "complete", "deadline", "error", "expected",
-                 "received", "size")  # fmt: skip
+    __slots__ = ("_connection", "_dropped", "_patience", "_pieces", "_waiter", "complete", "deadline", "error",
+                 "expected", "received", "size")  # fmt: skip
 
     def __init__(self, connection: "Connection | None", patience: float, *, expected: bool = False) -> None:
         """`patience`: seconds that the caller may take for the next piece."""
@@ -47,6 +48,7 @@ class Content:
         self._patience = patience
         self._pieces: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._dropped = False
         self.complete = False
         self.error: ProxyError | None = None
         self.expected = expected
@@ -56,9 +58,15 @@ class Content:
     # The connection's side
 
     def feed(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self.size += len(piece)
         self.received += len(piece)
+        if self._dropped:
+            return
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) < _SMALL:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+        self.size += len(piece)
         self._wake()
 
     def end(self) -> None:
@@ -120,6 +128,11 @@ class Content:
         self._make_room()
         return pieces
 
+    def drop(self) -> None:
+        """Drops what is there and what still arrives. There is no reader any more."""
+        self._dropped = True
+        self.take_all()
+
     def _make_room(self) -> None:
         if self._connection is not None and self.size <= LOW_WATER:
             self._connection.resume_content()
@@ -144,16 +157,15 @@ class Outcome:
         sent: Bytes of the response, its head included.
         code: Of the error that ended it; empty if none did.
         replayed: It was sent to Krebit again after a 401.
-        silent: The response ends with the connection, so a broken one needs a reset: a close would look like its end.
     """
 
-    __slots__ = ("code", "id", "replayed", "sent", "silent", "started", "status")
+    __slots__ = ("code", "id", "replayed", "sent", "started", "status")
 
     def __init__(self) -> None:
         self.id = self.code = ""
         self.started = 0.0
         self.status = self.sent = 0
-        self.replayed = self.silent = False
+        self.replayed = False
 
 
 class Call:
@@ -198,6 +210,9 @@ class Call:
             self.persistent = False
         if not self.persistent:
             return b"Connection: close\r\n"
+        if self.connection.keep_alive:
+            line, self.connection.keep_alive = self.connection.keep_alive, b""
+            return line
         return b"Connection: keep-alive\r\n" if self.request.head.http10 else b""
 
     def _content_ends_soon(self) -> bool:

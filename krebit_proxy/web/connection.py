@@ -54,14 +54,16 @@ _FULL: Final = Refused(
 _LATE_HEAD: Final = Refused("request_timeout", "The request headers did not arrive in time.")
 _LATE_ANSWER: Final = Refused("upstream_timeout", "The proxy could not answer the request in time.")
 _SETTLED: Final = 1.0  # seconds that a TLS caller who has everything may take to say goodbye
+_DELIVERY: Final = 2.0  # seconds for the caller to take what it got of a broken response, before the reset
+_POLL: Final = 0.02  # seconds between two looks whether it has
 _log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
     """One caller's connection, in `phase` since `since` (by `Server.time`). It answers one call at a time."""
 
-    __slots__ = ("_batches", "_call", "_flow", "_pace", "_paced", "_reader", "_rest", "_server", "peer", "phase",
-                 "since", "task", "transport")  # fmt: skip
+    __slots__ = ("_batches", "_call", "_flow", "_pace", "_paced", "_reader", "_reading_on", "_rest", "_server",
+                 "keep_alive", "peer", "phase", "since", "task", "transport")  # fmt: skip
 
     peer: "Peer"
     _flow: Flow
@@ -71,9 +73,11 @@ class Connection(asyncio.Protocol):
         self._batches = server.batches
         self._reader = RequestReader(self, server.reader_settings)
         self._call: Call | None = None  # being answered
-        self._rest = NO_CONTENT  # of a call that was answered early; it is skipped
+        self._rest: Call | None = None  # answered early; the rest of its content is skipped
         self._paced = NO_CONTENT  # that must arrive at the least rate, and its pace
         self._pace: Pace | None = None
+        self._reading_on = False  # `_read_on` is scheduled
+        self.keep_alive = server.keep_alive  # the header line for the next answer; empty after the first one
         self.task: asyncio.Task[None] | None = None  # answers the call, if it needs a task
         self.transport: asyncio.Transport | None = None
         self.phase = phases.FRESH
@@ -124,8 +128,28 @@ class Connection(asyncio.Protocol):
         self._batches.do(ANSWER, Connection._proceed, self)
         # Nearly always one small request arrives. Skip the sum of `backlog` then.
         busy = reader.receiving is not None or reader.held is not None or len(reader.calls) > 1
-        if busy and reader.backlog >= HIGH_WATER:
-            flow.hold()
+        if busy or reader.later:
+            self._read_less()
+
+    def _read_less(self) -> None:
+        """Stops reading from the caller while too much waits, or while bytes wait for another turn to be parsed."""
+        if self._reader.backlog >= HIGH_WATER:
+            self._flow.hold()
+        elif self._reader.later:
+            self._flow.hold()
+            self._read_on_soon()
+
+    def _read_on_soon(self) -> None:
+        if not self._reading_on:
+            self._reading_on = True
+            self._batches.do(ANSWER, Connection._read_on, self)
+
+    def _read_on(self) -> None:
+        self._reading_on = False
+        self._reader.read_on()
+        self._proceed()
+        self._read_less()
+        self.resume_content()
 
     def pause_writing(self) -> None:
         self._flow.full = True
@@ -162,7 +186,10 @@ class Connection(asyncio.Protocol):
 
     def resume_content(self) -> None:
         if self._flow.held and self._reader.backlog <= LOW_WATER:
-            self._flow.release()
+            if self._reader.later:
+                self._read_on_soon()
+            else:
+                self._flow.release()
 
     def relay(self) -> None:
         """The response to a SENT call has begun to arrive, or failed."""
@@ -204,7 +231,7 @@ class Connection(asyncio.Protocol):
         server, reader = self._server, self._reader
         if not reader.calls:
             if not reader.reading_head:
-                if server.draining:
+                if server.closing:
                     self._end()
             elif self.phase is not phases.HEAD:
                 self._enter("begin")
@@ -311,7 +338,10 @@ class Connection(asyncio.Protocol):
             self._call = None
             call.outcome.code = code
             self._batches.do(RECORD, self._server.done, call)
-        self.cut(silent=call is None or call.outcome.silent)
+        if call is None or call.outcome.status:
+            self._break()
+        else:
+            self._end()
 
     def _give_up(self, call: Call) -> None:
         if call.attempt is not None:
@@ -325,39 +355,56 @@ class Connection(asyncio.Protocol):
 
         "skip" if the upstream answered. "refuse" if we did: then there is less patience.
         """
-        reader = self._reader
-        if not call.persistent:
-            if call.content.complete and call.fault is None:
+        content = call.content
+        if content.complete:
+            if call.persistent:
+                self._next()
+            elif call.fault is None and not self._halves:
                 self._end()
             else:
                 self._linger()
-        elif call.content.complete:
-            self._enter("next")
-            if reader.held is not None:
-                reader.go_on()
-            if reader.calls or reader.reading_head or self._server.draining:
-                self._batches.do(ANSWER, Connection._proceed, self)
+        elif content.error is not None or content.expected or not self.phase.seated:
+            self._linger()  # nobody knows whether content still comes, or where it ends, or nobody may wait for it
         else:
-            self._rest = call.content
+            self._rest = call
             self._enter(early)
             self._skip()
+            if not call.persistent:
+                self._batches.do(RECORD, Connection._close_half, self)
         self._call = self.task = None
         self._batches.do(RECORD, self._server.done, call)
 
+    def _next(self) -> None:
+        self._enter("next")
+        reader = self._reader
+        if reader.held is not None:
+            reader.go_on()
+            if reader.later:
+                self._read_less()
+        if reader.calls or reader.reading_head or self._server.closing:
+            self._batches.do(ANSWER, Connection._proceed, self)
+
     def _skip(self) -> None:
         """Drops the remaining content of a call that was answered early. Then the next request can be read."""
-        rest = self._rest
-        rest.take_all()
-        if rest.complete:
-            self._rest = NO_CONTENT
-            self._enter("next")
+        call = self._rest
+        assert call is not None  # the phase says so
+        call.content.drop()
+        if call.content.error is None and not call.content.complete:
+            return
+        self._rest = None
+        if call.persistent and call.content.complete:
+            self._next()
             self._batches.do(ANSWER, Connection._proceed, self)
+        else:
+            self._linger()
 
     # The end
 
     def check(self, now: float) -> None:
         """Ends the call or the connection if the deadline of the phase has passed. Called about once a second."""
         phase, waited = self.phase, now - self.since
+        if phase is phases.LINGERING and self._flow.untaken:
+            phase = phases.CLOSING  # its rules hold until the caller has read the last response
         if phase.progress is not None and self._flow.progress(waited, phase.progress):
             self.since = now
         elif waited >= self._server.deadlines[phase]:
@@ -366,7 +413,7 @@ class Connection(asyncio.Protocol):
             elif phase is phases.IDLE:
                 _log.debug("connection.idle", seconds=self._server.deadlines[phase])
             self._end_early()
-        elif phase is phases.CLOSING and waited >= _SETTLED and self.transport is not None and self._flow.settled():
+        elif phase is phases.CLOSING and waited >= _SETTLED and self.transport is not None and not self._flow.untaken:
             self.transport.abort()  # a TLS caller that does not answer our close_notify
         receiving = self._reader.receiving
         if receiving is not None:
@@ -388,6 +435,8 @@ class Connection(asyncio.Protocol):
     def make_room(self) -> None:
         """Ends the connection to make room for another caller."""
         self._end_early()
+        if self.phase.ending == "linger":  # it has its response, and does not get the time to send the rest
+            self._linger()
         if not self.phase.over:
             self.cut(silent=True)
 
@@ -412,27 +461,50 @@ class Connection(asyncio.Protocol):
                 self._fail(call, _LATE_ANSWER)
             case "reset":
                 self.cut(silent=True)
+            case "drop" if self.phase is phases.LINGERING and not self._halves:
+                self._end()
             case "drop" if self.transport is not None:
                 self.transport.abort()
 
     def close(self) -> None:
-        """Closes the connection if it is idle. Once the server is draining, others close after their calls."""
-        if self.phase in {phases.FRESH, phases.IDLE} and not (self._reader.calls or self._reader.reading_head):
+        """Closes the connection if it is idle. A request that has just arrived is answered first."""
+        reader, flow = self._reader, self._flow
+        if self.phase is phases.LINGERING and not (flow.untaken or flow.unread):
+            self._close()  # the caller has everything, and does not close its half
+        if self.phase in {phases.FRESH, phases.IDLE} and not (reader.calls or reader.reading_head or flow.unread):
             self._end()
 
     def cut(self, *, silent: bool) -> None:
-        """Breaks off so that the caller notices. `silent`: the framing of the response does not show it, so reset."""
+        """Ends at once. `silent`: with a reset, because a close would look like the end of a response."""
         if self.transport is None:
             return
         if silent:
-            # A FIN would look like the end of the content. A reset does not.
-            sock = self.transport.get_extra_info("socket")
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self.transport.abort()
             self._enter("end")
+            self._reset(self._server.time())
         else:
             self._end()
+
+    def _break(self) -> None:
+        """Breaks off a response that has begun. First the caller gets what there is of it, if it takes that soon.
+
+        Then comes a reset, however the response is framed: many callers take half a response for a whole one if the
+        connection is closed in the orderly way, even if its Content-Length says otherwise.
+        """
+        self._reader.close()
+        self._enter("end")
+        self._reset(self._server.time() + _DELIVERY)
+
+    def _reset(self, latest: float) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        if self._flow.untaken and self._server.time() < latest:
+            asyncio.get_running_loop().call_later(_POLL, self._reset, latest)
+            return
+        sock = transport.get_extra_info("socket")
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
 
     def _end(self) -> None:
         """Closes in an orderly way, once all written data is sent."""
@@ -440,22 +512,26 @@ class Connection(asyncio.Protocol):
         self._enter("end")
 
     def _linger(self) -> None:
-        """Closes our half, and drops what still arrives for a while.
+        """Closes our half, and drops what still arrives until the caller closes the other half, or for a while.
 
         RFC 9112, 9.6: closing at once would reset the connection, and the reset "might erase the client's
         unacknowledged input buffers before they can be read". The caller would never see the response.
         """
-        self._batches.do(RECORD, Connection._close, self)
+        self._batches.do(RECORD, Connection._close_half, self)
         self._enter("linger")
         self._reader.close()
         self._flow.release()
 
-    def _close(self) -> None:
-        if self.transport is None:
-            return
-        # TLS cannot close one half. Its `close` sends close_notify, and reads until the caller answers it.
-        if self.phase is phases.LINGERING and self.transport.can_write_eof():
+    @property
+    def _halves(self) -> bool:
+        """Whether our half can be closed. TLS cannot do that: after its close_notify it reads nothing."""
+        return self.transport is not None and self.transport.can_write_eof()
+
+    def _close_half(self) -> None:
+        if self.transport is not None and self.transport.can_write_eof():
             with suppress(OSError, RuntimeError):
                 self.transport.write_eof()
-        else:
+
+    def _close(self) -> None:
+        if self.transport is not None:
             self.transport.close()

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from krebit_proxy.sockets import unacknowledged
+from krebit_proxy.sockets import unacknowledged, unread
 
 HIGH_WATER: Final = 256 << 10  # bytes waiting to be taken at which we stop reading from the caller
 LOW_WATER: Final = 64 << 10  # bytes at which we read on
@@ -63,12 +63,19 @@ class Flow:
         self._mark = through
         return True
 
-    def settled(self) -> bool:
-        """Whether the caller has acknowledged everything that was written."""
-        return self._through() >= self.moved
+    @property
+    def unread(self) -> int:
+        """Bytes that have arrived, but that the event loop has not read yet."""
+        sock = self._transport.get_extra_info("socket")
+        return unread(sock.fileno()) if sock is not None else 0
+
+    @property
+    def untaken(self) -> int:
+        """Bytes written that the caller has not acknowledged."""
+        sock = self._transport.get_extra_info("socket")
+        kernel = unacknowledged(sock.fileno()) if sock is not None else 0
+        return self._transport.get_write_buffer_size() + kernel
 
     def _through(self) -> int:
         """Bytes received, plus bytes that the caller has acknowledged."""
-        sock = self._transport.get_extra_info("socket")
-        kernel = unacknowledged(sock.fileno()) if sock is not None else 0
-        return self.moved - self._transport.get_write_buffer_size() - kernel
+        return self.moved - self.untaken

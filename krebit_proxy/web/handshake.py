@@ -81,7 +81,7 @@ class Handshake(asyncio.Protocol):
         """The handshake is complete: passes the transport to a `Connection`."""
         self._over = True
         self._server.seats.leave(self)
-        if self._server.draining:
+        if self.phase.over:
             transport.close()
             return
         protocol = self._server()

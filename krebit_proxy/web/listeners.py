@@ -36,6 +36,8 @@ class Listeners:
 
     sockets: list[socket.socket] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
+    _inherited: list[socket.socket] = field(default_factory=list)
+    _accepting: list[Serving | Accepting] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def add(self, address: str, scheme: str) -> None:
@@ -49,6 +51,7 @@ class Listeners:
             elif address.startswith("fd:"):
                 sock = _inherited(address)
                 self.sockets.append(sock)
+                self._inherited.append(sock)
                 self.urls.append(_url_of(sock, scheme))
             else:
                 sock, remove = _unix_socket(address)
@@ -63,17 +66,22 @@ class Listeners:
         url = next((url for url in self.urls if url.startswith("http")), None)
         return re.sub(r"//(0\.0\.0\.0|\[::\]):", f"//{name}:", url) if url else None
 
-    async def serve(
-        self, protocol: Callable[[], asyncio.BaseProtocol], encrypted: Take | None = None
-    ) -> list[Serving | Accepting]:
-        """Accepts callers, each with a protocol of its own, until the returned objects are closed.
+    async def serve(self, protocol: Callable[[], asyncio.BaseProtocol], encrypted: Take | None = None) -> None:
+        """Accepts callers, each with a protocol of its own, until `refuse`.
 
         `encrypted`: gets the sockets of callers on TCP instead, if they use TLS.
         """
-        return [
-            Accepting(sock, encrypted) if encrypted and not _is_unix(sock) else await Serving(sock, protocol).begin()
-            for sock in self.sockets
-        ]
+        for sock in self.sockets:
+            inherited = sock in self._inherited
+            if encrypted is not None and not _is_unix(sock):
+                self._accepting.append(Accepting(sock, encrypted, inherited=inherited))
+            else:
+                self._accepting.append(await Serving(sock, protocol, inherited=inherited).begin())
+
+    async def refuse(self) -> None:
+        """Accepts no more callers."""
+        for accepting in self._accepting:
+            await accepting.close()
 
     def close(self) -> None:
         """Closes the sockets. Removes the files of our unix sockets."""

@@ -17,6 +17,7 @@ from krebit_proxy.core.admission import Request, check_method
 from krebit_proxy.core.head import NO_FIELDS, Head
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Content
+from krebit_proxy.web.flow import HIGH_WATER
 
 if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
@@ -29,6 +30,16 @@ _UNKNOWN_METHOD: Final = re.compile(
 _ON_LINE: Final = 4  # ": " and CRLF
 _A_CALL: Final = 8 << 10  # bytes that a waiting call adds to the backlog, apart from its content
 _MEMORABLE: Final = 4096  # bytes; a larger head is not kept for comparison with the next one
+# The parser stops only at the end of its input. So more than a little is passed to it in slices that end where a head
+# or chunked content may end: then no slice completes two requests.
+_LITTLE: Final = 1024  # bytes
+_SLICE: Final = 16 << 10  # bytes
+_ENDS: Final = b"\r\n\r\n"
+_MOST_CALLS: Final = HIGH_WATER // _A_CALL  # calls that may wait before reading stops
+# What one turn of the event loop may spend on parsing for one connection, so that others get their turn. A slice costs
+# its bytes plus _A_SLICE. All of it takes some milliseconds at worst.
+_A_TURN: Final = 64 << 10
+_A_SLICE: Final = 256
 
 
 class _Stop(Exception):
@@ -68,10 +79,11 @@ class RequestReader:
         receiving: The call whose content is being read.
         finished: Nothing more is read, because the last request said so or its successor was invalid.
         held: Bytes after a request with an Upgrade. `tunnel` passes them on raw, `go_on` reads them as requests.
+        later: Bytes that were more than one turn or the calls that wait allow to parse. `read_on` parses them.
     """
 
-    __slots__ = ("_connection", "_head", "_http", "_left", "_settings", "_unfinished", "calls", "finished", "held",
-                 "reading_head", "receiving")  # fmt: skip
+    __slots__ = ("_connection", "_head", "_http", "_left", "_pieces", "_settings", "_unfinished", "calls", "finished",
+                 "held", "later", "reading_head", "receiving")  # fmt: skip
 
     def __init__(self, connection: "Connection", settings: ReaderSettings) -> None:
         self._connection = connection
@@ -84,47 +96,95 @@ class RequestReader:
         self.calls: deque[Call] = deque()
         self.reading_head = self.finished = False
         self.held: bytes | None = None
+        self.later = b""
+        self._pieces: list[bytes] = []  # of chunked content, from the slice that is being parsed
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be taken. Each waiting call counts for some."""
+        """Bytes that wait to be taken, without `later`. Each waiting call counts for some."""
         size = len(self.held or b"") + sum([call.content.size + _A_CALL for call in self.calls])
         return size + (self.receiving.content.size if self.receiving is not None else 0)
 
     def feed(self, data: bytes) -> None:
-        """Parses bytes from the caller. Raises nothing: invalid bytes become a `fault`."""
+        """Parses bytes from the caller. Raises nothing: invalid bytes become a `fault`.
+
+        It may leave bytes in `later`. Then stop reading from the caller, and call `read_on` in another turn.
+        """
         if self.held is not None:
             self.held += data
-            return
-        if self.finished:
-            return
-        if self._left:
-            data = self._pass(data)
-            if not data or self.finished:
+        elif self.later:
+            self.later += data
+        elif len(data) > _LITTLE:
+            self._parse_in_slices(data)
+        elif not self.finished:
+            if self._left:
+                data = self._pass(data)
+            if data and not self.finished:
+                self._parse(data)
+
+    def read_on(self) -> None:
+        """Parses what `feed` has left for later."""
+        later, self.later = self.later, b""
+        if later:
+            self._parse_in_slices(later)
+
+    def _parse_in_slices(self, data: bytes) -> None:
+        at, size, spent = 0, len(data), 0
+        view = memoryview(data)
+        while at < size and not self.finished:
+            if self._left:
+                content = data[at : at + self._left]
+                at += len(content)
+                self._pass(content)
+            elif self.held is not None:
+                self.held += data[at:]
                 return
+            elif spent > _A_TURN or len(self.calls) >= _MOST_CALLS:
+                self.later = data[at:]
+                return
+            else:
+                end = data.find(_ENDS, at, at + _SLICE)
+                piece = view[at : end + len(_ENDS) if end >= 0 else at + _SLICE]
+                at += len(piece)
+                spent += len(piece) + _A_SLICE
+                self._parse(piece)
+
+    def _parse(self, data: bytes | memoryview) -> None:
         unfinished = self._unfinished
         unfinished.feeding = len(data)
         unfinished.fed += len(data)
         try:
             self._http.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._after_offer(data[upgrade.args[0] :])
+            self._after_offer(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
             self.fail(_diagnosis(error, data))
         else:
             call = self.receiving
-            if call is not None and call.length is not None:
+            if call is None:
+                if unfinished.fed > self._settings.limit and self.reading_head:
+                    self._measure_unfinished(len(data))
+                return
+            if self._pieces:
+                self._gather(call)
+            if call.length is not None:
                 # Content of a known length bypasses the parser. The next request gets a new one.
                 self._left = call.length - call.content.received
                 self._http = httptools.HttpRequestParser(self)
-            elif unfinished.fed > self._settings.limit and (self.reading_head or call is not None):
+            elif unfinished.fed > self._settings.limit:
                 self._measure_unfinished(len(data))
+
+    def _gather(self, call: Call) -> None:
+        """Passes on the chunked content of a slice in one piece, however small its chunks are."""
+        pieces, self._pieces = self._pieces, []
+        call.content.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _pass(self, data: bytes) -> bytes:
         """Takes the content from `data`, and returns the rest."""
         left = self._left
         self._left -= min(left, len(data))
-        self.on_body(data[:left])
+        assert self.receiving is not None  # it has `_left` bytes of content to come
+        self.receiving.content.feed(data[:left])
         if not self._left:
             self._unfinished.feeding = 0
             self.on_message_complete()
@@ -153,6 +213,7 @@ class RequestReader:
         self.finished = True
         self.calls.clear()
         self.receiving = self.held = None
+        self.later = b""
         self._unfinished = _Unfinished()
         with suppress(AttributeError):  # closed already
             del self._http
@@ -254,8 +315,7 @@ class RequestReader:
         return head
 
     def on_body(self, piece: bytes) -> None:
-        assert self.receiving is not None  # content follows a head
-        self.receiving.content.feed(piece)
+        self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
         """Completes the content. After the last request, also ends reading."""
@@ -263,6 +323,8 @@ class RequestReader:
         if call is not None and call.content is not NO_CONTENT and http.should_upgrade():
             return  # its content is still to be read: see _after_offer
         self.receiving = None
+        if self._pieces and call is not None:
+            self._gather(call)
         unfinished = self._unfinished
         unfinished.fed = unfinished.feeding
         unfinished.progress = None
@@ -283,7 +345,7 @@ def _offer(value: bytes | None) -> bytes | None:
     return b", ".join([part for part in protocols if part and part.lower() != b"h2c"]) or None
 
 
-def _diagnosis(error: httptools.HttpParserError, data: bytes) -> Refused:
+def _diagnosis(error: httptools.HttpParserError, data: bytes | memoryview) -> Refused:
     """The parser's error in our words. It quotes nothing of the request, which may contain a secret."""
     if isinstance(error, httptools.HttpParserInvalidMethodError) and (unknown := _UNKNOWN_METHOD.search(data)):
         try:

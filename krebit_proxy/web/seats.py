@@ -1,6 +1,8 @@
 """The connections of all callers: their limit, which of them make room for others, and one timer for all deadlines."""
 
 import asyncio
+import ctypes
+import sys
 from collections import Counter
 from contextlib import suppress
 from time import monotonic
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 STANDING_ROOM: Final = 256  # more callers than the event loop accepts until it has read what the first one asks
 _CUT: Final = 1.0  # seconds that cut connections get to end
+_CROWD: Final = 100  # connections that leave much free memory behind
 _log: Final = structlog.get_logger()
 
 
@@ -42,6 +45,7 @@ class Seats:
         self._leaving: set[Connection | Handshake] = set()
         self._vacated = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._crowd = 0  # the most connections since memory was given back
 
     def all(self) -> "list[Connection | Handshake]":
         return list(self._taken)
@@ -128,6 +132,10 @@ class Seats:
             except Exception as error:  # the other connections must keep their deadlines
                 connection.cut(silent=True)
                 _log.error("connection.failed", error=type(error).__name__, exc_info=error)
+        self._crowd = max(self._crowd, len(self._taken))
+        if self._crowd >= _CROWD and len(self._taken) < self._crowd // 4:
+            self._crowd = 0
+            _give_memory_back()
         self._leaving &= self._taken.keys()
         for connection in list(self._leaving):
             connection.close()
@@ -137,17 +145,25 @@ class Seats:
         tasks = {connection.task for connection in self._taken if connection.task is not None}
         for connection in self.all():
             connection.close()
-        await self._vacant(timeout)
+        await self.empty(timeout)
         for connection in self.all():
             connection.cut(silent=True)
-        await self._vacant(_CUT)
+        await self.empty(_CUT)
         if tasks:
             await asyncio.wait(tasks, timeout=_CUT)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    async def _vacant(self, timeout: float | None) -> None:
+    async def empty(self, timeout: float | None) -> None:
+        """Waits until there is no connection, `timeout` seconds at most."""
         if self._taken:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._vacated.wait(), timeout)
+
+
+def _give_memory_back() -> None:
+    """Gives free memory back to the system, which glibc does not do by itself if a little of it is still in use."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another libc
+            ctypes.CDLL(None).malloc_trim(0)

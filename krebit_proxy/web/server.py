@@ -1,6 +1,6 @@
 """Admits each call, passes it to the API or to one of our pages, answers with errors, logs and counts the result."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from itertools import count
 from math import ceil
@@ -12,7 +12,7 @@ from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Peer, Rules
 from krebit_proxy.core.admission import Request, admit, check_method
-from krebit_proxy.core.connection import TABLE, Event, Timeouts
+from krebit_proxy.core.connection import IDLE, TABLE, Event, Timeouts
 from krebit_proxy.core.fields import readable_by, withheld
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.rate import Rates
@@ -29,6 +29,7 @@ from krebit_proxy.web.seats import Seats
 from krebit_proxy.web.wrong_keys import WrongKeys
 
 _PROBES: Final = frozenset((b"/healthz", b"/readyz"))
+_MOMENT: Final = 0.3  # seconds for callers to learn that their connections close
 _CALLER_LEFT = 499  # the status in the log if no response was sent, as in nginx
 
 
@@ -38,10 +39,12 @@ class Server:
     Attributes:
         rules: Who may call. Replaced when the file of client keys changes.
         seats: All connections.
-        draining: The proxy is about to stop, so connections close once they are idle.
+        draining: The proxy is about to stop, so each response says that its connection closes.
+        closing: Connections close once they are idle.
         batches: The work of this turn of the event loop.
         ids: New ids for calls.
         time: The clock of all connections. The loop's has steps of a millisecond, in which many become idle.
+        keep_alive: Header lines for the first response on a connection: for how many seconds it may be idle.
         deadlines: The longest time in each phase of a connection, in seconds.
         patience: Seconds that content may stay below the least rate.
         reader_settings: Shared by the readers of all connections.
@@ -63,12 +66,15 @@ class Server:
         self.rules = rules
         shortest = min(limits.header_timeout, limits.body_timeout, limits.keepalive, upstream.idle_timeout)
         self.seats = Seats(limits.connections, min(1.0, shortest / 10))
-        self.draining = False
+        self.draining = self.closing = False
         self.batches = batches or Batches()
         self.ids = map((token_hex(4) + "-%x").__mod__, count(1))
         self.time = monotonic
         callers = limits.header_timeout, limits.body_timeout, limits.keepalive
         timeouts = Timeouts(*callers, upstream.idle_timeout, upstream.connect_timeout, upstream.response_timeout)
+        # A field of RFC 2068, 19.7.1.1, that many clients obey: they send nothing at the moment in which we close.
+        told = timeouts.told
+        self.keep_alive = b"Connection: keep-alive\r\nKeep-Alive: timeout=%d\r\n" % told if told else b""
         self.deadlines = {phase: phase.deadline(timeouts) for phase in TABLE}
         self.patience = timeouts.pace
         dropped = withheld(cookies=access.cookies == "forward", keys=access.client_keys_file is not None)
@@ -200,10 +206,25 @@ class Server:
             received=call.content.received,
         )
 
-    async def shutdown(self, timeout: float | None = None) -> None:
-        """Closes idle connections, and lets calls finish for `timeout` seconds. Then it cuts them, visibly."""
+    async def shutdown(self, timeout: float | None = None, refuse: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ends all connections within `timeout` seconds. Calls may run as long, then they are cut, visibly.
+
+        For a moment, all goes on, but each response says that its connection closes. So callers that keep connections
+        open and send often never meet a closed one. Then we call `refuse`, which ends accepting, and close what is
+        idle. A connection without a request yet gets a moment more.
+        """
+        end = None if timeout is None else self.time() + timeout
+        moment = _MOMENT if timeout is None else min(_MOMENT, timeout / 2)
         self.draining = True
-        await self.seats.vacate(timeout)
+        await self.seats.empty(moment)
+        if refuse is not None:
+            await refuse()
+        self.closing = True
+        for connection in self.seats.all():
+            if connection.phase is IDLE:
+                connection.close()
+        await self.seats.empty(moment)
+        await self.seats.vacate(None if end is None else end - self.time())
         self._wrong_keys.report()
         self._wrong_keys.close()
 

@@ -33,7 +33,7 @@ MEANT = """
  PROBED    .        .     .       .    .       .      .       .       .      .    .        .       LINGERING CLOSING
  IDLE      .        HEAD  READING SENT WORKING PAGE   UNREAD  .       .      IDLE SKIPPING REFUSED LINGERING CLOSING
  HEAD      .        .     READING SENT WORKING PAGE   UNREAD  .       .      IDLE SKIPPING REFUSED LINGERING CLOSING
- SENT      .        .     .       .    WORKING .      .       .       .      IDLE .        .       .         CLOSING
+ SENT      .        .     .       .    WORKING .      .       .       .      IDLE .        .       LINGERING CLOSING
  READING   .        .     .       .    .       PAGE   .       .       .      .    .        REFUSED LINGERING CLOSING
  PAGE      .        .     .       .    .       .      .       .       .      IDLE .        REFUSED LINGERING CLOSING
  WORKING   .        .     .       .    .       .      BLOCKED .       TUNNEL IDLE SKIPPING REFUSED LINGERING CLOSING

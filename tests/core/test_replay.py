@@ -199,3 +199,14 @@ def test_memory_of_paths_is_bounded() -> None:
     assert breaker.record(b"/api/0", 1) is PathRecord.NEW
     assert breaker.record(b"/api/x0", 1) is PathRecord.NEW
     assert breaker.record(b"/api/" + b"l" * 1000, 1) is PathRecord.NEW
+
+
+def test_long_paths_are_remembered_too_and_cost_little() -> None:
+    breaker = Breaker()
+    for number in range(300):
+        breaker.suspect(b"/api/%d/" % number + b"x" * 10_000, 1)
+        breaker.trip(b"/api/%d/" % number + b"x" * 10_000, 0)
+
+    assert breaker.is_open(b"/api/299/" + b"x" * 10_000, 1)
+    assert not breaker.is_open(b"/api/300/" + b"x" * 10_000, 1)
+    assert sum(map(len, [*breaker._paths, *breaker._refused])) < 512 * 512

@@ -180,6 +180,35 @@ async def test_connections_that_never_ask_are_ended(start_proxy: StartProxy) -> 
     assert len(proxy.events("connection.timed_out")) == 20
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_the_first_answer_tells_how_long_the_connection_may_be_idle(
+    start_proxy: StartProxy, version: str
+) -> None:
+    """And it stays open for a second more, so that no request meets the end of it."""
+    proxy = await start_proxy(limits={"keepalive": 1.5})
+    client = await proxy.connect()
+    ask = client.request("GET", "/api/x", b"Connection: keep-alive", version=version)
+    await client.send(ask)
+    first = await client.response()
+    await asyncio.sleep(1.6)
+    await client.send(ask)
+    second = await client.response()
+
+    assert (first.values(b"keep-alive"), first.values(b"connection")) == ([b"timeout=1"], [b"keep-alive"])
+    assert second.values(b"keep-alive") == []
+    assert (await client.rest()).got == b""
+
+
+async def test_an_answer_that_closes_tells_no_limit(client: Client) -> None:
+    assert (await client.ask("GET", "/api/x", b"Connection: close")).values(b"keep-alive") == []
+
+
+async def test_less_than_a_second_is_not_told(start_proxy: StartProxy) -> None:
+    client = await (await start_proxy(limits={"keepalive": 0.9})).connect()
+
+    assert (await client.ask("GET", "/api/x")).values(b"keep-alive") == []
+
+
 async def test_at_the_limit_the_longest_idle_makes_room(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(limits={"connections": 5})
     idle = await connected(proxy, 5)

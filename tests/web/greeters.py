@@ -54,10 +54,9 @@ async def serving(settings: Settings, rules: Rules | None = None) -> AsyncIterat
     encrypted = handshaking(cast("Any", greeters), certificate.context, patience=30) if certificate else None
     following = asyncio.ensure_future(certificate.follow(lambda: None, pause=0.01)) if certificate else None
     try:
-        servers = await listeners.serve(greeters, encrypted)
+        await listeners.serve(greeters, encrypted)
         yield listeners
-        for server in servers:
-            await server.close()
+        await listeners.refuse()
     finally:
         listeners.close()
         if following:

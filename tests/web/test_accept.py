@@ -28,14 +28,14 @@ def test_callers_that_come_together_get_in_together(
                 made.append(transport)
 
         listeners = open_listeners(settings("127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/socket"))
-        (accepting,) = await listeners.serve(Arrival)
+        await listeners.serve(Arrival)
         callers = [socket.socket(listeners.sockets[0].family) for _ in range(count)]
         for caller in callers:
             caller.connect(listeners.sockets[0].getsockname())  # the kernel takes it: the loop stands still meanwhile
         while len(made) < count:
             await asyncio.sleep(0)
             turns += 1
-        await accepting.close()
+        await listeners.refuse()
         listeners.close()
         for transport, caller in zip(made, callers, strict=True):
             transport.close()

@@ -8,17 +8,27 @@ from krebit_proxy.tasks import spawn
 from krebit_proxy.web.call import NO_CONTENT, Content
 
 
-async def test_content_is_taken_in_the_pieces_that_it_came_in() -> None:
+async def test_content_is_taken_in_the_pieces_that_it_came_in_unless_they_are_small() -> None:
     content = Content(None, 60)
-    content.feed(b"ab")
-    content.feed(b"c")
+    large = b"x" * 5000
+    for piece in (large, b"ab", b"c", large, b"d"):
+        content.feed(piece)
     content.end()
 
     assert await content.ready()
-    assert content.next_size == 2
-    assert [content.take(), content.take()] == [b"ab", b"c"]
+    assert content.next_size == 5000
+    assert [content.take(), content.take(), content.take()] == [large, b"abc" + large, b"d"]
     assert not await content.ready()
-    assert content.received == 3
+    assert content.received == 10_004
+
+
+async def test_content_without_a_reader_is_dropped() -> None:
+    content = Content(None, 60)
+    content.feed(b"ab")
+    content.drop()
+    content.feed(b"c")
+
+    assert (content.size, content.received) == (0, 3)
 
 
 async def test_a_reader_waits_for_the_next_piece() -> None:
