@@ -55,6 +55,7 @@ SUITES: Final = {
     "stores/test_fleet.py": "several proxies with one store",
     "stores/test_outages.py": "proxies whose database breaks",
     "upstream/test_away.py": "an upstream that takes no connection just now",
+    "web/test_bounds.py": "what strangers can feed, in bytes and in time",
     "web/test_door.py": "who gets in, over real sockets: admission, keys, rates and TLS together",
     "web/test_exhaustion.py": "callers that use up connections, memory and time",
     "web/test_endings.py": "what goes wrong anywhere while an answer is made",

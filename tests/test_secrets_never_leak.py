@@ -96,7 +96,7 @@ async def scene(
             limits=limits,
             log=log,
             client_secret=Secret("leaky-client-secret"),
-            upstream={"response_timeout": 0.3},
+            upstream={"connect_timeout": 0.3, "response_timeout": 0.3},
         ) as proxy,
     ):
         upstream.tokens.names = ("leaky-access", "leaky-refresh")

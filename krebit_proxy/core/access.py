@@ -230,7 +230,7 @@ class Rules:
             local=host.encode(),
             scheme=scheme,
             address=str(remote),
-            site="here" if remote == ours else _site(remote),
+            site="this computer" if remote == ours else _site(remote),
         )
 
     def unix_peer(self, uid: int | None, *gids: int, scheme: bytes = b"http") -> Peer:

@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections import deque
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from krebit_proxy.core.admission import Request
@@ -34,7 +35,7 @@ class Content:
         complete: All of it has arrived.
         error: Why the rest cannot be had. The reader gets it as an exception.
         expected: The caller waits for 100 (Continue) before it sends anything.
-        deadline: When a waiting reader gives up, by the loop's clock. Infinite while no reader waits.
+        deadline: When a waiting reader gives up, by `monotonic`. Infinite while no reader waits.
         received: Bytes so far.
         size: Bytes that can be taken now.
     """
@@ -101,9 +102,8 @@ class Content:
             await self._wait()
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        self.deadline = loop.time() + self._patience
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.deadline = monotonic() + self._patience
         try:
             await self._waiter
         finally:
@@ -152,7 +152,7 @@ class Outcome:
 
     Attributes:
         id: The call's id in the log, and in errors.
-        started: When it began, by the loop's clock.
+        started: When it began, by `Server.time`.
         status: Of the response; 0 until its head is written.
         sent: Bytes of the response, its head included.
         code: Of the error that ended it; empty if none did.

@@ -124,7 +124,7 @@ class Seats:
 
     def _look(self) -> None:
         """Checks all deadlines. One timer is enough: one for each request would cost more than all other work on it."""
-        now = self._loop.time()
+        now = monotonic()
         self._timer = self._loop.call_later(self._interval, self._look) if self._taken else None
         for connection in self.all():
             try:

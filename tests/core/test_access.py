@@ -137,7 +137,7 @@ def test_without_networks_every_tcp_peer_is_let_in() -> None:
         site="192.0.2.1",
     )
     assert Rules().peer("::1", "::1") == Peer(
-        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="here"
+        Caller("loopback"), allowed=True, loopback=True, here=True, local=b"[::1]", address="::1", site="this computer"
     )
 
 
@@ -163,7 +163,7 @@ def test_one_place_is_known_by_the_ipv4_address_within_an_ipv6_address(address: 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "fd00::2", "fe80::1%eth0"])
 def test_all_addresses_of_this_computer_are_one_place(address: str) -> None:
-    assert Rules().peer(address, address).site == "here"
+    assert Rules().peer(address, address).site == "this computer"
 
 
 def test_a_peer_that_calls_from_our_own_address_is_on_this_computer() -> None:

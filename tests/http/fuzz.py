@@ -71,7 +71,8 @@ def requests_of(parts: list[bytes]) -> list[tuple[bytes, bytes, object, bytes, s
         request, content = call.request, call.content
         error = call.fault or content.error
         code = error.code if error is not None else "" if content.complete else "open"
-        read.append((request.method, request.target, request.head.fields, content.take_all(), code))
+        taken = content.take_all() if error is None else b""  # how much comes before a fault depends on the cuts
+        read.append((request.method, request.target, request.head.fields, taken, code))
     reader.close()
     return read
 

@@ -242,7 +242,7 @@ async def test_whoever_guesses_keys_is_slowed_down_and_nobody_else(
     assert [caution.split()[5] for caution in cautions] == ["billing", "stock"]
     await proxy.stop()
     counts = [(event["peer"], event["count"]) for event in proxy.events("access.wrong_keys")]
-    assert counts == [("127.0.0.1", 1), ("127.0.0.1", 199)]
+    assert counts == [("this computer", 1), ("this computer", 199)]
     assert "guess-" not in proxy.written()
 
 
