@@ -28,6 +28,20 @@ def tunnel_request(target: str, proxy: SplitResult) -> bytes:
     return f"CONNECT {target} HTTP/1.1\r\n{fields}\r\n".encode("ascii")
 
 
+def tunnel_refusal(status: int, challenges: str) -> str:
+    """Why a forward proxy gave no tunnel. `challenges`: the value of its Proxy-Authenticate fields."""
+    if status == 407 and challenges and "basic" not in challenges.lower():
+        return (
+            "the forward proxy requires another login than Basic, such as Negotiate or NTLM, but krebit-proxy supports "
+            "only Basic; run a helper such as px or cntlm, and set upstream.proxy to it"
+        )
+    if status == 407:
+        return (
+            "the forward proxy requires a login (status 407); write it into upstream.proxy: http://USER:PASSWORD@HOST"
+        )
+    return f"the forward proxy refused the tunnel{f' (status {status})' if status else ''}"
+
+
 def proxy_fields(proxy: SplitResult) -> dict[str, str]:
     """The fields for a forward proxy: who asks, and the login if its URL has one."""
     fields = {"User-Agent": USER_AGENT}

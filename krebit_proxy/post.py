@@ -1,7 +1,7 @@
 """One POST on a connection of its own, for token requests: each is sent only once, and its answer must not be lost.
 
 Stale connections are the most common way to lose an answer, so none is kept. `post` never sends a request again,
-follows no redirects, and ignores the environment (HTTPS_PROXY and the like).
+follows no redirects, and does not look at the environment.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 from krebit_proxy import USER_AGENT
 from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.http_answer import AnswerReader, HttpAnswer
-from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_request
+from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_refusal, tunnel_request
 
 
 class NotReached(Exception):
@@ -143,7 +143,7 @@ async def _dialled(url: SplitResult, exchange: _Exchange, nameless: str, closed:
 
 async def _tunnelled(url: SplitResult, proxy: SplitResult) -> asyncio.Transport:
     exchange = _Exchange(head_only=True)
-    transport = await _dialled(proxy, exchange, *["no connection to upstream.proxy"] * 2)
+    transport = await _dialled(proxy, exchange, *["no connection to the forward proxy"] * 2)
     try:
         transport.write(tunnel_request(_authority(url, explicit=True), proxy))
         await exchange.over
@@ -157,10 +157,7 @@ async def _tunnelled(url: SplitResult, proxy: SplitResult) -> asyncio.Transport:
 def _check_tunnel(answer: HttpAnswer) -> None:
     if 200 <= answer.status < 300:
         return
-    if answer.status == 407 and "basic" not in answer.fields.get("proxy-authenticate", "basic").lower():
-        raise NotReached("upstream.proxy requires a login other than Basic, but krebit-proxy supports only Basic")
-    said = f" with HTTP status {answer.status}" if answer.status else ""
-    raise NotReached(f"upstream.proxy refused the connection{said}")
+    raise NotReached(tunnel_refusal(answer.status, answer.fields.get("proxy-authenticate", "")))
 
 
 def _authority(url: SplitResult, *, explicit: bool) -> str:

@@ -80,7 +80,7 @@ class TokenEndpoint:
             form,
             fields,
             tls=self._tls,
-            proxy=settings.upstream.proxy_to(url),
+            proxy=settings.way_out.proxy_to(url),
             connect_timeout=settings.upstream.connect_timeout,
             total_timeout=TOTAL_TIMEOUT,
         )

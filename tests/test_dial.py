@@ -4,7 +4,7 @@ from base64 import b64encode
 from urllib.parse import urlsplit
 
 from krebit_proxy import USER_AGENT
-from krebit_proxy.dial import proxy_fields, tunnel_request
+from krebit_proxy.dial import proxy_fields, tunnel_refusal, tunnel_request
 
 
 def test_a_tunnel_is_asked_for_by_host_and_port() -> None:
@@ -23,3 +23,12 @@ def test_a_user_without_a_password_is_a_login() -> None:
     fields = proxy_fields(urlsplit("http://user@proxy.example"))
 
     assert fields["Proxy-Authorization"] == "Basic " + b64encode(b"user:").decode()
+
+
+def test_a_login_that_we_do_not_speak_is_told_of_with_what_helps() -> None:
+    assert tunnel_refusal(407, "Negotiate, NTLM") == (
+        "the forward proxy requires another login than Basic, such as Negotiate or NTLM, but krebit-proxy supports "
+        "only Basic; run a helper such as px or cntlm, and set upstream.proxy to it"
+    )
+    assert tunnel_refusal(407, 'NTLM, Basic realm="x"').startswith("the forward proxy requires a login (status 407)")
+    assert tunnel_refusal(403, "") == "the forward proxy refused the tunnel (status 403)"

@@ -15,6 +15,7 @@ import uvloop
 
 from krebit_proxy import USER_AGENT
 from krebit_proxy.core.http_answer import LONGEST_ANSWER, HttpAnswer
+from krebit_proxy.dial import tunnel_refusal
 from krebit_proxy.post import NotReached, post
 from tests.fakes.certificates import Authority
 
@@ -250,13 +251,13 @@ async def test_every_event_loop_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "upstream.proxy refused the connection with HTTP status 403"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "the forward proxy refused the tunnel (status 403)"),
         (b"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=x\r\n\r\n",
-         "upstream.proxy refused the connection with HTTP status 407"),
+         "the forward proxy requires a login (status 407); write it into upstream.proxy: http://USER:PASSWORD@HOST"),
         (b"HTTP/1.1 407 X\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
-         "upstream.proxy requires a login other than Basic, but krebit-proxy supports only Basic"),
-        (b"garbage\r\n\r\n", "upstream.proxy refused the connection"),
-        (b"", "upstream.proxy refused the connection"),
+         tunnel_refusal(407, "Negotiate, NTLM")),
+        (b"garbage\r\n\r\n", "the forward proxy refused the tunnel"),
+        (b"", "the forward proxy refused the tunnel"),
     ],
 )  # fmt: skip
 async def test_a_proxy_that_refuses_is_named(tmp_path: Path, answer: bytes, why: str) -> None:
@@ -268,4 +269,4 @@ async def test_a_proxy_that_refuses_is_named(tmp_path: Path, answer: bytes, why:
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "http://nowhere.invalid:3128", "http://me@[::1]:1"])
 async def test_a_proxy_that_cannot_be_reached_is_named(proxy: str) -> None:
-    assert await reason("https://[2001:db8::1]/", proxy=proxy) == "no connection to upstream.proxy"
+    assert await reason("https://[2001:db8::1]/", proxy=proxy) == "no connection to the forward proxy"

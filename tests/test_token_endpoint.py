@@ -181,7 +181,7 @@ def behind_a_dead_proxy(url: str) -> TokenEndpoint:
 async def test_a_corporate_proxy_that_cannot_be_reached_has_spent_nothing(url: str) -> None:
     outcome = await behind_a_dead_proxy(url).refresh(Secret("r"))
 
-    assert outcome == NotSent("no connection to upstream.proxy")
+    assert outcome == NotSent("no connection to the forward proxy")
 
 
 async def test_no_proxy_sees_what_goes_unencrypted_to_this_computer(server: AuthorizationServer) -> None:

@@ -39,6 +39,11 @@ from krebit_proxy.web.notify import shown
 
 TOLERATED_SKEW: Final = 30.0  # seconds; with more, tokens seem to expire too early or too late
 _GONE: Final = frozenset({404, 410})
+_NO_WAY: Final = "a firewall may block it; behind a corporate proxy, set upstream.proxy"
+_OTHER_LOGIN: Final = (
+    "write the login into upstream.proxy; if the forward proxy requires Negotiate or NTLM, run a helper such as px or "
+    "cntlm, and set upstream.proxy to it"
+)
 _TRY_IT: Final = "to see whether messages arrive, send one with: krebit-proxy notify test"
 
 
@@ -81,13 +86,13 @@ def _origin(url: str) -> str:
 
 def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
     """DNS, connection, TLS and clock of one host. Stops at the first failure."""
-    through = settings.upstream.proxy_to(url.geturl())
+    through = settings.way_out.proxy_to(url.geturl())
     proxy = urlsplit(through) if through else None
     first = proxy or url
     try:
         addresses = socket.getaddrinfo(first.hostname, first.port or 443, type=socket.SOCK_STREAM)
     except OSError:
-        setting = "upstream.proxy" if proxy else "organization, upstream.url and oauth"
+        setting = settings.way_out.source if proxy else "organization, upstream.url and oauth"
         yield Finding(False, f"DNS: cannot resolve {first.hostname}", f"check {setting}, and this computer's DNS")
         return
     if (address := addresses[0][4][0]) != first.hostname:
@@ -99,11 +104,12 @@ def _connection(settings: Settings, url: SplitResult) -> Iterator[Finding]:
         hint = "if your company has its own certificate authority, set upstream.ca_file"
         yield Finding(False, f"TLS: the certificate of {place} is not trusted: {error.verify_message}", hint)
     except (OSError, HTTPException) as error:
-        way = f" through {proxy.hostname}:{proxy.port or 80}" if proxy else ""
-        hint = "a firewall may block it; behind a corporate proxy, set upstream.proxy"
+        way = f" {settings.way_out.described(url.geturl())}" if proxy else ""
+        hint = _OTHER_LOGIN if proxy and " 407 " in f"{error} " else _NO_WAY
         yield Finding(False, f"connection: cannot reach {place}{way}: {str(error) or type(error).__name__}", hint)
     else:
-        yield Finding(True, f"connection: {place} responds{', TLS works' if url.scheme == 'https' else ''}")
+        way = f" {settings.way_out.described(url.geturl())}" if proxy else ""
+        yield Finding(True, f"connection: {place} responds{way}{', TLS works' if url.scheme == 'https' else ''}")
         yield from _clock(date)
 
 
@@ -256,7 +262,7 @@ def _webhook(settings: Settings, webhook: str, last: dict[str, Any] | None) -> I
     if last is not None and not last["accepted"]:
         yield _delivered(f"webhook: {place}", last)
         return
-    through = settings.upstream.proxy_to(webhook)
+    through = settings.way_out.proxy_to(webhook)
     try:
         status = _options(settings, urlsplit(webhook), urlsplit(through) if through else None)
     except ssl.SSLCertVerificationError as error:

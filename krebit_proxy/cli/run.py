@@ -117,7 +117,8 @@ async def _serve(settings: "Settings", observe: Path | None) -> None:
         logger.warning("settings.caution", text=caution)
     await proxy.start()
     try:
-        logger.info("proxy.started", urls=" ".join(proxy.urls), redirect_uri=settings.redirect_uri)
+        way = settings.way_out.described(settings.upstream_origin)
+        logger.info("proxy.started", urls=" ".join(proxy.urls), redirect_uri=settings.redirect_uri, way_out=way)
         await stopped.wait()
         logger.info("proxy.stopping", hint="send the signal again to stop at once")
     finally:

@@ -37,6 +37,7 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
         document = {"running": True} | ask(settings, "/").document
     except NotRunningError as error:
         document = {"running": False} | asyncio.run(_from_store(settings, error.detail))
+    document.setdefault("way_out", settings.way_out.described(settings.upstream_origin))
     if as_json:
         terminal.say(json.dumps(document, indent=2))
         return
@@ -100,6 +101,8 @@ def _lines(document: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     yield "organization", str(document["organization"])
     yield "app", str(document["client_id"])
     yield "redirect URI", str(document["redirect_uri"])
+    if document["way_out"] != "direct":
+        yield "way out", document["way_out"]
     yield from _tokens(grant, now)
     yield from _refreshes(grant, now)
     for way, last in document.get("alarm", {}).items():

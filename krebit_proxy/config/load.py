@@ -15,6 +15,7 @@ from krebit_proxy.config.document import PREFIX, Document, Key, Place, Problem, 
 from krebit_proxy.config.model import Settings
 from krebit_proxy.config.names import SECRET, SECRET_FILE, lists, nearest, texts
 from krebit_proxy.config.secrets import ABSENT, absent, doubt, exposure, file_problem, read_secret, replaceable
+from krebit_proxy.core.way_out import WayOut
 from krebit_proxy.errors import SettingsError
 from krebit_proxy.ownership import open_folder
 from krebit_proxy.trust import ca_file_problem
@@ -74,7 +75,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     _make_absolute(document, directory)
     if path:
         document.caution((), replaceable(path))  # it names the servers, and a command to run
-    settings = _validate(document)
+    settings = _validate(document).with_environment(WayOut.from_environment(environ))
+    way = settings.way_out
+    if way.problem and any(map(way.proxy_to, settings.destinations)):
+        document.problems.append(Problem(Place(variable=True, line=0, name=way.source), "", way.problem))
     if document.problems:
         raise SettingsError(_lines(document.problems), hint=_hint(path))
     return settings.with_cautions(_lines(document.cautions))

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
@@ -14,6 +13,7 @@ from krebit_proxy.core.access import allowed_client, allowed_host, allowed_origi
 from krebit_proxy.core.host import is_host
 from krebit_proxy.core.policy import pattern
 from krebit_proxy.core.secret import Secret
+from krebit_proxy.core.way_out import DIRECT, WayOut
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _VISIBLE: Final = re.compile(r"[\x20-\x7e]+")  # RFC 6749, appendix A: client_id = *VSCHAR
@@ -81,6 +81,8 @@ def _redirect_uri(value: str) -> str:
 
 
 def _forward_proxy(value: str) -> str:
+    if value.lower() == DIRECT:
+        return DIRECT
     parts = split_url(value)
     if parts.scheme != "http" or not is_host(parts.hostname or ""):
         raise wrong("must start with http:// and a host name; your requests stay encrypted inside the tunnel")
@@ -166,7 +168,7 @@ class UpstreamSettings(Section):
     ca_file: Path | None = None
     """More certificates (PEM) to trust, for example of your company's certificate authority."""
     proxy: Annotated[str, AfterValidator(_forward_proxy)] | None = Field(default=None, repr=False)
-    """A corporate HTTP proxy to use, also for the token endpoint and notify.webhook."""
+    """A corporate HTTP proxy, also for tokens and the webhook. none: direct. Empty: as HTTPS_PROXY and NO_PROXY say."""
     connect_timeout: Seconds = 10
     """Limit for DNS, connection and TLS together, and how long requests wait for a Krebit that refuses connections."""
     response_timeout: Seconds = 60
@@ -177,10 +179,6 @@ class UpstreamSettings(Section):
     """How long idle connections stay open. Must be less than Krebit keeps them open."""
     max_age: Seconds = 300
     """How long any connection may serve requests. A new one looks the address up again, so DNS changes are noticed."""
-
-    def proxy_to(self, url: str) -> str | None:
-        """The forward proxy for `url`. None for plain http, which stays on this computer."""
-        return self.proxy if urlsplit(url).scheme == "https" else None
 
 
 class OAuth(Section):
@@ -329,6 +327,7 @@ class Settings(Section):
     log: Log = Log()
     notify: Notify = Notify()
     _cautions: tuple[str, ...] = PrivateAttr(default=())
+    _environment: WayOut = PrivateAttr(default=WayOut())
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -338,6 +337,22 @@ class Settings(Section):
     def with_cautions(self, cautions: list[str]) -> "Settings":
         self._cautions = tuple(cautions)
         return self
+
+    @property
+    def way_out(self) -> WayOut:
+        """How all our connections leave this computer."""
+        return self._environment if self.upstream.proxy is None else WayOut.from_setting(self.upstream.proxy)
+
+    def with_environment(self, way: WayOut) -> "Settings":
+        """Uses the forward proxy that the environment names, unless `upstream.proxy` is set."""
+        self._environment = way
+        return self
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """The URLs that we connect to."""
+        optional = (self.oauth.revoke_url, self.notify.webhook)
+        return (self.upstream_origin, self.token_url, *(url for url in optional if url))
 
     @property
     def upstream_origin(self) -> str:

@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from krebit_proxy.config import Settings
 from krebit_proxy.core.host import bracketed
-from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_request
+from krebit_proxy.core.http_answer import AnswerReader
+from krebit_proxy.dial import DEFAULT_PORT, dial, tunnel_refusal, tunnel_request
 from krebit_proxy.errors import Refused
 from krebit_proxy.sockets import probe
 from krebit_proxy.trust import client_context
@@ -29,7 +30,7 @@ _TUNNEL_HEAD: Final = 16 << 10
 _AWAY: Final = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETRESET, errno.EADDRNOTAVAIL}
 )
-_GATEWAY_ERRORS: Final = frozenset({"502", "503", "504"})  # the forward proxy finds nobody just now
+_GATEWAY_ERRORS: Final = frozenset({502, 503, 504})  # the forward proxy finds nobody just now
 _CUT: Final = (ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
@@ -44,7 +45,7 @@ class Connector:
         origin = urlsplit(settings.upstream_origin)
         self._host, self._port = _address(origin)
         self._timeout = settings.upstream.connect_timeout
-        proxy = settings.upstream.proxy_to(settings.upstream_origin)
+        proxy = settings.way_out.proxy_to(settings.upstream_origin)
         self._proxy = urlsplit(proxy) if proxy else None
         self._tls = client_context(settings.upstream.ca_file) if origin.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
@@ -133,12 +134,13 @@ class Connector:
             received = await loop.sock_recv(sock, 4096)
             answer += received
             if not received or len(answer) > _TUNNEL_HEAD:
-                raise ConnectionError("the proxy in upstream.proxy did not answer with HTTP")
-        status = answer.split(b"\r\n", 1)[0].split(b" ")[1:2]
-        if not (status and len(status[0]) == 3 and status[0].startswith(b"2")):
-            said = status[0].decode("ascii", "replace") if status and status[0].isdigit() else "no status"
-            kind = ConnectionAbortedError if said in _GATEWAY_ERRORS else ConnectionError
-            raise kind(f"the proxy in upstream.proxy refused the tunnel ({said})")
+                raise ConnectionError("the forward proxy did not answer with HTTP")
+        said = AnswerReader()
+        said.feed(answer)
+        status, fields = said.status or 0, said.answer().fields
+        if not 200 <= status < 300:
+            kind = ConnectionAbortedError if status in _GATEWAY_ERRORS else ConnectionError
+            raise kind(tunnel_refusal(status, fields.get("proxy-authenticate", "")))
 
     async def _handshake(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext

@@ -97,7 +97,7 @@ class Webhook:
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError if `upstream.ca_file` is unusable."""
         self._url = str(settings.notify.webhook)
-        self._proxy = settings.upstream.proxy_to(self._url)
+        self._proxy = settings.way_out.proxy_to(self._url)
         self._tls = client_context(settings.upstream.ca_file)
         self.place: Final = shown(self._url)
 
@@ -327,8 +327,8 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (aiohttp.ClientConnectorDNSError, "its host name has no address"),
     (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
     (aiohttp.ClientSSLError, "no TLS connection"),
-    (aiohttp.ClientProxyConnectionError, "no connection to upstream.proxy"),
-    (aiohttp.ClientHttpProxyError, "upstream.proxy refused the connection"),
+    (aiohttp.ClientProxyConnectionError, "no connection to the forward proxy"),
+    (aiohttp.ClientHttpProxyError, "the forward proxy refused the connection"),
     (aiohttp.ClientConnectorError, "no connection"),
     (aiohttp.InvalidURL, "its URL is not valid"),
     (FileNotFoundError, "there is no such program"),

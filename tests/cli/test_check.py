@@ -150,7 +150,7 @@ async def test_a_corporate_proxy_that_does_not_answer_is_named(tmp_path: Path) -
     finished = await check(tmp_path, "https://krebit.example", upstream={"proxy": "http://me:s3cret@127.0.0.1:1"})
 
     (cross,) = crosses(finished)
-    assert cross.startswith("connection: cannot reach krebit.example:443 through 127.0.0.1:1: ")
+    assert cross.startswith("connection: cannot reach krebit.example:443 through 127.0.0.1:1 (upstream.proxy): ")
     assert "s3cret" not in finished.out
 
 
@@ -418,3 +418,13 @@ async def test_a_message_that_was_accepted_outweighs_options_that_are_not(
         finished = await run("check", folder=tmp_path)
 
     assert f"{TICK} webhook: http://127.0.0.1 accepted the last message, " in finished.out
+
+
+async def test_a_proxy_in_the_environment_is_taken_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cret@127.0.0.1:1")
+    finished = await check(tmp_path, "https://krebit.example")
+
+    [cross] = [cross for cross in crosses(finished) if cross.startswith("connection: ")]
+    assert cross.startswith("connection: cannot reach krebit.example:443 through 127.0.0.1:1 (HTTPS_PROXY): ")
+    assert "DNS" not in finished.out  # the forward proxy resolves the name
+    assert "s3cret" not in finished.out

@@ -569,3 +569,26 @@ def test_a_group_of_settings_in_a_variable_replaces_that_of_the_file(write: Writ
     settings = load(write(MINIMUM + "limits: {connections: 5}\n"), {"KREBIT_PROXY_LIMITS": "{connections: 7}"})
 
     assert settings.limits.connections == 7
+
+
+def test_the_environment_names_the_way_out_unless_the_setting_does(write: Write) -> None:
+    environ = {"HTTPS_PROXY": "http://me:secret@proxy.example:3128"}
+    url = "https://acme.krebit.se"
+
+    assert load(write(MINIMUM), environ).way_out.described(url) == "through proxy.example:3128 (HTTPS_PROXY)"
+    assert load(write(MINIMUM), {**environ, "NO_PROXY": "krebit.se"}).way_out.described(url) == "direct"
+    assert load(write(MINIMUM + "upstream: {proxy: none}\n"), environ).way_out.described(url) == "direct"
+    other = write(MINIMUM + "upstream: {proxy: 'http://other.example:1'}\n")
+    assert load(other, environ).way_out.described(url) == "through other.example:1 (upstream.proxy)"
+
+
+def test_a_proxy_of_another_kind_in_the_environment_is_a_problem_where_it_would_be_used(write: Write) -> None:
+    environ = {"ALL_PROXY": "socks5://me:secret@proxy.example:1080"}
+    with pytest.raises(SettingsError) as caught:
+        load(write(MINIMUM), environ)
+
+    assert caught.value.detail == (
+        "ALL_PROXY: names a proxy that is not supported; set upstream.proxy to one that starts with http://, or to none"
+    )
+    local = write(MINIMUM + "upstream: {url: 'http://localhost:1'}\n")
+    assert load(local, environ).way_out.described("http://localhost:1") == "direct"

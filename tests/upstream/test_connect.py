@@ -251,7 +251,10 @@ async def test_a_forward_proxy_that_refuses_is_named_without_its_password(serve:
     server = await serve(hello, tls=True)
     async with forward_proxy(ForwardProxy("me:right")) as port:
         refused = await refusal(upstream(server, proxy=f"http://me:wrong@127.0.0.1:{port}"))
-    assert refused.detail == "localhost cannot be reached: the proxy in upstream.proxy refused the tunnel (407)."
+    assert (
+        refused.detail
+        == "localhost cannot be reached: the forward proxy requires a login (status 407); write it into upstream.proxy: http://USER:PASSWORD@HOST."
+    )
     assert not server.peers
 
 
@@ -263,7 +266,7 @@ async def test_a_forward_proxy_that_is_none(serve: Serve, upstream: Open, answer
 
     proxy, server = await serve(script), await serve(hello, tls=True)
     refused = await refusal(upstream(server, proxy=f"http://127.0.0.1:{proxy.port}"))
-    assert "the proxy in upstream.proxy" in refused.detail
+    assert "the forward proxy" in refused.detail
 
 
 async def test_plain_http_on_loopback_needs_no_forward_proxy(serve: Serve, upstream: Open) -> None:

@@ -320,7 +320,7 @@ async def test_a_webhook_beyond_this_computer_is_reached_through_the_corporate_p
         notifier.start()
         event = await outcome(site, "notify.given_up")
 
-    assert event["reason"] == "upstream.proxy refused the connection"
+    assert event["reason"] == "the forward proxy refused the connection"
     assert asked == [b"CONNECT alerts.example:443 HTTP/1.1"] * 3
 
 
