@@ -96,7 +96,7 @@ async def test_a_complaint_that_cannot_be_printed_does_not_change_the_exit_statu
         "notify test",
         "key new file",
         "key rotate",
-        "grant export anywhere",
+        "grant import",
         "policy suggest file",
         "run --config config.yaml",
         "sandbox --state file",
