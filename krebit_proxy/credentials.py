@@ -254,7 +254,7 @@ class Credentials:
     async def _ordered(self, caller: int, order: Authorized | LogoutAsked) -> None:
         told = await self._answer_to(caller, order)
         if isinstance(told, Denial):
-            raise StoreError(told.detail, hint=told.hint)
+            raise StoreError(told.reason, hint=told.hint, code=told.code)
 
     async def _answer_to(self, caller: int, event: Event) -> Go | Denial:
         """Takes a step with `event`, and waits for the answer to `caller`."""
@@ -327,7 +327,9 @@ class Credentials:
         except StoreConflictError:
             event = Conflicted()
         except StoreError as error:
-            event = Failed(Denial(error.code, error.detail, error.hint), busy=isinstance(error, StoreBusyError))
+            told = error.discreet()
+            denial = Denial(error.code, told.detail, told.hint, cause=error.detail)
+            event = Failed(denial, busy=isinstance(error, StoreBusyError))
         except TimeoutError:
             event = Failed(Denial("token_unavailable", "The proxy is stopping."))
         except Exception as error:  # a bug must not stop the state machine

@@ -102,6 +102,14 @@ class StoreError(ProxyError):
         super().__init__(detail, hint=hint)
         self.code = code
 
+    def discreet(self) -> "StoreError":
+        """The same without the place of the store and the words of a database, for callers and pages."""
+        now = " right now" if self.code == "token_unavailable" else ""
+        return StoreError(f"The proxy cannot use its store{now}.", hint=_SEE_LOG, code=self.code)
+
+
+_SEE_LOG: Final = "The reason is in the log of the proxy. `krebit-proxy check` shows it too."
+
 
 class StoreBusyError(StoreError):
     """Another process held the lock of the store for longer than our time-out."""

@@ -17,7 +17,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.credentials import Credentials
 from krebit_proxy.errors import StoreBusyError, StoreError
 from krebit_proxy.metrics import Metrics
-from krebit_proxy.stores import open_store
+from krebit_proxy.stores import open_store, store_cautions
 from krebit_proxy.tasks import spawn
 from krebit_proxy.token_endpoint import TokenEndpoint
 from krebit_proxy.upstream import Upstream
@@ -58,7 +58,7 @@ class Proxy:
         settings, running = self._settings, self._running
         keys = KeyFile(settings.access.client_keys_file) if settings.access.client_keys_file else None
         rules, certificate = access_rules(settings), server_certificate(settings)
-        for text in key_cautions(settings):
+        for text in [*key_cautions(settings), *store_cautions(settings)]:
             _log.warning("settings.caution", text=text)
         observer = None
         if self._observe is not None:

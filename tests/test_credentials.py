@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from krebit_proxy.config import OAuth, Settings, UpstreamSettings
 from krebit_proxy.core.events import Phase
@@ -330,7 +331,7 @@ async def test_a_token_is_never_spent_when_the_store_refuses_the_intent(
     with pytest.raises(Refused):
         await credentials.bearer()
 
-    assert credentials.status().store_error == "The disk is full."
+    assert credentials.status().store_error == "The proxy cannot use its store."
     assert server.requests == []
     await credentials.close()
 
@@ -393,7 +394,7 @@ async def test_an_answer_that_cannot_be_stored_is_served_from_memory_until_it_ca
 
     assert bearer.field == b"Bearer access-2"
     assert credentials.status().lock_held
-    assert credentials.status().store_error == "The disk is full."
+    assert credentials.status().store_error == "The proxy cannot use its store."
     refusing = False
     await credentials.close()
     kept = await store_for(tmp_path).read()
@@ -434,19 +435,21 @@ async def test_a_damaged_grant_is_told_of_and_kept_and_who_has_it_in_memory_goes
 ) -> None:
     await stored(tmp_path, tokens(left=3000))
     [file] = (tmp_path / "grant").glob("*.json")
-    async with started(settings_for(server, tmp_path), tmp_path) as running:
-        file.write_text("{")
-        await eventually(lambda: running.status().store_error)  # at its next look
-        assert running.current() is not None
-        assert running.status().ready
-        async with started(settings_for(server, tmp_path), tmp_path) as new:
-            with pytest.raises(Refused) as refused:
-                await new.bearer()
-        with pytest.raises(Refused):
-            await token_after_401(running)  # nothing is spent on a store that cannot be read
+    with capture_logs() as events:
+        async with started(settings_for(server, tmp_path), tmp_path) as running:
+            file.write_text("{")
+            await eventually(lambda: running.status().store_error)  # at its next look
+            assert running.current() is not None
+            assert running.status().ready
+            async with started(settings_for(server, tmp_path), tmp_path) as new:
+                with pytest.raises(Refused) as refused:
+                    await new.bearer()
+            with pytest.raises(Refused):
+                await token_after_401(running)  # nothing is spent on a store that cannot be read
 
     assert refused.value.code == "misconfigured"
-    assert f"{file} is damaged" in refused.value.detail
+    assert f"{file} is damaged" in repr(events)
+    assert str(tmp_path) not in f"{refused.value.detail} {refused.value.hint}"
     assert file.read_text() == "{"
     assert server.requests == []
 

@@ -22,13 +22,14 @@ def check(invocation: Invocation) -> int:
     Exit status: 0 all is well, 1 a check failed, 2 invalid settings.
     """
     from krebit_proxy.cli.checks import findings
+    from krebit_proxy.stores import store_cautions
     from krebit_proxy.web.admission import access_rules, key_cautions
     from krebit_proxy.web.tls import server_certificate
 
     settings = invocation.settings()
     access_rules(settings), server_certificate(settings)  # raise SettingsError for invalid keys and certificates
     terminal.tick("settings: valid")
-    cautions = [*settings.cautions, *key_cautions(settings)]
+    cautions = [*settings.cautions, *key_cautions(settings), *store_cautions(settings)]
     for caution in cautions:
         terminal.tick(f"settings: {caution}", held=False)
     well = not cautions

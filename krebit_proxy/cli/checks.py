@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from krebit_proxy import USER_AGENT
-from krebit_proxy.cli.running_proxy import ask, is_running
+from krebit_proxy.cli.running_proxy import ask_state, is_running
 from krebit_proxy.cli.status import read_status
 from krebit_proxy.cli.stored_grant import store_of
 from krebit_proxy.config import Settings
@@ -69,7 +69,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
 def _served(settings: Settings) -> dict[str, Any]:
     """The status page of the running proxy. Empty if none is running, or if it refuses to answer."""
     try:
-        return ask(settings, "/").document
+        return ask_state(settings)
     except ProxyError:
         return {}
 
@@ -218,12 +218,13 @@ async def _stored(settings: Settings, served: dict[str, Any]) -> list[Finding]:
     try:
         await store.probe()
         grant = await store.read()
+        way = await store.describe()
     except StoreError as error:
         return [Finding(False, f"store: {error.detail}", error.hint)]
     finally:
         await store.close()
     kind = settings.store.partition(":")[0]
-    well = Finding(True, f"store: the {kind} store can be read, written and locked")
+    well = Finding(True, f"store: the {kind} store can be read, written and locked{way and f' ({way})'}")
     return [well, _granted(grant, served), *_noticed(served)]
 
 

@@ -13,7 +13,7 @@ from krebit_proxy.config import Settings
 from krebit_proxy.config.addresses import split_listen
 from krebit_proxy.core.host import bracketed
 from krebit_proxy.core.origin import own_origin
-from krebit_proxy.errors import ProxyError
+from krebit_proxy.errors import CODES, ProxyError
 
 _TIMEOUT: Final = 5.0  # seconds; the proxy answers these pages from memory
 
@@ -54,6 +54,17 @@ def ask(settings: Settings, path: str) -> Reply:
             connection.close()
     where = " or ".join(map(_shown, places)) or "the address in `listen` (port 0 and fd:N have no known address)"
     raise NotRunningError(f"no proxy answers at {where}", hint="start it with: krebit-proxy run")
+
+
+def ask_state(settings: Settings) -> dict[str, Any]:
+    """The state of the running proxy. Raises what `ask` raises.
+
+    A proxy with client keys tells us only whether it is ready: we send it no key, for another program may listen there.
+    """
+    document = ask(settings, "/").document
+    code = document.get("code")
+    plain = {"detail": f"{CODES[code][1]}." if code in CODES else "Authorized.", "hint": ""}
+    return document if "detail" in document else document | plain
 
 
 def is_running(settings: Settings) -> bool:

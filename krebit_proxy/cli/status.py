@@ -15,7 +15,7 @@ from krebit_proxy.cli.invocation import Invocation, common_options, pass_invocat
 from krebit_proxy.core.grant_status import GrantStatus
 from krebit_proxy.core.notices import notices, refresh_token_end
 from krebit_proxy.core.times import iso, moment
-from krebit_proxy.errors import SETUP_CODES
+from krebit_proxy.errors import SETUP_CODES, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     from krebit_proxy.config import Settings
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show the state of the grant.
 
-    Asks the running proxy. If none is running, reads the store. Never shows a token.
+    Asks the running proxy, and reads the store for what that does not tell. Never shows a token.
     """
-    from krebit_proxy.cli.running_proxy import NotRunningError, ask
+    from krebit_proxy.cli.running_proxy import NotRunningError, ask_state
 
     settings = invocation.settings()
     try:
-        document = {"running": True} | ask(settings, "/").document
+        document = {"running": True} | ask_state(settings)
+        asyncio.run(_complete(document, settings))
     except NotRunningError as error:
         document = {"running": False} | asyncio.run(_from_store(settings, error.detail))
     document.setdefault("way_out", settings.way_out.described(settings.upstream_origin))
@@ -52,6 +53,43 @@ def read_status(document: dict[str, Any]) -> GrantStatus:
         if value and name.endswith("_at"):
             known[name] = datetime.fromisoformat(value).timestamp()
     return GrantStatus(**known)
+
+
+async def _complete(document: dict[str, Any], settings: "Settings") -> None:
+    """Adds what the store knows to what a running proxy has told.
+
+    The proxy names neither the store nor the words of a database, and one with client keys only if it is ready.
+    """
+    from krebit_proxy.cli.stored_grant import store_of
+
+    reduced = "generation" not in document
+    try:
+        if reduced:
+            facts = await _from_store(settings, document["detail"])
+            for name, value in facts.items():
+                document.setdefault(name, value)
+            if document["code"] == facts["code"]:
+                document["detail"] = facts["detail"]
+        if document.get("store_error") or (reduced and document["code"] not in SETUP_CODES | {None}):
+            store = store_of(settings)
+            try:
+                await store.probe()
+            finally:
+                await store.close()
+    except StoreBusyError:
+        pass  # by the proxy, as long as it cannot store its tokens
+    except StoreError as error:
+        document["store_error"] = error.detail
+        for name, value in _settings_shown(settings).items():
+            document.setdefault(name, value)
+
+
+def _settings_shown(settings: "Settings") -> dict[str, Any]:
+    return {
+        "organization": settings.organization,
+        "client_id": settings.client_id,
+        "redirect_uri": settings.redirect_uri,
+    }
 
 
 async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
@@ -73,13 +111,12 @@ async def _from_store(settings: "Settings", detail: str) -> dict[str, Any]:
         "code": code,
         "detail": detail,
         "hint": hint,
-        "organization": settings.organization,
-        "client_id": settings.client_id,
-        "redirect_uri": settings.redirect_uri,
+        **_settings_shown(settings),
         "generation": grant.generation if grant else 0,
         "obtained_at": iso(tokens.obtained_at) if tokens else None,
         "expires_at": iso(tokens.expires_at) if tokens else None,
         "refresh_token_expires_at": iso(end) if end else None,
+        "refresh_token_end_is_fixed": tokens.refresh_end_is_fixed if tokens else False,
         "suspected": False,
         "scope": tokens.scope if tokens else "",
         "lock_holder": grant.intent.holder if grant and grant.intent else None,

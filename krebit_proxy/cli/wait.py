@@ -25,13 +25,13 @@ def wait(invocation: Invocation, seconds: float) -> int:
 
     krebit-proxy wait --for 60 && nightly-export
     """
-    from krebit_proxy.cli.running_proxy import ask
+    from krebit_proxy.cli.running_proxy import ask_state
 
     settings = invocation.settings()
     end = time.monotonic() + seconds
     while True:
         try:
-            document = ask(settings, "/").document
+            document = ask_state(settings)
             if document["ready"]:
                 return 0
             detail, hint, link = (str(document.get(name) or "") for name in ("detail", "hint", "setup_url"))

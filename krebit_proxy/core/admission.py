@@ -276,6 +276,25 @@ def _by_policy(request: Request, rules: Rules, caller: Caller, tried: Tried | No
     return caller
 
 
+def may_call(request: Request, rules: Rules, tried: Tried | None = None) -> bool:
+    """Whether a request for a page could be one for the API: its peer, its client key and the required header fit.
+
+    Pages need no key. But one that comes along is tried as any other, so that nobody can guess keys here.
+    Raises what `tried` raises, see `admit`.
+    """
+    if not request.peer.allowed or (rules.require_header and rules.require_header not in request.head.names):
+        return False
+    if not rules.keys:
+        return True
+    try:
+        key = _key(request, rules)
+    except Refused:
+        return False
+    if tried is not None:
+        tried(request.peer, key)
+    return bool(key)
+
+
 def _check_overrides(names: Names, query: bytes) -> None:
     """Raises Refused for a field or a parameter that may replace the method or the path that the rules allow."""
     for name in names:

@@ -40,12 +40,21 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why there is no token: a code of `errors.CODES`, what is wrong, what to do, and seconds until a retry."""
+    """Why there is no token: a code of `errors.CODES`, what is wrong, what to do, and seconds until a retry.
+
+    `cause` is for the log and the terminal only: it may name the store and repeat what a database said. May be empty.
+    """
 
     code: str
     detail: str
     hint: str = ""
     retry_after: int | None = None
+    cause: str = ""
+
+    @property
+    def reason(self) -> str:
+        """All that is known, for the log."""
+        return self.cause or self.detail
 
 
 # Events that are wishes

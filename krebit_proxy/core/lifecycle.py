@@ -236,7 +236,7 @@ def _look_failed(state: State, event: Failed, now: Moment) -> Step:
     # Only a look: there was no attempt, so no attempt has failed.
     look_at = now.boot + LOOK_EVERY
     state = replace(_lost_store(state, event.denial, now), phase=Phase.IDLE, look_at=look_at, stranger=None)
-    return state, (_report("grant.store_failed", "warning", reason=event.denial.detail),)
+    return state, (_report("grant.store_failed", "warning", reason=event.denial.reason),)
 
 
 def _locked(state: State, _: Locked, __: Moment) -> Step:
@@ -540,7 +540,7 @@ def _unstored(state: State, event: Failed, now: Moment) -> Step:
     # A stopping process cannot retry for ever.
     over = state.stopping and now.boot >= state.stop_by
     state, effects = _release(state) if over else (state, ())
-    reason = event.denial.detail
+    reason = event.denial.reason
     return state, (_report("grant.not_stored", "error", generation=pending.generation, reason=reason), *told, *effects)
 
 
@@ -620,7 +620,7 @@ def _fail(
     told = _report(
         "grant.refresh_failed" if spent else "grant.store_failed",
         "warning",
-        reason=trouble.detail,
+        reason=trouble.reason,
         next_try_in=round(wait, 1),
     )
     refreshed = trouble.detail if spent else state.refreshed

@@ -45,6 +45,9 @@ class Store(Protocol):
     async def probe(self) -> None:
         """Tries to read, lock and write, without touching the grant."""
 
+    async def describe(self) -> str:
+        """For `check`: how the store is reached, in a few words. Empty: by files."""
+
     async def close(self) -> None:
         """Frees the lock and every connection."""
 
@@ -105,6 +108,18 @@ def open_store(settings: StoreSettings, *, takes_plain: bool = False) -> Store:
 
     name = f"{settings.organization}-{sha256(settings.client_id.encode()).hexdigest()[:8]}"
     return FileStore(Path(settings.store.removeprefix("file:")).expanduser().absolute(), name, sealing)
+
+
+def store_cautions(settings: StoreSettings) -> list[str]:
+    """What is weak about the way to the store, one text each. An invalid address is left to `open_store`."""
+    if settings.store.startswith("file:"):
+        return []
+    try:
+        from krebit_proxy.stores.address import caution
+    except ImportError:
+        return []
+    text = caution(settings.store)
+    return [f"store: {text}"] if text else []
 
 
 def _database(settings: StoreSettings, sealing: Sealing) -> Store:

@@ -91,6 +91,9 @@ class FileStore:
         finally:
             await self.unlock()
 
+    async def describe(self) -> str:
+        return ""
+
     async def close(self) -> None:
         await self.unlock()
         await self._disk.rest()  # a process that ends meanwhile would leave half of its work behind

@@ -145,6 +145,10 @@ class PostgresStore:
         finally:
             await self.unlock()
 
+    async def describe(self) -> str:
+        async with self._usable() as session:
+            return session.describe()
+
     async def close(self) -> None:
         await self.unlock()
         await self._drop()

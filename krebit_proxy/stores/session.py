@@ -10,8 +10,9 @@ from psycopg import AsyncConnection, Error, IsolationLevel, ProgrammingError, er
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from krebit_proxy.errors import StoreError
+from krebit_proxy.stores.address import secured
 
-# Unless the address says otherwise. TLS, passwords and service files follow libpq's own rules.
+# Unless the address says otherwise. Passwords and service files follow libpq's own rules; for TLS see `stores.address`.
 _DEFAULTS: Final[dict[str, str | int]] = {
     "connect_timeout": 5,
     "fallback_application_name": "krebit-proxy",
@@ -20,6 +21,7 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # milliseconds
 }
+_VERIFIED: Final = {b"verify-full": "server verified", b"verify-ca": "certificate verified, but not for its name"}
 # Prefixes of SQLSTATE codes where waiting does not help: wrong user, no such database, missing right.
 _LASTING: Final = ("28", "3D", "3F", "42")
 
@@ -42,7 +44,7 @@ class Session:
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in conninfo_to_dict(address)}
         async with asyncio.timeout(patience):
             connection = await AsyncConnection.connect(
-                make_conninfo(address, **defaults, target_session_attrs="read-write"),
+                make_conninfo(secured(address), **defaults, target_session_attrs="read-write"),
                 autocommit=True,
                 prepare_threshold=None,  # behind a pooler, the next statement may run in another server process
             )
@@ -54,6 +56,18 @@ class Session:
             await connection.close()
             raise
         return cls(connection, patience)
+
+    def describe(self) -> str:
+        """Server, user, and how the connection is protected, in a few words."""
+        connection = self._connection
+        version, info = connection.info.server_version, connection.info
+        server = f"PostgreSQL {version // 10000}.{version % 10000}, user {info.user}"
+        if info.host.startswith(("/", "@")):
+            return f"{server}, by a unix socket"
+        if not connection.pgconn.ssl_in_use:
+            return f"{server}, without TLS"
+        mode = next(option.val for option in connection.pgconn.info if option.keyword == b"sslmode")
+        return f"{server}, TLS, {_VERIFIED.get(mode or b'', 'server not verified')}"
 
     async def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         async with self._bounded(self._patience):

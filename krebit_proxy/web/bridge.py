@@ -37,11 +37,13 @@ class Visit:
         peer: The other end of its connection.
         authority: From `Request.authority`: our host and port as the caller named them, or empty.
         prefers: Whether it wants a page or JSON.
+        may_call: Whether it could call the API too, so that a page may show it details.
     """
 
     peer: Peer
     authority: str
     prefers: Preference
+    may_call: bool
 
 
 VISIT: Final = web.RequestKey("visit", Visit)
@@ -72,8 +74,11 @@ class Bridge:
             max_headers=_ROOM,
         )
 
-    async def answer(self, call: Call, page: Page) -> None:
-        """Answers a call with `page`. The content of a form must be complete. Raises what `page` raises."""
+    async def answer(self, call: Call, page: Page, *, may_call: bool = False) -> None:
+        """Answers a call with `page`. The content of a form must be complete. Raises what `page` raises.
+
+        `may_call`: see `Visit`.
+        """
         wire = _Wire(call)
         protocol = self._server()
         protocol.connection_made(wire)
@@ -81,7 +86,7 @@ class Bridge:
             protocol.data_received(_rewritten(call))
             request = await wire.request
             asked = call.request
-            request[VISIT] = Visit(asked.peer, asked.authority.decode("latin-1"), asked.prefers)
+            request[VISIT] = Visit(asked.peer, asked.authority.decode("latin-1"), asked.prefers, may_call)
             response = await page(request)
             response.headers.setdefault("Server", "krebit-proxy")
             wire.status = response.status

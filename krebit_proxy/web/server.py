@@ -11,7 +11,7 @@ from typing import Final
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Peer, Rules
-from krebit_proxy.core.admission import Request, admit, check_method
+from krebit_proxy.core.admission import Request, admit, check_method, may_call
 from krebit_proxy.core.connection import IDLE, TABLE, Event, Timeouts
 from krebit_proxy.core.fields import readable_by, withheld
 from krebit_proxy.core.origin import own_origin
@@ -29,6 +29,7 @@ from krebit_proxy.web.seats import Seats
 from krebit_proxy.web.wrong_keys import WrongKeys
 
 _PROBES: Final = frozenset((b"/healthz", b"/readyz"))
+_TELLING: Final = frozenset(("/", "/setup/done"))  # pages that show details to those who may call
 _MOMENT: Final = 0.3  # seconds for callers to learn that their connections close
 _CALLER_LEFT = 499  # the status in the log if no response was sent, as in nginx
 
@@ -162,7 +163,9 @@ class Server:
     async def answer(self, call: Call) -> None:
         """Answers a call that `begin` admitted. Raises what `Api.forward` and pages raise."""
         if call.request.page:
-            await self._bridge.answer(call, self._pages[own_path(call.request.target)])
+            path = own_path(call.request.target)
+            known = path in _TELLING and may_call(call.request, self.rules, self._tried)
+            await self._bridge.answer(call, self._pages[path], may_call=known)
         else:
             await self._api.forward(call)
 

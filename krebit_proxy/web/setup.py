@@ -290,7 +290,7 @@ class Setup:
         try:
             await self._credentials.authorized(answer.tokens)
         except StoreError as error:
-            return error
+            return error.discreet()  # the log has the rest already
         self._issued = answer
         generation = self._credentials.status().generation
         _log.info("setup.completed", peer=peer, organization=self._settings.organization, generation=generation)
@@ -301,7 +301,7 @@ class Setup:
     async def _done(self, request: web.BaseRequest) -> web.Response:
         allow(request, "GET", "HEAD")
         status = self._credentials.status()
-        if not status.ready:
+        if not (status.ready and (request[VISIT].may_call or self._finished_by(request))):
             return see_other("/")
         return page(
             "done.html",
@@ -311,6 +311,13 @@ class Setup:
             cautions=cautions(self._issued, scope=self._settings.oauth.scope) if self._issued else [],
             example=example_call(request, self._settings),
         )
+
+    def _finished_by(self, request: web.BaseRequest) -> bool:
+        """Whether the browser of this request has just authorized the proxy."""
+        settled = self._settled
+        if settled is None or not settled.result.done() or settled.result.result() is not None:
+            return False
+        return hmac.compare_digest(settled.attempt.browser or "", browser_mark(self._cookie_of(request)))
 
     # The log
 

@@ -17,6 +17,7 @@ from krebit_proxy.config import load
 from krebit_proxy.core.grant import Grant, Tokens, Verdict
 from krebit_proxy.core.secret import Secret
 from krebit_proxy.stores import open_store
+from krebit_proxy.stores.encryption import new_key
 from tests.fakes.certificates import Authority
 from tests.fakes.chat import Chat
 from tests.fakes.command import Finished, run, write_settings
@@ -428,3 +429,13 @@ async def test_a_proxy_in_the_environment_is_taken_and_named(tmp_path: Path, mon
     assert cross.startswith("connection: cannot reach krebit.example:443 through 127.0.0.1:1 (HTTPS_PROXY): ")
     assert "DNS" not in finished.out  # the forward proxy resolves the name
     assert "s3cret" not in finished.out
+
+
+async def test_a_database_that_nobody_verifies_is_cautioned(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(new_key())
+    (tmp_path / "keys").chmod(0o600)
+    store = "postgresql://proxy@127.1:1/grants?sslmode=require"
+    finished = await check(tmp_path, "http://127.0.0.1:1", store=store, encryption_key_file="keys")
+
+    assert finished.status == 1
+    assert "settings: store: sslmode=require lets another computer pretend to be the database" in finished.out

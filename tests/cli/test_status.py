@@ -146,3 +146,37 @@ async def test_waiting_is_over_as_soon_as_requests_are_served(proxy_shows: Proxy
     await proxy_shows(grant_status("reauthorization_required", ready=True))
 
     assert (await run("wait", "--for", "60", folder=tmp_path)).status == 0
+
+
+async def test_a_proxy_with_client_keys_tells_whether_it_is_ready_and_the_store_the_rest(
+    proxy_shows: ProxyShows, tmp_path: Path
+) -> None:
+    keys = tmp_path / "client-keys"
+    keys.write_text("billing:marker-key-0123456789abcdef")
+    keys.chmod(0o600)
+    access = {"client_keys_file": str(keys)}
+    await proxy_shows(grant_status(detail="marker-detail", last_refresh="ok"), access=access)
+    told = dict(await lines(tmp_path))
+    document = json.loads((await run("status", "--json", folder=tmp_path)).out)
+
+    assert (told["state"], told["why"], told["organization"]) == ("ready", "Authorized.", "acme")
+    assert re.fullmatch(r"number 1, expires .*, in (60|59) minutes", told["access token"])
+    assert (document["running"], document["ready"], document["generation"]) == (True, True, 1)
+    assert (await run("wait", "--for", "0", folder=tmp_path)).status == 0
+
+
+async def test_a_proxy_with_client_keys_that_is_not_ready(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    access = {"require_header": "X-Krebit-Proxy"}
+    await proxy_shows(grant_status("token_unavailable", detail="marker-detail"), access=access)
+    told = dict(await lines(tmp_path))
+    waited = await run("wait", "--for", "0", folder=tmp_path)
+
+    assert (told["state"], told["why"]) == ("not ready", "No valid token right now.")
+    assert (waited.status, waited.err.splitlines()[0]) == (1, "krebit-proxy: No valid token right now.")
+
+
+async def test_the_store_is_asked_what_is_wrong_with_it(proxy_shows: ProxyShows, tmp_path: Path) -> None:
+    await proxy_shows(grant_status("misconfigured", store_error="The proxy cannot use its store."))
+    [file] = (tmp_path / "grant").glob("*.json")
+    file.write_text("{")
+    assert f"{file} is damaged" in dict(await lines(tmp_path))["store"]

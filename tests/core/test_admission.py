@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krebit_proxy.core.access import Caller, Peer, Rules
-from krebit_proxy.core.admission import Request, admit, allowed_by
+from krebit_proxy.core.admission import Request, admit, allowed_by, may_call
 from krebit_proxy.core.fields import checked
 from krebit_proxy.core.head import Head
 from krebit_proxy.errors import Refused
@@ -683,3 +683,37 @@ def test_a_request_prefers_what_it_names_first(accept: bytes, prefers: str) -> N
 @pytest.mark.parametrize("host", [b"localhost:65536", b"proxy.test:99999"])
 def test_a_port_beyond_the_last_is_no_valid_host(host: bytes) -> None:
     assert refusal((b"Host", host), rules=Rules.compiled(allowed_hosts=["proxy.test"])).code == "bad_request"
+
+
+def page_request(*fields: tuple[bytes, bytes], peer: Peer = LOCAL) -> Request:
+    head = Head(fields, checked(fields), http10=False, length=0, expects=False, withheld=frozenset(), lines=b"")
+    return Request(peer, b"GET", b"/", head, page=True)
+
+
+def known(*fields: tuple[bytes, bytes], rules: Rules = KEYED, peer: Peer = LOCAL) -> bool:
+    return may_call(page_request(*fields, peer=peer), rules)
+
+
+def test_a_page_knows_who_may_call() -> None:
+    key, header = (b"X-Api-Key", b"k1"), (b"X-Krebit-Proxy", b"1")
+    both = replace(KEYED, require_header=b"x-krebit-proxy")
+
+    assert known(HOST, rules=DEFAULT)
+    assert known(HOST, key)
+    assert known(HOST, (b"Authorization", b"Bearer k2"))
+    assert known(HOST, (b"Authorization", basic(b"k1:")))
+    assert not known(HOST)
+    assert not known(HOST, (b"X-Api-Key", b"k3"))
+    assert not known(HOST, key, key)
+    assert known(HOST, key, header, rules=both)
+    assert not known(HOST, key, rules=both)
+    assert not known(HOST, header, rules=both)
+    assert not known(HOST, key, peer=replace(LOCAL, allowed=False))
+
+
+def test_keys_are_tried_at_pages_as_everywhere() -> None:
+    seen: list[tuple[Peer, bytes]] = []
+    request = page_request(HOST, (b"X-Api-Key", b"k3"))
+
+    assert not may_call(request, KEYED, lambda peer, key: seen.append((peer, key)))
+    assert seen == [(LOCAL, b"")]

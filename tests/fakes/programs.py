@@ -98,6 +98,9 @@ class SteppingStore:
     async def probe(self) -> None:
         await self._store.probe()
 
+    async def describe(self) -> str:
+        return await self._store.describe()
+
     async def close(self) -> None:
         await self._store.close()
 

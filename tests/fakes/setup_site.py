@@ -65,6 +65,7 @@ class Site:
         status = StatusPages(settings, self.credentials, Metrics(), setup=self.setup.for_command)
         self.pages = self.setup.routes() | status.routes()
         self.session = ClientSession(cookie_jar=DummyCookieJar())
+        self.may_call = True  # whether the browser could call the API too
         self.cookie = ""  # what the browser has of ours
         self._output = output
 
@@ -72,7 +73,7 @@ class Site:
         head = Head.examined(request.raw_headers, http10=False, withheld=frozenset())
         peer = Rules().peer(request.remote, "127.0.0.1") if request.remote else Rules().unix_peer(None)
         asked = Request(peer, request.method.encode(), request.path_qs.encode(), head)
-        request[VISIT] = Visit(peer, (asked.field(b"host") or b"").decode(), asked.prefers)
+        request[VISIT] = Visit(peer, (asked.field(b"host") or b"").decode(), asked.prefers, self.may_call)
         try:
             if request.path not in self.pages:
                 raise Refused("not_forwarded", "No such page.")

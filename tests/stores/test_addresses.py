@@ -1,6 +1,7 @@
 """What an address of a database can say, by libpq's rules: TLS, passwords, and poolers that lend by transaction."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,30 @@ async def test_a_pooler_lends_one_connection_after_the_other_and_the_lock_stays_
         await store.close()
 
     assert lent < len(stores)  # or it has lent nothing, and this proves nothing
+
+
+async def test_a_name_that_leads_elsewhere_is_verified_by_the_authorities_of_the_system(
+    place: Place, running_pooler: Pooler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(running_pooler.ca_file))
+    address = f"postgresql://proxy:{PASSWORD}@127.0.0.1:{running_pooler.port}/postgres?hostaddr=127.1"
+    store = place.open(store=address)
+    await store.probe()
+    way = await store.describe()
+    await store.close()
+    monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path).ca_file))
+
+    assert way.endswith(", user proxy, TLS, server verified")
+    assert "certificate verify failed" in await refusal(place, address)
+
+
+async def test_a_connection_tells_how_it_is_protected(place: Place, running_pooler: Pooler, postgres: Database) -> None:
+    ways = []
+    for address in (postgres.url, running_pooler.address(sslmode="require", sslrootcert="")):
+        store = place.open(store=address)
+        ways.append(await store.describe())
+        await store.close()
+
+    assert re.fullmatch(r"PostgreSQL \d+\.\d+, user postgres, without TLS", ways[0])
+    assert ways[1].endswith(", user proxy, TLS, server not verified")

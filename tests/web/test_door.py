@@ -427,3 +427,36 @@ async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_compu
     proxy = await start(listen=(f"{beyond}:0",), access={"expose": True, "allow_clients": ["198.51.100.0/24"]})
     reachable = proxy.settings.model_copy(update={"listen": (f"{beyond}:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
+
+
+async def test_pages_show_details_to_those_who_may_call_and_are_no_place_to_guess_keys(
+    start: StartProxy, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("billing:short\n")
+    keys.chmod(0o600)
+    proxy = await start(access={"client_keys_file": keys, "require_header": "X-Krebit-Proxy"})
+    client = await proxy.connect()
+    header, key, wish = b"X-Krebit-Proxy: 1", b"X-Api-Key: short", b"Accept: application/json"
+
+    for fields in ([], [header], [key], [header, b"X-Api-Key: wrong"]):
+        for got in (await client.ask("GET", "/", *fields), await client.ask("GET", "/", wish, *fields)):
+            assert got.status == 200
+            assert b"acme" not in got.content
+    assert b'"organization": "acme"' in (await client.ask("GET", "/", wish, header, key)).content
+    assert b"Connected to acme" in (await client.ask("GET", "/", header, key)).content
+    told = [(await client.ask("GET", "/", header, b"X-Api-Key: guess-%d" % number)).status for number in range(50)]
+    assert told.count(429) > 20  # all but a few, however slow this machine is
+    assert [(await client.ask("GET", path, header)).status for path in ("/", "/readyz", "/healthz")] == [200] * 3
+
+
+async def test_nobody_is_told_where_the_store_is(start: StartProxy, tmp_path: Path) -> None:
+    proxy = await start(grant={"expires_in": -5})
+    place = proxy.settings.store.removeprefix("file:")
+    [file] = Path(place).glob("*.json")
+    file.write_text("{")
+    await eventually(lambda: proxy.events("grant.store_failed"))
+    assert str(file) in proxy.written()
+    for path in ("/api/x", "/", "/readyz", "/healthz", "/metrics", "/setup"):
+        for accept in (b"Accept: text/html", b"Accept: application/json"):
+            assert str(tmp_path).encode() not in (await ask(proxy, "GET", path, accept)).content

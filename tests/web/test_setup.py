@@ -489,7 +489,9 @@ async def test_a_store_that_cannot_be_written_is_told(site: Site, tmp_path: Path
     answer = await site.come_back((await site.start()).query["state"])
 
     assert answer.status == 503
-    assert str(tmp_path) in words(answer)
+    assert "The proxy cannot use its store. The reason is in the log" in words(answer)
+    assert str(tmp_path) not in answer.text
+    assert str(tmp_path) in repr(site.events("grant.store_failed"))
 
 
 async def test_a_store_that_cannot_be_read_is_not_taken_for_a_setup_that_is_done(

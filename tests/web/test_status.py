@@ -168,10 +168,12 @@ async def test_a_dead_grant_is_ready_with_the_reason_while_its_token_is_accepted
 
 async def test_readiness_repeats_nothing_that_others_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign = {"detail": "db.example refused", "hint": "mend db.example", "store_error": "db.example is away"}
+    foreign["last_refresh"] = "certificate is not for krebit.example"
     shows(site, monkeypatch, "token_unavailable", **foreign, lock_holder="host.example/7", refresh_began_at=1.0)
     answer = await site.ask("/readyz")
+    told = json.loads(answer.text)
 
-    assert (answer.status, json.loads(answer.text)["store_failed"]) == (503, True)
+    assert (answer.status, told["store_failed"], told["last_refresh"]) == (503, True, "failed")
     assert "example" not in answer.text
     assert words(await site.ask("/")).count("db.example refused") == 1
 
@@ -246,3 +248,52 @@ async def test_metrics_are_prometheus_text(site: Site) -> None:
 async def test_these_pages_are_read_only(site: Site, path: str) -> None:
     assert (await site.ask(path, "POST")).status == 405
     assert (await site.ask(path, "HEAD")).text == ""
+
+
+SUMMARY = {"ready", "code", "setup_url", "version"}
+
+
+async def test_who_may_not_call_sees_a_headline_and_the_way_to_setup(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.may_call = False
+    before, page = await site.ask("/", fields=JSON), await site.ask("/")
+    assert json.loads(before.text).keys() == SUMMARY
+    assert json.loads(before.text)["setup_url"] == f"http://localhost:{site.port}/setup"
+    assert "Setup required" in words(page)
+    assert 'href="/setup"' in page.text
+    await site.set_up()
+    site.cookie = ""
+    after, page = await site.ask("/", fields=JSON), await site.ask("/")
+
+    assert {name: json.loads(after.text)[name] for name in ("ready", "code", "setup_url")} == {
+        "ready": True,
+        "code": None,
+        "setup_url": None,
+    }
+    assert "Ready" in words(page)
+    shows(site, monkeypatch, "token_unavailable", detail="db.example is away", store_error="db.example is away")
+    for answer in (before, after, page, await site.ask("/"), await site.ask("/", fields=JSON)):
+        for name in ("acme", "my-app", "callback", "curl", "db.example"):
+            assert name not in answer.text
+
+
+async def test_the_end_of_setup_is_for_the_browser_that_did_it(site: Site) -> None:
+    site.may_call = False
+    await site.set_up()
+    own, other = await site.ask("/setup/done"), await site.ask("/setup/done", cookie="")
+
+    assert "Connected to acme" in words(own)
+    assert (other.status, other.location) == (303, "/")
+    site.may_call = True
+    assert (await site.ask("/setup/done", cookie="")).status == 200
+
+
+async def test_a_browser_whose_setup_failed_learns_nothing_more(site: Site) -> None:
+    await site.set_up()
+    site.may_call = False
+    key = site.setup._link("").partition("?")[2]
+    state = (await site.start(f"/setup?{key}")).query["state"]
+    assert (await site.come_back(state, code="", error="access_denied")).status == 400
+
+    assert (await site.ask("/setup/done")).status == 303
