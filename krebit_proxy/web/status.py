@@ -117,6 +117,7 @@ class StatusPages:
             "organization": self._settings.organization,
             "client_id": self._settings.client_id,
             "redirect_uri": self._settings.redirect_uri,
+            "way_out": self._settings.way_out.described(self._settings.upstream_origin),
             "example": example_call(request, self._settings),
             "alarm": {way: _facts(last) for way, last in self._deliveries.items()},
         }
