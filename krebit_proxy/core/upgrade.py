@@ -1,0 +1,36 @@
+"""Which offers to switch to another protocol (RFC 9110, 7.8) go upstream. After a switch, raw bytes go both ways."""
+
+from krebit_proxy.core.access import Rules
+from krebit_proxy.core.admission import allowed_by
+from krebit_proxy.core.head import Head
+
+WEBSOCKET = b"websocket"
+
+
+def offered(method: bytes, head: Head) -> bytes | None:
+    """The protocol of a request's Upgrade field that we may offer to the upstream: `websocket`, or none.
+
+    RFC 9110, 7.8: "A server MAY ignore a received Upgrade header field". We ignore all other protocols. `TLS/1.0` and
+    `h2c` would put an HTTP into the tunnel that none of our rules sees.
+    """
+    names = head.names
+    # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
+    # RFC 6455, 4.1: "The method of the request MUST be GET, and the HTTP version MUST be at least 1.1."
+    if method != b"GET" or head.http10 or head.length != 0:
+        return None
+    # RFC 6455, 4.2.1: the handshake has a key, and the version 13.
+    if names.count(b"sec-websocket-key") != 1 or names.count(b"sec-websocket-version") != 1:
+        return None
+    protocols = b",".join([head.fields[place][1] for place in names.at.get(b"upgrade", ())]).lower().split(b",")
+    return WEBSOCKET if WEBSOCKET in [protocol.strip(b" \t") for protocol in protocols] else None
+
+
+def may_switch(rules: Rules, caller: str, path: bytes) -> bool:
+    """Whether the rules let an admitted caller switch protocols on `path`, which is as sent, without the query.
+
+    A WebSocket can write, so neither `read_only` nor a rule that limits methods lets one through.
+    """
+    if rules.read_only:
+        return False
+    line = allowed_by(rules, caller, b"GET", path)
+    return line is None or not line.methods
