@@ -1,4 +1,4 @@
-"""Reads chunked content (RFC 9112, 7.1), strictly, however its bytes are cut. Extensions and trailers have no effect."""
+"""Reads chunked content (RFC 9112, 7.1), strictly, however its bytes are cut. Extensions are dropped."""
 
 import re
 from typing import Final

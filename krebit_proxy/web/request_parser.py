@@ -78,16 +78,16 @@ class RequestParser:
             line = self._feed_line(data, at)
             if line is None:
                 return len(data)
-            end = data.find(_EMPTY_LINE, line.end - 2)
+            found = data.find(_EMPTY_LINE, line.end - 2)
+            end = found + len(_EMPTY_LINE)
             at = line.end if line.grown else at
-        else:
-            end = (self._before + data[at:]).find(_EMPTY_LINE)
-            end += at - len(self._before) if end >= 0 else 0
-        if end < 0:
+        else:  # the empty line may have begun in the bytes before
+            found = (self._before + data[at:]).find(_EMPTY_LINE)
+            end = at + found + len(_EMPTY_LINE) - len(self._before)
+        if found < 0:
             self._note_end(data, at)
             self.http.feed_data(data[at:])
             return len(data)
-        end += len(_EMPTY_LINE)
         try:
             self.http.feed_data(data[at:end])
         except httptools.HttpParserUpgrade:
