@@ -9,7 +9,7 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 # RFC 9112, 7.1.1: chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )
 _EXTENSION: Final = rb"[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+" % (_TOKEN, _TOKEN, _QUOTED)
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*+[ \t]*+\r\n" % _EXTENSION)
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*+\r\n" % _EXTENSION)
 _BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t;][^\r\n]*+)?\r?")
 _TRAILER: Final = re.compile(rb"(%b):[ \t]*+([\t -~\x80-\xff]*+)\r\n" % _TOKEN)
 _LAST: Final = 16  # bytes of a begun size line that are checked

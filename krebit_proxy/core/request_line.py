@@ -8,6 +8,7 @@ example for `å`. Each becomes `%XX`.
 import re
 from typing import Final, NamedTuple
 
+from krebit_proxy.core.target import not_encoded
 from krebit_proxy.errors import Refused
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
@@ -20,7 +21,6 @@ _WITHOUT_VERSION: Final = re.compile(rb"(?:\r\n)*+%b [!-~\x80-\xff]+\r\n" % _TOK
 _BEGINNING: Final = re.compile(rb"(?:\r\n)*+(?:\r|%b(?: [^\x00-\x08\x0a-\x1f]*+)?\r?)?" % _TOKEN)
 _LOOKED_AT: Final = 64  # bytes of an incomplete line that are checked
 _HIGH: Final = re.compile(rb"[\x80-\xff]")
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 # The first bytes of other protocols, after empty lines. Nothing of HTTP begins like that.
 _STRANGERS: Final = (
@@ -123,14 +123,7 @@ def _problem(line: bytes) -> Refused:
         return Refused("version_not_supported", "The proxy supports only HTTP/1.1 and HTTP/1.0.")
     if not target or target != target.strip(b" \t"):
         return Refused("bad_request", "In the request line, the URL must have exactly one space on each side.")
-    if _CONTROL.search(target):
-        return not_encoded("a control character", "%09 for a tab")
-    return not_encoded("a space", "%20")
-
-
-def not_encoded(what: str, code: str) -> Refused:
-    """The error for a URL that contains `what`, which must be written as `code`."""
-    return Refused("bad_request", f"The URL contains {what}. It must be percent-encoded (as {code}).")
+    return not_encoded(target)
 
 
 def seen(line: bytes) -> tuple[bytes, bytes]:

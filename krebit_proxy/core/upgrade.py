@@ -1,10 +1,13 @@
 """Which offers to switch to another protocol (RFC 9110, 7.8) go upstream. After a switch, raw bytes go both ways."""
 
+from typing import Final
+
 from krebit_proxy.core.access import Rules
 from krebit_proxy.core.admission import allowed_by
 from krebit_proxy.core.head import Head
+from krebit_proxy.core.target import origin_form
 
-WEBSOCKET = b"websocket"
+WEBSOCKET: Final = b"websocket"
 
 
 def offered(method: bytes, head: Head) -> bytes | None:
@@ -25,12 +28,12 @@ def offered(method: bytes, head: Head) -> bytes | None:
     return WEBSOCKET if WEBSOCKET in [protocol.strip(b" \t") for protocol in protocols] else None
 
 
-def may_switch(rules: Rules, caller: str, path: bytes) -> bool:
-    """Whether the rules let an admitted caller switch protocols on `path`, which is as sent, without the query.
+def may_switch(rules: Rules, caller: str, target: bytes) -> bool:
+    """Whether the rules let an admitted caller switch protocols on `target`.
 
     A WebSocket can write, so neither `read_only` nor a rule that limits methods lets one through.
     """
     if rules.read_only:
         return False
-    line = allowed_by(rules, caller, b"GET", path)
+    line = allowed_by(rules, caller, b"GET", origin_form(target)[0].partition(b"?")[0]) if rules.allow else None
     return line is None or not line.methods
