@@ -29,9 +29,10 @@ class RequestParser:
     Attributes:
         http: The parser of the head.
         line: The request line of the head that is being read. None: there is none yet.
+        pending: How many bytes of an incomplete field have come.
     """
 
-    __slots__ = ("_before", "_begun", "_chunks", "_field", "_reader", "http", "line")
+    __slots__ = ("_before", "_begun", "_chunks", "_field", "_reader", "http", "line", "pending")
 
     def __init__(self, reader: "RequestReader", *, chunked: bool = False) -> None:
         """`chunked`: the content of a message comes first."""
@@ -41,6 +42,7 @@ class RequestParser:
         self._begun = b""  # the request line, if it is incomplete or invalid
         self._before = b""  # the end of the bytes so far, if they end within a head
         self._field = b""  # the beginning of the field in which they end
+        self.pending = 0
         self._chunks = Chunks() if chunked else None
 
     def feed_data(self, data: bytes | memoryview) -> None:
@@ -93,7 +95,7 @@ class RequestParser:
         except httptools.HttpParserUpgrade:
             raise httptools.HttpParserUpgrade(end) from None
         if not self._reader.reading_head:
-            self.line, self._before, self._field = None, b"", b""
+            self.line, self._before, self._field, self.pending = None, b"", b"", 0
             call = self._reader.receiving
             self._chunks = Chunks() if call is not None and call.length is None else None
         return end
@@ -117,6 +119,7 @@ class RequestParser:
         """Notes how the bytes end within a head."""
         self._before = (self._before + data[at:][-3:])[-3:]
         start = data.rfind(b"\n", at) + 1
+        self.pending = len(data) - start if start else self.pending + len(data) - at
         self._field = (data[start:] if start else self._field + data[at:])[: len(_COOKIE)]
 
     def line_size(self) -> int:

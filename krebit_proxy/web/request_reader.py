@@ -63,7 +63,7 @@ class _Unfinished:
     def __init__(self) -> None:
         self.fields: list[tuple[bytes, bytes]] = []
         self.fed = self.feeding = 0  # bytes since the last message ended (an upper bound); bytes of this `feed`
-        self.progress: tuple[int, int, int] | None = None
+        self.progress: tuple[int, int] | None = None
         self.stuck = 0  # bytes without progress
 
     def size(self) -> int:
@@ -253,21 +253,21 @@ class RequestReader:
         """Fails if a head, a chunk extension or the trailers grow beyond the limit without an end."""
         unfinished = self._unfinished
         received = self.receiving.content.received if self.receiving is not None else 0
-        progress = (self._http.line is not None, len(unfinished.fields), received)
+        progress = (len(unfinished.fields), received)
         unfinished.stuck = unfinished.stuck + size if progress == unfinished.progress else 0
         unfinished.progress = progress
-        if self._is_too_large():
+        if self._is_too_large(self._http.pending if self.reading_head else unfinished.stuck):
             self.fail(self._too_large())
 
-    def _is_too_large(self) -> bool:
+    def _is_too_large(self, pending: int = 0) -> bool:
+        """Whether the fields are too large, with `pending` bytes of the next one."""
         settings, unfinished, http = self._settings, self._unfinished, self._http
-        stuck = unfinished.stuck if self.reading_head or self.receiving is not None else 0
-        size = http.line_size() + unfinished.size() + stuck
+        size = http.line_size() + unfinished.size() + pending
         if size <= settings.limit:
             return False
         free = 0
         if b"cookie" in settings.withheld:
-            free = unfinished.cookies() + (stuck if http.in_cookie else 0)
+            free = unfinished.cookies() + (pending if http.in_cookie else 0)
         return size - min(free, _COOKIES * settings.limit) > settings.limit
 
     def _too_large(self) -> Refused:
@@ -326,10 +326,8 @@ class RequestReader:
     def _examined(self, fields: list[tuple[bytes, bytes]], *, http10: bool) -> Head:
         """The head, checked. Raises Refused if it is too large or not valid HTTP."""
         settings, unfinished = self._settings, self._unfinished
-        if unfinished.fed > settings.limit:
-            unfinished.stuck = 0
-            if self._is_too_large():
-                raise self._too_large()
+        if unfinished.fed > settings.limit and self._is_too_large():
+            raise self._too_large()
         head = self._head
         if head.fields != fields or head.http10 != http10 or head is NO_FIELDS:
             head = Head.examined(fields, http10=http10, withheld=settings.withheld)

@@ -427,3 +427,31 @@ async def test_the_commands_reach_a_proxy_that_lets_others_in_but_not_this_compu
     proxy = await start(listen=(f"{beyond}:0",), access={"expose": True, "allow_clients": ["198.51.100.0/24"]})
     reachable = proxy.settings.model_copy(update={"listen": (f"{beyond}:{proxy.port}",)})
     assert (await asyncio.to_thread(ask_proxy, reachable, "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_plain_http_on_a_port_that_speaks_tls_is_told_and_named_in_the_log(
+    start: StartProxy, tmp_path: Path, method: bytes
+) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(**tls)
+    for _ in range(2):
+        client = await proxy.connect()
+        await client.send(b"%b /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n" % method)
+        got = await client.response()
+        assert (got.status, got.code) == (400, "bad_request")
+        assert b"https://" in got.content
+        await client.closed()
+    (event,) = proxy.events("connection.wrong_protocol")
+    assert event["reason"] == f"Plain HTTP was spoken to a TLS port: use https://localhost:{proxy.port}"
+    assert {event["reason"] for event in proxy.events("connection.refused")} == {"plain HTTP was spoken to a TLS port"}
+    assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connect_is_told_that_an_http_url_works(start: StartProxy, upstream: Upstream) -> None:
+    client = await (await start()).connect()
+    await client.send(b"CONNECT yourcompany.krebit.se:443 HTTP/1.1\r\nHost: yourcompany.krebit.se:443\r\n\r\n")
+    got = await client.response()
+    assert (got.status, got.code) == (405, "method_not_allowed")
+    assert b"Use an http:// URL" in got.content
+    assert not upstream.calls

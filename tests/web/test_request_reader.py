@@ -252,3 +252,26 @@ def test_many_like_requests_cut_at_the_same_place_are_no_large_head() -> None:
 
     calls = read(request[:-500], piece, piece, request[-500:])
     assert [code(call) for call in calls] == [None] * 21
+
+
+@pytest.mark.parametrize("before", [GET, POST, CHUNKED], ids=["get", "content", "chunks"])
+@pytest.mark.parametrize("bad", [b"GET  /api/x HTTP/1.1\r\nHost: a\r\n\r\n", b"\nGET /api/x HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_a_request_line_is_strict_behind_any_other_request(before: bytes, bad: bytes) -> None:
+    assert [code(call) for call in read(before + bad + GET)] == [None, "bad_request"]
+
+
+@pytest.mark.parametrize("cut", [b"\r", b"\r\n", b"\r\n\r"])
+def test_a_head_ends_at_an_empty_line_that_arrives_in_two_pieces(cut: bytes) -> None:
+    head = GET.removesuffix(b"\r\n\r\n")
+    calls = read(head + cut, b"\r\n\r\n"[len(cut) :] + b"GET  /api/y HTTP/1.1\r\n\r\n")
+    assert [code(call) for call in calls] == [None, "bad_request"]
+
+
+def test_empty_lines_are_no_head() -> None:
+    requests, calls = reading()
+    for _ in range(20):
+        requests.feed(b"\r\n" * 500)
+    assert not requests.reading_head
+    requests.feed(b"\r")
+    requests.feed(b"\n" + GET)
+    assert [code(call) for call in calls] == [None]
