@@ -683,3 +683,53 @@ def test_a_request_prefers_what_it_names_first(accept: bytes, prefers: str) -> N
 @pytest.mark.parametrize("host", [b"localhost:65536", b"proxy.test:99999"])
 def test_a_port_beyond_the_last_is_no_valid_host(host: bytes) -> None:
     assert refusal((b"Host", host), rules=Rules.compiled(allowed_hosts=["proxy.test"])).code == "bad_request"
+
+
+# Tools that have us as their HTTP proxy
+
+KREBIT = Rules.compiled(upstream="https://acme.krebit.se")
+KREBIT_HOST = (b"Host", b"acme.krebit.se")
+
+
+@pytest.mark.parametrize(
+    "authority", [b"acme.krebit.se", b"ACME.krebit.se.", b"acme.krebit.se:80", b"acme.krebit.se:443"]
+)
+def test_a_tool_that_has_us_as_its_proxy_may_name_the_upstream(authority: bytes) -> None:
+    assert call(KREBIT_HOST, rules=KREBIT, target=b"http://%b/api/x" % authority).name == "loopback"
+
+
+@pytest.mark.parametrize(
+    ("target", "page"),
+    [
+        (b"/api/x", False),
+        (b"http://acme.krebit.se/healthz", True),
+        (b"http://acme.krebit.se:8080/api/x", False),
+        (b"http://other.krebit.se/api/x", False),
+        (b"http://acme.krebit.se.evil.example/api/x", False),
+        (b"http://krebit.se/api/x", False),
+    ],
+)
+def test_the_upstreams_name_is_for_its_own_urls_below_api_only(target: bytes, page: bool) -> None:
+    assert refusal(KREBIT_HOST, rules=KREBIT, target=target, page=page).code == "host_not_allowed"
+    assert refusal(KREBIT_HOST, target=target, page=page).code == "host_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Origin", b"http://acme.krebit.se")],
+        [(b"Origin", b"https://acme.krebit.se")],
+        [(b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Sec-Fetch-Site", b"none")],
+        [(b"Origin", b"http://acme.krebit.se"), (b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Referer", b"http://evil.example/")],
+    ],
+)
+def test_a_browser_that_has_us_as_its_proxy_may_not_call(fields: list[tuple[bytes, bytes]]) -> None:
+    target = b"http://acme.krebit.se/api/x"
+    assert refusal(KREBIT_HOST, *fields, rules=KREBIT, target=target).code == "cross_site"
+
+
+def test_connect_is_told_what_works_instead() -> None:
+    error = refusal(HOST, method=b"CONNECT")
+    assert "http:// URL" in error.hint

@@ -236,7 +236,8 @@ ODD_PATHS: Final = rb"""
     /api/ /api// /api/x//y/ /api/.well-known/x /api/... /api/..x /api/x.. /api/x..y /api/.x /api/a%2Fb
     /api/a%2fb/ /api/%7Eme /api/a;b=c /api/a;b=c/d;e /api/x?a=../../admin /api/x? /api/x??
     /api/x?a=%23&b=%2e%2e/ /api/x?..\.. /api/%C3%A5 /api/%c3%a5 /api/%ff /api/100% /api/%zz /api/a%2
-    /api/oauthx /api/oauth2/token /api/oauth-clients /api/oauth_x /api/x%e2%80%a6 /api/x/oauth/token /api/!$&'()*+,;=:@-._~ /api/"<>^`{|} /api/x?/api/oauth/token
+    /api/oauthx /api/oauth2/token /api/oauth-clients /api/oauth_x /api/x%e2%80%a6
+    /api/x/oauth/token /api/!$&'()*+,;=:@-._~ /api/"<>^`{|} /api/x?/api/oauth/token
     /api/http://evil.example/ /api/x?url=http://localhost/
 """.split()
 RAW_LETTERS: Final = [b"/api/\xe5", b"/api/\xc3\xa5", b"/api/\xff?\x80=\xf0\x9f", b"http://localhost/api/x?\xe5"]

@@ -15,7 +15,7 @@ from krebit_proxy.errors import ProxyError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
-from tests.fakes.proxy import StartProxy, proxy_process, running_command
+from tests.fakes.proxy import StartProxy, proxy_process, running_command, running_proxy
 from tests.fakes.upstream import Upstream, answer
 from tests.fakes.waiting import DEADLINE, eventually
 
@@ -455,3 +455,27 @@ async def test_connect_is_told_that_an_http_url_works(start: StartProxy, upstrea
     assert (got.status, got.code) == (405, "method_not_allowed")
     assert b"Use an http:// URL" in got.content
     assert not upstream.calls
+
+
+async def test_a_tool_that_has_us_as_its_http_proxy_reaches_the_api_by_krebits_name_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    options = {"connect_timeout": 1}
+    async with running_proxy("https://acme.krebit.invalid", tmp_path, upstream=options) as proxy:
+        for target, host, code in (
+            ("http://acme.krebit.invalid/api/x", b"acme.krebit.invalid", "upstream_unreachable"),  # it was let through
+            ("http://acme.krebit.invalid/healthz", b"acme.krebit.invalid", "host_not_allowed"),
+            ("http://acme.krebit.invalid/setup", b"acme.krebit.invalid", "host_not_allowed"),
+            ("http://other.krebit.invalid/api/x", b"other.krebit.invalid", "host_not_allowed"),
+            ("/api/x", b"acme.krebit.invalid", "host_not_allowed"),
+        ):
+            client = await proxy.connect()
+            await client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target.encode(), host))
+            assert (await client.response()).code == code, target
+
+
+async def test_a_port_beyond_the_last_is_a_bad_request(start: StartProxy) -> None:
+    proxy = await start()
+    for target in ("http://localhost:99999/healthz", "http://localhost:99999/api/x"):
+        got = await ask(proxy, "GET", target)
+        assert (got.status, got.code) == (400, "bad_request")

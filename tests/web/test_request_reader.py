@@ -255,7 +255,9 @@ def test_many_like_requests_cut_at_the_same_place_are_no_large_head() -> None:
 
 
 @pytest.mark.parametrize("before", [GET, POST, CHUNKED], ids=["get", "content", "chunks"])
-@pytest.mark.parametrize("bad", [b"GET  /api/x HTTP/1.1\r\nHost: a\r\n\r\n", b"\nGET /api/x HTTP/1.1\r\nHost: a\r\n\r\n"])
+@pytest.mark.parametrize(
+    "bad", [b"GET  /api/x HTTP/1.1\r\nHost: a\r\n\r\n", b"\nGET /api/x HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
 def test_a_request_line_is_strict_behind_any_other_request(before: bytes, bad: bytes) -> None:
     assert [code(call) for call in read(before + bad + GET)] == [None, "bad_request"]
 
