@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
@@ -236,7 +237,10 @@ def test_a_path_means_what_it_decodes_to_whole_or_segment_by_segment() -> None:
 
 
 SEGMENTS = st.sampled_from(
-    [b"a", b".", b"..", b"", b"oauth", b";x", b"..;y", b"%2e%2E", b"%2f", b"%5C", b"%3b", b"%25", b"\\"]
+    [
+        *rb"a . .. oauth ;x ..;y %2e%2E %2f %5C %3b %25 \ oauth%3f oauth%20 oauth.x".split(),
+        *(b"", b"%c0%af", b"%c0%ae.", b"%ef%bc%8f", b"%ef%bd%8fauth"),
+    ]
 )
 
 
@@ -263,7 +267,12 @@ def test_no_accepted_path_leaves_the_api_however_often_it_is_decoded(raw: bytes)
         normal = posixpath.normpath(plain.replace(b"//", b"/")).lower()
         assert (normal + b"/").startswith(b"/api/")
         assert not (normal + b"/").startswith(b"/api/oauth/")
+        assert not re.match(rb"/api/oauth(?![a-z0-9_-])", normal)
         path = unquote_to_bytes(path)
+    overlong = path.replace(b"\xc0\xae", b".").replace(b"\xc0\xaf", b"/")
+    lenient = unicodedata.normalize("NFKC", overlong.decode("utf-8", "replace"))
+    assert not re.match(r"/+api/+oauth(?![a-z0-9_-])", lenient, re.IGNORECASE | re.ASCII)
+    assert not {".", ".."} & set(re.split(r"[/\\]", lenient))
 
 
 @given(st.binary(max_size=60))
