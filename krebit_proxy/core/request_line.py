@@ -8,7 +8,7 @@ example for `å`. Each becomes `%XX`.
 import re
 from typing import Final, NamedTuple
 
-from krebit_proxy.core.target import not_encoded
+from krebit_proxy.core.target import encoded_letters, not_encoded
 from krebit_proxy.errors import Refused
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
@@ -20,7 +20,6 @@ _PARTS: Final = re.compile(rb"(?:\r\n)*+(?:%b) (.*) HTTP/([0-9]\.[0-9])\r\n" % _
 _WITHOUT_VERSION: Final = re.compile(rb"(?:\r\n)*+%b [!-~\x80-\xff]+\r\n" % _TOKEN)  # as in HTTP/0.9
 _BEGINNING: Final = re.compile(rb"(?:\r\n)*+(?:\r|%b(?: [^\x00-\x08\x0a-\x1f]*+)?\r?)?" % _TOKEN)
 _LOOKED_AT: Final = 64  # bytes of an incomplete line that are checked
-_HIGH: Final = re.compile(rb"[\x80-\xff]")
 
 # The first bytes of other protocols, after empty lines. Nothing of HTTP begins like that.
 _STRANGERS: Final = (
@@ -108,7 +107,7 @@ def after_empty_lines(data: bytes, at: int) -> int:
 
 def _encoded(line: bytes) -> bytes:
     method, space, rest = line.partition(b" ")
-    return method + space + _HIGH.sub(lambda high: b"%%%02X" % high[0][0], rest)
+    return method + space + encoded_letters(rest)
 
 
 def _problem(line: bytes) -> Refused:

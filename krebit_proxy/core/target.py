@@ -30,6 +30,7 @@ _OAUTH: Final = re.compile(rb"/+api/+oauth(?![a-z0-9_-])", re.IGNORECASE)
 # Some servers read UTF-8 too leniently: overlong forms (RFC 3629, 3), or letters that look like ASCII.
 _OVERLONG: Final = re.compile(rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]")
 _DOTS: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|\Z)")
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _SPELT: Final = re.compile(rb"%(?!2f|5c)[0-9a-f]{2}", re.IGNORECASE)
 _MOST_READINGS: Final = 16
@@ -74,6 +75,11 @@ def origin_form(raw: bytes) -> tuple[bytes, bytes | None]:
     if _NOT_A_TARGET.search(target):
         raise not_encoded(target)
     return target, authority
+
+
+def encoded_letters(text: bytes) -> bytes:
+    """`text` with each byte from 0x80 percent-encoded."""
+    return _HIGH.sub(lambda high: b"%%%02X" % high[0][0], text)
 
 
 def not_encoded(target: bytes) -> Refused:

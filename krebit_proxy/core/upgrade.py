@@ -16,15 +16,11 @@ def offered(method: bytes, head: Head) -> bytes | None:
     RFC 9110, 7.8: "A server MAY ignore a received Upgrade header field". We ignore all other protocols. `TLS/1.0` and
     `h2c` would put an HTTP into the tunnel that none of our rules sees.
     """
-    names = head.names
     # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
     # RFC 6455, 4.1: "The method of the request MUST be GET, and the HTTP version MUST be at least 1.1."
     if method != b"GET" or head.http10 or head.length != 0:
         return None
-    # RFC 6455, 4.2.1: the handshake has a key, and the version 13.
-    if names.count(b"sec-websocket-key") != 1 or names.count(b"sec-websocket-version") != 1:
-        return None
-    protocols = b",".join([head.fields[place][1] for place in names.at.get(b"upgrade", ())]).lower().split(b",")
+    protocols = b",".join([head.fields[place][1] for place in head.names.at.get(b"upgrade", ())]).lower().split(b",")
     return WEBSOCKET if WEBSOCKET in [protocol.strip(b" \t") for protocol in protocols] else None
 
 

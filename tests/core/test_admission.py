@@ -687,15 +687,15 @@ def test_a_port_beyond_the_last_is_no_valid_host(host: bytes) -> None:
 
 # Tools that have us as their HTTP proxy
 
-KREBIT = Rules.compiled(upstream="https://acme.krebit.se")
-KREBIT_HOST = (b"Host", b"acme.krebit.se")
+PROXIED = Rules.compiled(upstream="https://acme.krebit.se")
+UPSTREAM_HOST = (b"Host", b"acme.krebit.se")
 
 
 @pytest.mark.parametrize(
     "authority", [b"acme.krebit.se", b"ACME.krebit.se.", b"acme.krebit.se:80", b"acme.krebit.se:443"]
 )
 def test_a_tool_that_has_us_as_its_proxy_may_name_the_upstream(authority: bytes) -> None:
-    assert call(KREBIT_HOST, rules=KREBIT, target=b"http://%b/api/x" % authority).name == "loopback"
+    assert call(UPSTREAM_HOST, rules=PROXIED, target=b"http://%b/api/x" % authority).name == "loopback"
 
 
 @pytest.mark.parametrize(
@@ -710,8 +710,8 @@ def test_a_tool_that_has_us_as_its_proxy_may_name_the_upstream(authority: bytes)
     ],
 )
 def test_the_upstreams_name_is_for_its_own_urls_below_api_only(target: bytes, page: bool) -> None:
-    assert refusal(KREBIT_HOST, rules=KREBIT, target=target, page=page).code == "host_not_allowed"
-    assert refusal(KREBIT_HOST, target=target, page=page).code == "host_not_allowed"
+    assert refusal(UPSTREAM_HOST, rules=PROXIED, target=target, page=page).code == "host_not_allowed"
+    assert refusal(UPSTREAM_HOST, target=target, page=page).code == "host_not_allowed"
 
 
 @pytest.mark.parametrize(
@@ -727,7 +727,7 @@ def test_the_upstreams_name_is_for_its_own_urls_below_api_only(target: bytes, pa
 )
 def test_a_browser_that_has_us_as_its_proxy_may_not_call(fields: list[tuple[bytes, bytes]]) -> None:
     target = b"http://acme.krebit.se/api/x"
-    assert refusal(KREBIT_HOST, *fields, rules=KREBIT, target=target).code == "cross_site"
+    assert refusal(UPSTREAM_HOST, *fields, rules=PROXIED, target=target).code == "cross_site"
 
 
 def test_connect_is_told_what_works_instead() -> None:
