@@ -51,14 +51,14 @@ def test(invocation: Invocation, method: str, path: str, caller: str | None) -> 
     Exit status: 0 if it would forward the request, otherwise 1.
     """
     from krebit_proxy.core.admission import allowed_by, check_method
-    from krebit_proxy.core.target import upstream_target
+    from krebit_proxy.core.target import encoded_letters, upstream_target
     from krebit_proxy.errors import Refused
     from krebit_proxy.web.admission import access_rules
 
     rules = access_rules(invocation.settings())
     verb = method.upper().encode("ascii", "replace")
     try:
-        target = upstream_target(path.encode("utf-8", "surrogateescape"))
+        target = upstream_target(encoded_letters(path.encode("utf-8", "surrogateescape")))
         check_method(verb)
         names = list(rules.keys.values())
         if names and caller not in names:

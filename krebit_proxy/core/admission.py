@@ -144,6 +144,8 @@ def _own_authority(request: Request, rules: Rules) -> bytes:
         raise Refused("bad_request", "The port in the Host header or the URL is above 65535.")
     if match and (match[1].lower() in rules.hosts or match[1].lower() == request.peer.local):
         return host
+    if not request.page and names_upstream(request, rules):
+        return host
     # No browser uses a unix socket, and tools have no name for it. But a proxy in front may pass on what browsers send.
     if request.peer.unix and _BROWSER_FIELDS.isdisjoint(request.head.names):
         return b""
@@ -152,6 +154,23 @@ def _own_authority(request: Request, rules: Rules) -> bytes:
         "host_not_allowed",
         f"The proxy does not answer requests for {name}.",
         hint="If the name is yours, add it to access.allowed_hosts.",
+    )
+
+
+def names_upstream(request: Request, rules: Rules) -> bool:
+    """Whether the target is a URL of the upstream: the tool has us as its HTTP proxy.
+
+    That is safe: a web page cannot make a browser send an absolute-form, but to a proxy in the browser's settings.
+    """
+    if request.target.startswith((b"/", b"*")):
+        return False
+    match = _HOST.fullmatch(_named(request))
+    upstream = _HOST.fullmatch(rules.upstream.partition(b"://")[2])
+    return (
+        match is not None
+        and upstream is not None
+        and match[1].lower() == upstream[1].lower()
+        and match[2] in {None, b"", b"80", b"443", upstream[2]}
     )
 
 
@@ -182,15 +201,16 @@ def _from_browser(request: Request, rules: Rules) -> Caller:
     if b"service-worker" in request.head.names or request.only(b"sec-fetch-dest") == b"serviceworker":
         # Service Workers, 6.1: a browser sends this field with the script of a worker, which would then answer for us.
         raise Refused("cross_site", "The proxy serves no script that a browser may install as a service worker.")
+    ours = not names_upstream(request, rules)  # pages of the upstream are not our pages
     if asked is None:
         if site is None and not preflight:
             return _by_referer(request, rules)
-        own = site in {b"same-origin", b"none"} or (request.page and _is_link(request))
+        own = (site in {b"same-origin", b"none"} and ours) or (request.page and _is_link(request))
         if own and not preflight:
             return caller
     elif origin(asked) in rules.origins:
         return replace(caller, origin=asked, preflight=_preflight(request, asked) if preflight else b"")
-    elif asked and site in {None, b"same-origin", b"none"} and origin(asked) == origin(request.own_origin()):
+    elif asked and ours and site in {None, b"same-origin", b"none"} and origin(asked) == origin(request.own_origin()):
         return replace(caller, preflight=_preflight(request, asked)) if preflight else caller
     raise _cross_site()
 
@@ -253,6 +273,12 @@ def _preflight(request: Request, asked: bytes) -> bytes:
 
 def check_method(method: bytes) -> None:
     """Raises Refused(method_not_allowed) for CONNECT, TRACE and TRACK."""
+    if method == b"CONNECT":
+        raise Refused(
+            "method_not_allowed",
+            "The proxy opens no tunnels, so CONNECT does not work.",
+            hint="Use an http:// URL for the API. The proxy itself encrypts the connection to Krebit.",
+        )
     if method in _NEVER:
         raise Refused("method_not_allowed", "The proxy never forwards CONNECT, TRACE or TRACK.")
 

@@ -6,6 +6,7 @@ of it. One bad reading is enough to refuse it. For example, /api/%252e%252e/x ha
 """
 
 import re
+import unicodedata
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -24,7 +25,13 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)([/?].*)?", re.IGNORECASE 
 _NOT_A_TARGET: Final = re.compile(rb"[^!\"$-~]")
 _PARAMETERS: Final = re.compile(rb";[^/\\]*")
 _LEAVES: Final = re.compile(rb"[\x00\r\n#\\]|(?:^|/)\.\.?(?:/|\Z)")
-_OAUTH: Final = re.compile(rb"/+api/+oauth(?:/|\Z)", re.IGNORECASE)
+# The name may end in anything that a server may cut off: `/`, `;`, `?`, `.json`, a space, a NUL.
+_OAUTH: Final = re.compile(rb"/+api/+oauth(?![a-z0-9_-])", re.IGNORECASE)
+# Some servers read UTF-8 too leniently: overlong forms (RFC 3629, 3), or letters that look like ASCII.
+_OVERLONG: Final = re.compile(rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]")
+_DOTS: Final = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|\Z)")
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _SPELT: Final = re.compile(rb"%(?!2f|5c)[0-9a-f]{2}", re.IGNORECASE)
 _MOST_READINGS: Final = 16
 
@@ -44,7 +51,10 @@ def upstream_target(raw: bytes) -> bytes:
     for reading in readings(path):
         if _LEAVES.search(reading):
             raise Refused("forbidden_path", "The path contains a dot segment, a backslash or a control character.")
-        if _OAUTH.match(reading):
+        alike = _in_ascii(reading)
+        if _DOTS.search(alike):
+            raise Refused("forbidden_path", "The path contains characters that may be taken for a dot segment.")
+        if _OAUTH.match(alike.encode("ascii", "replace")):
             raise Refused("forbidden_path", "The proxy does not forward /api/oauth, because it gets the tokens itself.")
     return target
 
@@ -63,8 +73,26 @@ def origin_form(raw: bytes) -> tuple[bytes, bytes | None]:
         if target.startswith(b"?"):
             target = b"/" + target
     if _NOT_A_TARGET.search(target):
-        raise Refused("bad_request", "The URL contains a character that must be percent-encoded.")
+        raise not_encoded(target)
     return target, authority
+
+
+def encoded_letters(text: bytes) -> bytes:
+    """`text` with each byte from 0x80 percent-encoded."""
+    return _HIGH.sub(lambda high: b"%%%02X" % high[0][0], text)
+
+
+def not_encoded(target: bytes) -> Refused:
+    """The error for a target that contains a character which must be percent-encoded. It names the character."""
+    if _CONTROL.search(target):
+        what, code = "a control character", "for example %09 for a tab"
+    elif b" " in target:
+        what, code = "a space", "as %20"
+    elif b"#" in target:
+        what, code = "a `#`", "as %23"
+    else:
+        what, code = "a character beyond ASCII", "each byte as %XX"
+    return Refused("bad_request", f"The URL contains {what}. It must be percent-encoded ({code}).")
 
 
 def own_path(raw: bytes) -> str:
@@ -97,6 +125,14 @@ def readings(path: bytes) -> set[bytes]:
         if len(found) > _MOST_READINGS:
             raise Refused("forbidden_path", "The path is percent-encoded too many times.")
     return found
+
+
+def _in_ascii(reading: bytes) -> str:
+    """`reading` as a server may take it that accepts overlong UTF-8 and characters that look like ASCII."""
+    if reading.isascii():
+        return reading.decode("ascii")
+    plain = _OVERLONG.sub(lambda match: bytes([(match[0][-2] & 3) << 6 | match[0][-1] & 63]), reading)
+    return unicodedata.normalize("NFKC", plain.decode("utf-8", "replace"))
 
 
 def meanings(path: bytes) -> set[bytes]:

@@ -378,7 +378,10 @@ class Api:
         exchange, response = attempt.exchange, attempt.response
         call.persistent = False
         names, fields = response.names, response.fields
-        protocol = fields[names.index(b"upgrade")][1] if b"upgrade" in names else call.request.upgrade or b""
+        protocol = call.request.upgrade or b""
+        if [fields[place][1].lower() for place in names.at.get(b"upgrade", ())] not in ([], [protocol]):
+            # RFC 9110, 7.8: "A server MUST NOT switch to a protocol that was not indicated by the client".
+            raise Refused("upstream_invalid", "Krebit switched to a protocol that it was not asked for.")
         lines = response_fields(
             names,
             fields,

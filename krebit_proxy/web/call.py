@@ -156,13 +156,14 @@ class Outcome:
         status: Of the response; 0 until its head is written.
         sent: Bytes of the response, its head included.
         code: Of the error that ended it; empty if none did.
+        reason: Why it was refused, in our own words.
         replayed: It was sent to Krebit again after a 401.
     """
 
-    __slots__ = ("code", "id", "replayed", "sent", "started", "status")
+    __slots__ = ("code", "id", "reason", "replayed", "sent", "started", "status")
 
     def __init__(self) -> None:
-        self.id = self.code = ""
+        self.id = self.code = self.reason = ""
         self.started = 0.0
         self.status = self.sent = 0
         self.replayed = False
@@ -263,6 +264,8 @@ class Call:
         more: dict[str, object] | None = None
         if outcome.code or outcome.replayed:
             more = {"code": outcome.code, "peer": request.peer.address} if outcome.code else {}
+            if outcome.reason:
+                more["reason"] = outcome.reason
             if outcome.replayed:
                 more["replayed"] = True
         request_done(

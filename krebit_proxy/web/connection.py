@@ -184,6 +184,11 @@ class Connection(asyncio.Protocol):
             if not self.phase.over:
                 self._enter("take")
 
+    def port(self) -> int | None:
+        """Our TCP port. None for a unix socket."""
+        name = self.transport.get_extra_info("sockname") if self.transport is not None else None
+        return name[1] if isinstance(name, tuple) else None
+
     def resume_content(self) -> None:
         if self._flow.held and self._reader.backlog <= LOW_WATER:
             if self._reader.later:

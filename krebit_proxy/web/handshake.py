@@ -20,6 +20,12 @@ from krebit_proxy.web.accept import Take
 if TYPE_CHECKING:
     from krebit_proxy.web.server import Server
 
+_PLAIN_HTTP: Final = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"))  # OpenSSL's names
+_TEXT: Final = b"This port expects TLS. Use https:// instead of http://.\n"
+_USE_TLS: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
+    b"X-Krebit-Proxy-Error: bad_request\r\nConnection: close\r\n\r\n%b" % (len(_TEXT), _TEXT)
+)
 _log: Final = structlog.get_logger()
 
 
@@ -65,17 +71,32 @@ class Handshake(asyncio.Protocol):
 
     async def _encrypt(self, tls: ssl.SSLContext, patience: float) -> None:
         reason = "TLS handshake failed: the connection broke off"
+        spare = self._sock.dup()  # the event loop closes the socket after an error
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self, self._sock, ssl=tls, ssl_handshake_timeout=patience
             )
+        except ssl.SSLError as error:
+            reason = f"TLS handshake failed: {error.reason or type(error).__name__}"
+            if error.reason in _PLAIN_HTTP:
+                reason = "plain HTTP was spoken to a TLS port"
+                self._answer(spare)
         except OSError as error:
             failed = f"TLS handshake failed: {type(error).__name__}"
             reason = "closed to make room" if self.phase.over else failed
         finally:  # after a fault, too: it must not hold its seat
+            spare.close()
             if not self._over:
                 self._end(reason)
                 self._sock.close()
+
+    def _answer(self, caller: socket.socket) -> None:
+        """Tells a caller that speaks plain HTTP."""
+        with suppress(OSError):  # the caller has left already
+            port = caller.getsockname()[1]
+            self._server.strangers.warn("plain HTTP", "TLS", self.peer, port, self._server.time())
+            caller.send(_USE_TLS)
+            caller.shutdown(socket.SHUT_WR)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is complete: passes the transport to a `Connection`."""

@@ -1,32 +1,30 @@
-"""Reads the requests of one connection, strictly. httptools parses them. We add limits and further checks.
+"""Reads the requests of one connection, strictly. `RequestParser` parses them. We add limits and further checks.
 
 `feed` takes bytes. `calls` gets a `Call` for each complete head, and later bytes become the content of that call. A
 request that is not valid HTTP becomes a call with a `fault`, and ends the reading.
 """
 
-import re
 import sys
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httptools
 
 from krebit_proxy.core.admission import Request, check_method
+from krebit_proxy.core.fields import Names
 from krebit_proxy.core.head import NO_FIELDS, Head
+from krebit_proxy.core.upgrade import offered
 from krebit_proxy.errors import Refused
 from krebit_proxy.web.call import NO_CONTENT, Call, Content
 from krebit_proxy.web.flow import HIGH_WATER
+from krebit_proxy.web.request_parser import RequestParser
 
 if TYPE_CHECKING:
     from krebit_proxy.web.connection import Connection
 
-# A request line that is valid except for its method. Another request may stand before it.
-_UNKNOWN_METHOD: Final = re.compile(
-    rb"(?:\A|\r\n\r\n)(?!(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) )"
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) [^ \r\n]+ HTTP/"
-)
 _ON_LINE: Final = 4  # ": " and CRLF
 _A_CALL: Final = 8 << 10  # bytes that a waiting call adds to the backlog, apart from its content
 _MEMORABLE: Final = 4096  # bytes; a larger head is not kept for comparison with the next one
@@ -40,6 +38,9 @@ _MOST_CALLS: Final = HIGH_WATER // _A_CALL  # calls that may wait before reading
 # its bytes plus _A_SLICE. All of it takes some milliseconds at worst.
 _A_TURN: Final = 64 << 10
 _A_SLICE: Final = 256
+# Browsers send the cookies of all programs on localhost. Where we drop cookies, they need not fit in the limit, but
+# in so many times the limit.
+_COOKIES: Final = 4
 
 
 class _Stop(Exception):
@@ -57,17 +58,21 @@ class ReaderSettings(NamedTuple):
 class _Unfinished:
     """The message that is being read, and how many bytes of it we and the parser hold."""
 
-    __slots__ = ("fed", "feeding", "fields", "progress", "stuck", "target")
+    __slots__ = ("fed", "feeding", "fields", "progress", "stuck")
 
     def __init__(self) -> None:
-        self.target = b""
         self.fields: list[tuple[bytes, bytes]] = []
         self.fed = self.feeding = 0  # bytes since the last message ended (an upper bound); bytes of this `feed`
-        self.progress: tuple[int, int, int] | None = None
+        self.progress: tuple[int, int] | None = None
         self.stuck = 0  # bytes without progress
 
-    def head_size(self) -> int:
-        return len(self.target) + sum([len(name) + len(value) + _ON_LINE for name, value in self.fields])
+    def size(self) -> int:
+        """Bytes of all fields."""
+        return sum([len(name) + len(value) + _ON_LINE for name, value in self.fields])
+
+    def cookies(self) -> int:
+        """Bytes of Cookie fields."""
+        return sum([len(name) + len(value) + _ON_LINE for name, value in self.fields if name.lower() == b"cookie"])
 
 
 class RequestReader:
@@ -88,7 +93,7 @@ class RequestReader:
     def __init__(self, connection: "Connection", settings: ReaderSettings) -> None:
         self._connection = connection
         self._settings = settings
-        self._http = httptools.HttpRequestParser(self)
+        self._http = RequestParser(self)
         self._unfinished = _Unfinished()
         self._head = NO_FIELDS  # of the last request: the next one often has the same fields
         self.receiving: Call | None = None
@@ -157,8 +162,10 @@ class RequestReader:
             self._http.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._after_offer(bytes(data[upgrade.args[0] :]))
+        except Refused as error:
+            self.fail(error)
         except httptools.HttpParserError as error:
-            self.fail(_diagnosis(error, data))
+            self.fail(self._diagnosis(error))
         else:
             call = self.receiving
             if call is None:
@@ -170,7 +177,7 @@ class RequestReader:
             if call.length is not None:
                 # Content of a known length bypasses the parser. The next request gets a new one.
                 self._left = call.length - call.content.received
-                self._http = httptools.HttpRequestParser(self)
+                self._http = RequestParser(self)
             elif unfinished.fed > self._settings.limit:
                 self._measure_unfinished(len(data))
 
@@ -196,7 +203,7 @@ class RequestReader:
         if held is None or self.finished:
             return
         if self.receiving is None:
-            self._http = httptools.HttpRequestParser(self)
+            self._http = RequestParser(self)
         if held:
             self.feed(held)
 
@@ -222,14 +229,13 @@ class RequestReader:
         # The parser stops after each Upgrade field. We hold the following bytes only if we forward that field.
         if (call := self.receiving) is not None:
             # It would take the content of this request for the other protocol. So a new parser reads the content.
-            framed = b"Transfer-Encoding: chunked" if call.length is None else b"Content-Length: %d" % call.length
-            self._http = httptools.HttpRequestParser(self)
-            self._http.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framed)
+            self._http = RequestParser(self, chunked=call.length is None)
+            self._left = call.length or 0
         self.held = rest
         if self.calls[-1].request.upgrade is None:
             self.go_on()
 
-    def fail(self, error: Refused, method: bytes = b"", target: bytes = b"") -> None:
+    def fail(self, error: Refused) -> None:
         """Ends reading with a faulty call: after invalid bytes, nobody knows where the next request starts."""
         if self.finished:  # bytes after the last request do not matter
             return
@@ -237,26 +243,47 @@ class RequestReader:
         if self.receiving is not None:
             self.receiving.content.fail(error)
         else:
-            request = Request(self._connection.peer, method, target, NO_FIELDS)
+            # Accept is known, so that a browser gets a page.
+            fields = [(name, value) for name, value in self._unfinished.fields if name.lower() == b"accept"]
+            head = replace(NO_FIELDS, fields=fields, names=Names([b"accept"] * len(fields)))
+            request = Request(self._connection.peer, *self._http.seen(), head)
             self.calls.append(Call(self._connection, request, fault=error))
 
     def _measure_unfinished(self, size: int) -> None:
         """Fails if a head, a chunk extension or the trailers grow beyond the limit without an end."""
         unfinished = self._unfinished
         received = self.receiving.content.received if self.receiving is not None else 0
-        progress = (len(unfinished.target), len(unfinished.fields), received)
+        progress = (len(unfinished.fields), received)
         unfinished.stuck = unfinished.stuck + size if progress == unfinished.progress else 0
         unfinished.progress = progress
-        if unfinished.head_size() + unfinished.stuck > self._settings.limit:
+        if self._is_too_large(self._http.pending if self.reading_head else unfinished.stuck):
             self.fail(self._too_large())
+
+    def _is_too_large(self, pending: int = 0) -> bool:
+        """Whether the fields are too large, with `pending` bytes of the next one."""
+        settings, unfinished, http = self._settings, self._unfinished, self._http
+        size = http.line_size() + unfinished.size() + pending
+        if size <= settings.limit:
+            return False
+        free = 0
+        if b"cookie" in settings.withheld:
+            free = unfinished.cookies() + (pending if http.in_cookie else 0)
+        return size - min(free, _COOKIES * settings.limit) > settings.limit
 
     def _too_large(self) -> Refused:
         limit, unfinished = self._settings.limit, self._unfinished
-        if len(unfinished.target) > limit or (self.reading_head and not unfinished.fields):
+        if self._http.line_size() > limit or (self.reading_head and not unfinished.fields):
             return Refused(
                 "uri_too_long",
                 f"The URL of the request is longer than {limit} bytes.",
                 hint="You can raise limits.header_bytes.",
+            )
+        if self._http.in_cookie or unfinished.cookies() > limit // 2:
+            return Refused(
+                "header_too_large",
+                f"The request headers are larger than {limit} bytes. Most of that are cookies, "
+                "probably those of other programs on localhost.",
+                hint="Delete the cookies of localhost in your browser, or use 127.0.0.1 instead of localhost.",
             )
         return Refused(
             "header_too_large",
@@ -267,12 +294,8 @@ class RequestReader:
     # Callbacks of httptools
 
     def on_message_begin(self) -> None:
-        unfinished = self._unfinished
-        unfinished.target, unfinished.fields = b"", []  # with the trailers of the last request, which are dropped here
+        self._unfinished.fields = []  # with the trailers of the last request, which are dropped here
         self.reading_head = True
-
-    def on_url(self, part: bytes) -> None:
-        self._unfinished.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._unfinished.fields.append((name, value.rstrip(b" \t")))
@@ -280,35 +303,32 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """Makes a call of the head. Its content follows."""
         self.reading_head = False
-        if self.receiving is not None:  # the head is our own: see _after_offer
-            return
         http, unfinished = self._http, self._unfinished
-        method, target = http.get_method(), unfinished.target
+        line = http.line
+        assert line is not None  # it comes before the fields
         try:
-            head = self._examined(unfinished.fields, http.get_http_version())
+            head = self._examined(unfinished.fields, http10=line.http10)
         except Refused as error:
-            self.fail(error, method, target)
+            self.fail(error)
             raise _Stop from None
-        unfinished.target, unfinished.fields = b"", []
+        unfinished.fields = []
+        method = line.method
         # We refuse CONNECT, and the bytes after it are meant for the tunnel.
-        persistent = http.should_keep_alive() and method != b"CONNECT"
-        request = Request(self._connection.peer, method, target, head)
+        persistent = http.http.should_keep_alive() and method != b"CONNECT"
+        request = Request(self._connection.peer, method, line.target, head)
         self.receiving = call = Call(self._connection, request, persistent=persistent)
         if head.length != 0:
             call.content = Content(self._connection, self._settings.patience, expected=head.expects)
-        # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
-        elif http.should_upgrade() and not head.http10:
-            request.upgrade = _offer(request.field(b"upgrade"))
+        elif http.http.should_upgrade():
+            request.upgrade = offered(method, head)
         self.calls.append(call)
 
-    def _examined(self, fields: list[tuple[bytes, bytes]], version: str) -> Head:
+    def _examined(self, fields: list[tuple[bytes, bytes]], *, http10: bool) -> Head:
         """The head, checked. Raises Refused if it is too large or not valid HTTP."""
-        if version not in {"1.1", "1.0"}:
-            raise Refused("version_not_supported", "The proxy supports only HTTP/1.1 and HTTP/1.0.")
         settings, unfinished = self._settings, self._unfinished
-        if unfinished.fed > settings.limit and unfinished.head_size() > settings.limit:
+        if unfinished.fed > settings.limit and self._is_too_large():
             raise self._too_large()
-        head, http10 = self._head, version == "1.0"
+        head = self._head
         if head.fields != fields or head.http10 != http10 or head is NO_FIELDS:
             head = Head.examined(fields, http10=http10, withheld=settings.withheld)
             self._head = head if unfinished.fed <= _MEMORABLE else NO_FIELDS
@@ -319,8 +339,8 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """Completes the content. After the last request, also ends reading."""
-        http, call = self._http, self.receiving
-        if call is not None and call.content is not NO_CONTENT and http.should_upgrade():
+        call = self.receiving
+        if call is not None and call.content is not NO_CONTENT and self._http.http.should_upgrade():
             return  # its content is still to be read: see _after_offer
         self.receiving = None
         if self._pieces and call is not None:
@@ -330,29 +350,20 @@ class RequestReader:
         unfinished.progress = None
         if call is None:
             return
-        length = call.request.head.length
-        if length != 0:
+        if call.request.head.length != 0:
             call.content.end()
-        if length is None and not http.should_keep_alive():
-            call.persistent = False  # after a trailer `Connection: close`, the parser accepts no more
         self.finished = not call.persistent
 
-
-def _offer(value: bytes | None) -> bytes | None:
-    # RFC 9113, 3.1: the h2c token is obsolete, and "a server can ignore" any offer (RFC 9110, 7.8). Java's client makes
-    # it with every first request.
-    protocols = [part.strip(b" \t") for part in (value or b"").split(b",")]
-    return b", ".join([part for part in protocols if part and part.lower() != b"h2c"]) or None
-
-
-def _diagnosis(error: httptools.HttpParserError, data: bytes | memoryview) -> Refused:
-    """The parser's error in our words. It quotes nothing of the request, which may contain a secret."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and (unknown := _UNKNOWN_METHOD.search(data)):
-        try:
-            check_method(unknown[1])  # a better error for TRACK, which the parser does not know
-        except Refused as refused:
-            return refused
-        return Refused("not_implemented", "The proxy does not know this method.")
-    if str(error) in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
-        return Refused("version_not_supported", "The proxy supports only HTTP/1.1 and HTTP/1.0.")
-    return Refused("bad_request", "This is not a valid HTTP/1.1 request.")
+    def _diagnosis(self, error: httptools.HttpParserError) -> Refused:
+        """The parser's error in our words. It quotes nothing of the request, which may contain a secret."""
+        line = self._http.line
+        if line is not None:
+            if "Invalid method" in str(error):
+                try:
+                    check_method(line.method)  # a better error for TRACK, which the parser does not know
+                except Refused as refused:
+                    return refused
+                return Refused("not_implemented", "The proxy does not know this method.")
+            if isinstance(error, httptools.HttpParserInvalidURLError):
+                return Refused("bad_request", "The request target is neither a path nor an http URL.")
+        return Refused("bad_request", "A header line is not valid HTTP/1.1.")

@@ -11,12 +11,14 @@ from typing import Final
 from krebit_proxy.batches import Batches
 from krebit_proxy.config import Settings
 from krebit_proxy.core.access import Peer, Rules
-from krebit_proxy.core.admission import Request, admit, check_method, may_call
+from krebit_proxy.core.admission import Request, admit, check_method, may_call, names_upstream
 from krebit_proxy.core.connection import IDLE, TABLE, Event, Timeouts
 from krebit_proxy.core.fields import readable_by, withheld
 from krebit_proxy.core.origin import own_origin
 from krebit_proxy.core.rate import Rates
+from krebit_proxy.core.request_line import WrongProtocol
 from krebit_proxy.core.target import API, own_path
+from krebit_proxy.core.upgrade import may_switch
 from krebit_proxy.errors import ProxyError, Refused
 from krebit_proxy.metrics import Metrics
 from krebit_proxy.web.api import Api
@@ -26,6 +28,7 @@ from krebit_proxy.web.connection import Connection
 from krebit_proxy.web.problems import METHODS, problem
 from krebit_proxy.web.request_reader import ReaderSettings
 from krebit_proxy.web.seats import Seats
+from krebit_proxy.web.strangers import Strangers
 from krebit_proxy.web.wrong_keys import WrongKeys
 
 _PROBES: Final = frozenset((b"/healthz", b"/readyz"))
@@ -40,6 +43,7 @@ class Server:
     Attributes:
         rules: Who may call. Replaced when the file of client keys changes.
         seats: All connections.
+        strangers: Warns of callers that speak another protocol.
         draining: The proxy is about to stop, so each response says that its connection closes.
         closing: Connections close once they are idle.
         batches: The work of this turn of the event loop.
@@ -89,6 +93,7 @@ class Server:
         self._setup_origin = own_origin(settings.redirect_uri, access.allowed_hosts)
         self._rates = Rates(limits.rate, limits.burst) if limits.rate else None
         self._wrong_keys = WrongKeys()
+        self.strangers = Strangers()
 
     def __call__(self) -> Connection:
         return Connection(self)
@@ -135,6 +140,8 @@ class Server:
             page = request.target == b"*" or not own_path(request.target).startswith("/api/")
         request.page = page
         call.caller = caller = admit(request, self.rules, self._tried)
+        if request.upgrade is not None and not may_switch(self.rules, caller.name, request.target):
+            request.upgrade = None
         if self._rates is not None and not page and not caller.preflight:
             self._keep_rate(self._rates, caller.name)
 
@@ -171,7 +178,13 @@ class Server:
 
     def refuse(self, call: Call, error: ProxyError) -> None:
         """Answers with an error of our own, readable by scripts of an allowed origin, and counts it."""
-        origin = self._setup_origin or call.request.own_origin().decode("latin-1")
+        origin = self._setup_origin
+        if origin is None and not (call.caller and names_upstream(call.request, self.rules)):
+            origin = call.request.own_origin().decode("latin-1")
+        # This text names the host that was asked for. The log says nothing of header fields.
+        call.outcome.reason = error.title if error.code == "host_not_allowed" else error.detail
+        if isinstance(error, WrongProtocol):
+            self.strangers.warn(error.protocol, "plain-HTTP", call.request.peer, call.connection.port(), self.time())
         if error.code == "bad_request":
             call.persistent = False  # what is no valid message may have been cut at another place than it seems
         html = call.request.prefers == "page"

@@ -717,3 +717,53 @@ def test_keys_are_tried_at_pages_as_everywhere() -> None:
 
     assert not may_call(request, KEYED, lambda peer, key: seen.append((peer, key)))
     assert seen == [(LOCAL, b"")]
+
+
+# Tools that have us as their HTTP proxy
+
+PROXIED = Rules.compiled(upstream="https://acme.krebit.se")
+UPSTREAM_HOST = (b"Host", b"acme.krebit.se")
+
+
+@pytest.mark.parametrize(
+    "authority", [b"acme.krebit.se", b"ACME.krebit.se.", b"acme.krebit.se:80", b"acme.krebit.se:443"]
+)
+def test_a_tool_that_has_us_as_its_proxy_may_name_the_upstream(authority: bytes) -> None:
+    assert call(UPSTREAM_HOST, rules=PROXIED, target=b"http://%b/api/x" % authority).name == "loopback"
+
+
+@pytest.mark.parametrize(
+    ("target", "page"),
+    [
+        (b"/api/x", False),
+        (b"http://acme.krebit.se/healthz", True),
+        (b"http://acme.krebit.se:8080/api/x", False),
+        (b"http://other.krebit.se/api/x", False),
+        (b"http://acme.krebit.se.evil.example/api/x", False),
+        (b"http://krebit.se/api/x", False),
+    ],
+)
+def test_the_upstreams_name_is_for_its_own_urls_below_api_only(target: bytes, page: bool) -> None:
+    assert refusal(UPSTREAM_HOST, rules=PROXIED, target=target, page=page).code == "host_not_allowed"
+    assert refusal(UPSTREAM_HOST, target=target, page=page).code == "host_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Origin", b"http://acme.krebit.se")],
+        [(b"Origin", b"https://acme.krebit.se")],
+        [(b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Sec-Fetch-Site", b"none")],
+        [(b"Origin", b"http://acme.krebit.se"), (b"Sec-Fetch-Site", b"same-origin")],
+        [(b"Referer", b"http://evil.example/")],
+    ],
+)
+def test_a_browser_that_has_us_as_its_proxy_may_not_call(fields: list[tuple[bytes, bytes]]) -> None:
+    target = b"http://acme.krebit.se/api/x"
+    assert refusal(UPSTREAM_HOST, *fields, rules=PROXIED, target=target).code == "cross_site"
+
+
+def test_connect_is_told_what_works_instead() -> None:
+    error = refusal(HOST, method=b"CONNECT")
+    assert "http:// URL" in error.hint

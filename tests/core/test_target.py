@@ -1,6 +1,8 @@
 """What goes upstream for a request target, and what is refused."""
 
 import posixpath
+import re
+import unicodedata
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
@@ -32,6 +34,11 @@ from krebit_proxy.errors import Refused
         b"/api/x%3Bv=1/y",
         b"/api/x/oauth/token",
         b"/api/oauthx",
+        b"/api/oauth2/token",
+        b"/api/oauth-x",
+        b"/api/oauth_x",
+        b"/api/%e2%80%a6",
+        b"/api/%c3%a5%ff%c0",
         b"/api/x%2Foauth",
         b"/api/100%25",
         b"/api/~u/$a,b@c:d!(e)*'f'",
@@ -138,6 +145,11 @@ def test_what_is_outside_the_api_is_not_forwarded(raw: bytes) -> None:
         b"/api/x%250ay",
         b"/api/x%23y",
         b"/api/;%2F../x",
+        b"/api/%c0%ae%c0%ae/x",
+        b"/api/%f0%80%80%ae./x",
+        b"/api/%ef%bc%8e%ef%bc%8e/x",
+        b"/api/%e2%80%a5/x",
+        b"/api/x%c0%af..",
         b"http://localhost/api/../x",
     ],
 )
@@ -164,12 +176,39 @@ def test_a_path_that_may_leave_the_api_is_forbidden(raw: bytes) -> None:
         b"/api/;%2Fx/oauth/token",
         b"/api/;%252Fx/%256fauth/token",
         b"http://localhost/api/oauth/token",
+        b"/api/oauth%3f/token",
+        b"/api/oauth%3Ftoken",
+        b"/api/oauth%253f/token",
+        b"/api/oauth%20/token",
+        b"/api/oauth%09",
+        b"/api/oauth.json",
+        b"/api/oauth,x/token",
+        b"/api/oauth%a0/token",
+        b"/api/oauth%c2%a0/token",
+        b"/api/%c0%afoauth/token",
+        b"/api/%e0%80%afoauth",
+        b"/api/%ef%bd%8fauth/token",
+        b"/api/%ef%bc%8foauth",
     ],
 )
 def test_the_token_endpoint_is_forbidden_in_every_spelling(raw: bytes) -> None:
     with pytest.raises(Refused) as refusal:
         upstream_target(raw)
     assert refusal.value.code == "forbidden_path"
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"/api/a b", "a space. It must be percent-encoded (as %20)"),
+        (b"/api/x#y", "a `#`. It must be percent-encoded (as %23)"),
+        (b"/api/x?y\x01 #", "a control character"),
+        (b"/api/\xe5", "a character beyond ASCII"),
+    ],
+)
+def test_the_character_that_must_be_encoded_is_named(raw: bytes, words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        upstream_target(raw)
 
 
 def test_a_path_encoded_over_and_over_is_forbidden() -> None:
@@ -198,7 +237,10 @@ def test_a_path_means_what_it_decodes_to_whole_or_segment_by_segment() -> None:
 
 
 SEGMENTS = st.sampled_from(
-    [b"a", b".", b"..", b"", b"oauth", b";x", b"..;y", b"%2e%2E", b"%2f", b"%5C", b"%3b", b"%25", b"\\"]
+    [
+        *rb"a . .. oauth ;x ..;y %2e%2E %2f %5C %3b %25 \ oauth%3f oauth%20 oauth.x".split(),
+        *(b"", b"%c0%af", b"%c0%ae.", b"%ef%bc%8f", b"%ef%bd%8fauth"),
+    ]
 )
 
 
@@ -225,7 +267,12 @@ def test_no_accepted_path_leaves_the_api_however_often_it_is_decoded(raw: bytes)
         normal = posixpath.normpath(plain.replace(b"//", b"/")).lower()
         assert (normal + b"/").startswith(b"/api/")
         assert not (normal + b"/").startswith(b"/api/oauth/")
+        assert not re.match(rb"/api/oauth(?![a-z0-9_-])", normal)
         path = unquote_to_bytes(path)
+    overlong = path.replace(b"\xc0\xae", b".").replace(b"\xc0\xaf", b"/")
+    lenient = unicodedata.normalize("NFKC", overlong.decode("utf-8", "replace"))
+    assert not re.match(r"/+api/+oauth(?![a-z0-9_-])", lenient, re.IGNORECASE | re.ASCII)
+    assert not {".", ".."} & set(re.split(r"[/\\]", lenient))
 
 
 @given(st.binary(max_size=60))

@@ -11,9 +11,7 @@ Fields = list[tuple[bytes, bytes]]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) (HTTP/1\.[01])" % _TOKEN)
-# As callers may spell it: RFC 9112 3 lets a recipient "parse on whitespace-delimited word boundaries", and common
-# parsers know the other protocols that look like HTTP.
-_LENIENT_LINE = re.compile(rb"\A(%s) +([\x21-\x7e]+) +(?:HTTP|RTSP|ICE)(/1\.[01])(?=\r\n)" % _TOKEN)
+_RAW_LETTER = re.compile(rb"[\x80-\xff]")
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9][0-9]) ([\t \x21-\x7e\x80-\xff]*)")
 _FIELD = re.compile(rb"(%s):[ \t]*([\t \x21-\x7e\x80-\xff]*?)[ \t]*" % _TOKEN)
 # Nobody reads extensions, so only where their line ends must be clear.
@@ -123,14 +121,14 @@ def read_requests(data: bytes) -> Reading:
     """Reads pipelined requests until the bytes end or stop being valid."""
     reading = Reading()
     while data:
-        # RFC 9112 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line";
-        # common parsers skip any CR and LF there.
-        data = data.lstrip(b"\r\n")
+        # RFC 9112 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line".
+        while data.startswith(b"\r\n"):
+            data = data[2:]
         head, blank, rest = data.partition(b"\r\n\r\n")
         if not blank:
             break
         try:
-            parsed = parse_request_head(_LENIENT_LINE.sub(rb"\1 \2 HTTP\3", head + blank, count=1))
+            parsed = parse_request_head(_with_encoded_letters(head) + blank)
         except Malformed:
             reading.malformed = True
             break
@@ -145,6 +143,13 @@ def read_requests(data: bytes) -> Reading:
         reading.incomplete = None
         reading.requests.append((parsed, content))
     return reading
+
+
+def _with_encoded_letters(head: bytes) -> bytes:
+    """`head` as it goes upstream: many clients do not encode letters such as å in a target."""
+    line, end, fields = head.partition(b"\r\n")
+    method, space, rest = line.partition(b" ")
+    return method + space + _RAW_LETTER.sub(lambda raw: b"%%%02X" % raw[0][0], rest) + end + fields
 
 
 def _take_content(length: int | None, data: bytes) -> tuple[bytes, bytes]:

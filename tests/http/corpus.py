@@ -146,6 +146,8 @@ CHUNKS: Final = [
             "size_prefix": chunked(b"0x5\r\nhello\r\n" + ZERO),
             "size_underscore": chunked(b"0_5\r\nhello\r\n" + ZERO),
             "size_first_space": chunked(b" 5\r\nhello\r\n" + ZERO),
+            "size_space": chunked(b"5 \r\nhello\r\n" + ZERO),
+            "size_tab": chunked(b"5\t\r\nhello\r\n" + ZERO),
             "size_comma": chunked(b"5,5\r\nhello\r\n" + ZERO),
             "size_overflow_32": chunked(b"100000005\r\nhello\r\n" + ZERO),
             "size_overflow_64": chunked(b"10000000000000005\r\nhello\r\n" + ZERO),
@@ -179,10 +181,7 @@ CHUNKS: Final = [
         Kind.OPEN,
         {
             "size_zeros": chunked(b"0000000000005\r\nhello\r\n" + ZERO),
-            "size_space": chunked(b"5 \r\nhello\r\n" + ZERO),
-            "size_tab": chunked(b"5\t\r\nhello\r\n" + ZERO),
             "extension_empty": chunked(b"5;\r\nhello\r\n" + ZERO),
-            "extension_space": chunked(b"5 ; a = b\r\nhello\r\n" + ZERO),
             "extension_long": chunked(b"5;a=" + b"x" * 3000 + b"\r\nhello\r\n" + ZERO),
             "extension_endless": chunked(b"5;a=" + b"x" * 100_000 + b"\r\nhello\r\n" + ZERO),
             "extension_on_each": chunked(b"1;a=b\r\nx\r\n" * 500 + ZERO),
@@ -200,6 +199,7 @@ CHUNKS: Final = [
         "chunk",
         Kind.VALID,
         {
+            "extension_space": chunked(b"5 ; a = b\t;c\r\nhello\r\n0 ; d\r\n\r\n"),
             "size_upper_case": chunked(b"A\r\n0123456789\r\n" + ZERO),
             "extension": chunked(b'5;a=b;c;d="e f"\r\nhello\r\n0;last\r\n\r\n'),
             "data_looks_like_a_request": chunked(b"%x\r\n" % len(INNER) + INNER + b"\r\n" + ZERO),
@@ -222,6 +222,10 @@ FORBIDDEN_PATHS: Final = rb"""
     /api/oauth;x/token /api/;x/oauth/token /api/oauth%2ftoken /api/%2foauth/token /api/%4f%41%75%74%68/token
     /api/;/oauth/token /api/oauth%3bx/token /api/oauth%2f..%2foauth /api/.%2foauth/token
     /api/x/../oauth/token /api/%2e/oauth/token
+    /api/oauth%3f/token /api/oauth%3ftoken /api/oauth%20/token /api/oauth%09 /api/oauth.json /api/oauth.%2ftoken
+    /api/oauth%253f/token /api/oauth:x /api/oauth,token /api/oauth%c2%a0/token /api/oauth%e2%80%8b
+    /api/%ef%bd%8fauth/token /api/%c0%afoauth/token /api/x%c0%af%c0%ae%c0%ae%c0%afy
+    /api/%e2%80%a5/x /api/%ef%bc%8e%ef%bc%8e/x /api/%e0%80%ae%e0%80%ae/x
 """.split()
 OUTSIDE: Final = rb"""
     /api /api;/x /api%2fx /api%2f..%2fadmin /apis/x /API/x /Api/x //api/x /./api/x /x/../api/y /%61pi/x
@@ -232,9 +236,11 @@ ODD_PATHS: Final = rb"""
     /api/ /api// /api/x//y/ /api/.well-known/x /api/... /api/..x /api/x.. /api/x..y /api/.x /api/a%2Fb
     /api/a%2fb/ /api/%7Eme /api/a;b=c /api/a;b=c/d;e /api/x?a=../../admin /api/x? /api/x??
     /api/x?a=%23&b=%2e%2e/ /api/x?..\.. /api/%C3%A5 /api/%c3%a5 /api/%ff /api/100% /api/%zz /api/a%2
-    /api/oauthx /api/x/oauth/token /api/!$&'()*+,;=:@-._~ /api/"<>^`{|} /api/x?/api/oauth/token
+    /api/oauthx /api/oauth2/token /api/oauth-clients /api/oauth_x /api/x%e2%80%a6
+    /api/x/oauth/token /api/!$&'()*+,;=:@-._~ /api/"<>^`{|} /api/x?/api/oauth/token
     /api/http://evil.example/ /api/x?url=http://localhost/
 """.split()
+RAW_LETTERS: Final = [b"/api/\xe5", b"/api/\xc3\xa5", b"/api/\xff?\x80=\xf0\x9f", b"http://localhost/api/x?\xe5"]
 NOT_TARGETS: Final = [
     b"/api/x#y", b"/api/x#", b"/api/#/../..", b"/api/x?a#b", b"#/api/x", b"api/x", b"api", b"?x", b"..",
     b"*", b"localhost:80", b"http:/api/x", b"http:///api/x", b"http://", b"http:", b"://localhost/api/x",
@@ -242,13 +248,14 @@ NOT_TARGETS: Final = [
     b"http://user:pw@localhost/api/x", b"http://evil.example@localhost/api/x",
     b"http://localhost@evil.example/api/x", b"http://localhost#@evil/api/x",
     b"http://localhost\\@evil.example/api/x", b"http://localhost%00.evil.example/api/x", b"/api/\x00x",
-    b"/api/\x01x", b"/api/\x7fx", b"/api/\tx", b"/api/\xe5", b"/api/\xc3\xa5", b"/api/\xff", b"/api/x?\x00",
+    b"/api/\x01x", b"/api/\x7fx", b"/api/\tx", b"http://\xe5/api/x", b"\xe5", b"/api/x?\x00",
     b"/api/x?\x1b[31m", b"/api/a b", b"/api/x HTTP/1.1 y",
 ]  # fmt: skip
 TARGETS: Final = [
     *(Hostile(f"path_{path.decode()}", Kind.POLICY, get(path)) for path in FORBIDDEN_PATHS + OUTSIDE),
     *(Hostile(f"path_{path.decode()}", Kind.VALID, get(path)) for path in ODD_PATHS),
     *(Hostile(f"target_{path!r}", Kind.POLICY, get(path)) for path in NOT_TARGETS),
+    *(Hostile(f"target_{path!r}", Kind.VALID, get(path)) for path in RAW_LETTERS),
     *_all(
         "target",
         Kind.POLICY,
@@ -286,19 +293,24 @@ TARGETS: Final = [
     ),
     *_all(
         "line",
-        # RFC 9112, 3: "recipients MAY instead parse on whitespace-delimited word boundaries". And llhttp takes RTSP for
-        # the name of HTTP. Neither changes where the request ends, and neither goes on to the upstream.
-        Kind.OPEN,
+        Kind.INVALID,
         {
             "two_spaces": b"GET  /api/hostile HTTP/1.1\r\n" + HOST + MARK + b"\r\n",
             "two_spaces_later": b"GET /api/hostile  HTTP/1.1\r\n" + HOST + MARK + b"\r\n",
-            "version_other": get(b"/api/hostile", version=b"RTSP/1.0"),
-        },
-    ),
-    *_all(
-        "line",
-        Kind.INVALID,
-        {
+            "version_rtsp": get(b"/api/hostile", version=b"RTSP/1.0"),
+            "version_ice": get(b"/api/hostile", version=b"ICE/1.0", method=b"SOURCE"),
+            "version_sip": get(b"/api/hostile", version=b"SIP/2.0"),
+            "method_of_rtsp": get(b"/api/hostile", method=b"ANNOUNCE"),
+            "method_bytes": get(b"/api/hostile", method=b"G\xc5T"),
+            "version_bytes": get(b"/api/hostile", version=b"HTTP/1.1\xa0"),
+            "lf_first": b"\n" + get(b"/api/hostile"),
+            "cr_first": b"\r" + get(b"/api/hostile"),
+            "lf_after_empty_line": b"\r\n\n" + get(b"/api/hostile"),
+            "lf_at_end": b"GET /api/hostile HTTP/1.1\n" + HOST + MARK + b"\r\n",
+            "crcrlf": b"GET /api/hostile HTTP/1.1\r\r\n" + HOST + MARK + b"\r\n",
+            "proxy_protocol": b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n" + get(b"/api/hostile"),
+            "proxy_protocol_2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + get(b"/api/hostile"),
+            "ssh": b"SSH-2.0-OpenSSH_9.9\r\n",
             "no_target": b"GET  HTTP/1.1\r\n" + HOST + MARK + b"\r\n",
             "no_version": b"GET /api/hostile\r\n" + HOST + MARK + b"\r\n",
             "tab": b"GET\t/api/hostile\tHTTP/1.1\r\n" + HOST + MARK + b"\r\n",

@@ -17,5 +17,5 @@ def leaves_api(target: bytes) -> bool:
         if any(segment.split(b";")[0] in {b".", b".."} for segment in path.split(b"/")):
             return True
         path = unquote_to_bytes(path)
-    segments = [segment.split(b";")[0].lower() for segment in path.split(b"/")]
-    return [segment for segment in segments if segment][:2] == [b"api", b"oauth"]
+    segments = [segment for part in path.split(b"/") if (segment := part.split(b";")[0].lower())]
+    return segments[:1] == [b"api"] and re.match(rb"oauth(?![a-z0-9_-])", b"/".join(segments[1:])) is not None

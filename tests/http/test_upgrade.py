@@ -6,6 +6,7 @@ import pytest
 
 from krebit_proxy.tasks import spawn
 from tests.fakes.client import Client
+from tests.fakes.proxy import StartProxy
 from tests.fakes.upstream import Call, Upstream, answer, raw
 from tests.fakes.waiting import DEADLINE
 from tests.http.responses import assert_ours, relayed
@@ -106,3 +107,36 @@ async def test_the_next_request_in_the_packet_of_the_offer_is_answered_too(clien
 
     assert (first.content, second.content) == (b"ok", b"ok")
     assert [call.target for call in upstream.calls] == [b"/api/x", b"/api/y"]
+
+
+@pytest.mark.parametrize(
+    ("access", "method", "offer"),
+    [
+        ({}, "GET", b"TLS/1.0"),
+        ({}, "GET", b"HTTP/2.0, h2c;q=1"),
+        ({}, "POST", b"websocket"),
+        ({"read_only": True}, "GET", b"websocket"),
+        ({"allow": [{"methods": ["GET"], "paths": ["/api/**"]}]}, "GET", b"websocket"),
+    ],
+)
+async def test_an_offer_that_is_not_for_us_to_pass_on_is_dropped(
+    start_proxy: StartProxy, upstream: Upstream, access: dict[str, object], method: str, offer: bytes
+) -> None:
+    client = await (await start_proxy(access=access)).connect()
+    handshake = (b"Connection: Upgrade", b"Upgrade: " + offer, *WEBSOCKET[2:])
+    got = await client.ask(method, "/api/x", *handshake)
+
+    assert (got.status, got.content) == (200, b"ok")
+    assert upstream.calls[0].values(b"upgrade") == upstream.calls[0].values(b"connection") == []
+    assert (await client.ask("GET", "/api/y")).content == b"ok"
+
+
+async def test_of_a_list_only_websocket_goes_on(client: Client, upstream: Upstream) -> None:
+    await client.ask("GET", "/api/x", b"Connection: Upgrade", b"Upgrade: TLS/1.0, WebSocket", *WEBSOCKET[2:])
+
+    assert upstream.calls[0].values(b"upgrade") == [b"websocket"]
+
+
+async def test_the_upstream_may_switch_to_nothing_else(client: Client, upstream: Upstream) -> None:
+    upstream.script = [raw(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\n\r\n")]
+    assert_ours(await client.ask("GET", "/api/x", *WEBSOCKET), 502, "upstream_invalid")

@@ -94,12 +94,12 @@ async def test_a_connection_that_was_promoted_to_a_tunnel_is_reset_when_the_upst
     client: Client, upstream: Upstream
 ) -> None:
     async def breaks(call: Call) -> None:
-        await call.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
+        await call.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
         await asyncio.wait_for(call.connection.until(b"bye"), DEADLINE)
         call.connection.reset()
 
     upstream.script = [breaks]
-    await client.send(client.request("GET", "/api/x", b"Connection: Upgrade", b"Upgrade: x"))
+    await client.send(client.request("GET", "/api/x", b"Connection: Upgrade", b"Upgrade: websocket"))
     await client.until(b"hello")
     await client.send(b"bye")
 

@@ -15,7 +15,7 @@ from krebit_proxy.errors import ProxyError
 from tests.fakes.certificates import Authority
 from tests.fakes.client import Client
 from tests.fakes.door import ask, ask_in_tls, own_address, speaking_tls
-from tests.fakes.proxy import StartProxy, proxy_process, running_command
+from tests.fakes.proxy import StartProxy, proxy_process, running_command, running_proxy
 from tests.fakes.upstream import Upstream, answer
 from tests.fakes.waiting import DEADLINE, eventually
 
@@ -460,3 +460,55 @@ async def test_nobody_is_told_where_the_store_is(start: StartProxy, tmp_path: Pa
     for path in ("/api/x", "/", "/readyz", "/healthz", "/metrics", "/setup"):
         for accept in (b"Accept: text/html", b"Accept: application/json"):
             assert str(tmp_path).encode() not in (await ask(proxy, "GET", path, accept)).content
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_plain_http_on_a_port_that_speaks_tls_is_told_and_named_in_the_log(
+    start: StartProxy, tmp_path: Path, method: bytes
+) -> None:
+    tls, context = speaking_tls(tmp_path)
+    proxy = await start(**tls)
+    for _ in range(2):
+        client = await proxy.connect()
+        await client.send(b"%b /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n" % method)
+        got = await client.response()
+        assert (got.status, got.code) == (400, "bad_request")
+        assert b"https://" in got.content
+        await client.closed()
+    (event,) = proxy.events("connection.wrong_protocol")
+    assert event["reason"] == f"Plain HTTP was spoken to a TLS port: use https://localhost:{proxy.port}"
+    assert {event["reason"] for event in proxy.events("connection.refused")} == {"plain HTTP was spoken to a TLS port"}
+    assert (await ask_in_tls(proxy.port, context)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connect_is_told_that_an_http_url_works(start: StartProxy, upstream: Upstream) -> None:
+    client = await (await start()).connect()
+    await client.send(b"CONNECT yourcompany.krebit.se:443 HTTP/1.1\r\nHost: yourcompany.krebit.se:443\r\n\r\n")
+    got = await client.response()
+    assert (got.status, got.code) == (405, "method_not_allowed")
+    assert b"Use an http:// URL" in got.content
+    assert not upstream.calls
+
+
+async def test_a_tool_that_has_us_as_its_http_proxy_reaches_the_api_by_krebits_name_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    options = {"connect_timeout": 1}
+    async with running_proxy("https://acme.krebit.invalid", tmp_path, upstream=options) as proxy:
+        for target, host, code in (
+            ("http://acme.krebit.invalid/api/x", b"acme.krebit.invalid", "upstream_unreachable"),  # it was let through
+            ("http://acme.krebit.invalid/healthz", b"acme.krebit.invalid", "host_not_allowed"),
+            ("http://acme.krebit.invalid/setup", b"acme.krebit.invalid", "host_not_allowed"),
+            ("http://other.krebit.invalid/api/x", b"other.krebit.invalid", "host_not_allowed"),
+            ("/api/x", b"acme.krebit.invalid", "host_not_allowed"),
+        ):
+            client = await proxy.connect()
+            await client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target.encode(), host))
+            assert (await client.response()).code == code, target
+
+
+async def test_a_port_beyond_the_last_is_a_bad_request(start: StartProxy) -> None:
+    proxy = await start()
+    for target in ("http://localhost:99999/healthz", "http://localhost:99999/api/x"):
+        got = await ask(proxy, "GET", target)
+        assert (got.status, got.code) == (400, "bad_request")

@@ -124,7 +124,7 @@ async def test_a_handshake_that_never_comes_is_ended_and_told_of(start: StartPro
     proxy = await start(limits={"header_timeout": 0.1}, **tls)
     assert (await (await proxy.connect()).rest()).got == b""
     garbage = await proxy.connect()
-    await garbage.send(b"GET / HTTP/1.1\r\n\r\n")
+    await garbage.send(b"\x00garbage\r\n\r\n")
     await garbage.rest()
     await eventually(lambda: len(proxy.events("connection.refused")) == 2)
     assert all(event["reason"].startswith("TLS handshake failed: ") for event in proxy.events("connection.refused"))

@@ -21,6 +21,7 @@ CHUNKED = (
     b"PUT /api/z HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nAuthorization: leaks\r\nX-T: 1\r\n\r\n"
 )
+WEBSOCKET = b"Connection: upgrade\r\nSec-WebSocket-Key: AAAA\r\nSec-WebSocket-Version: 13\r\n"
 
 
 class Caller:
@@ -139,11 +140,12 @@ def test_a_method_that_nobody_knows_is_told_of_behind_another_request_too() -> N
     assert [code(call) for call in read(GET + b"BREW /api/x HTTP/1.1\r\n\r\n")] == [None, "not_implemented"]
 
 
-def test_a_trailer_that_asks_for_the_end_of_the_connection_gets_it() -> None:
+def test_a_trailer_has_no_effect_on_the_connection() -> None:
     chunked = b"POST /api/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
-    (call,) = read(chunked + b"Connection: close\r\n\r\n", GET)
+    call, following = read(chunked + b"Connection: close\r\n\r\n", GET)
 
-    assert (call.fault, call.persistent, call.content.complete) == (None, False, True)
+    assert (call.fault, call.persistent, call.content.complete) == (None, True, True)
+    assert following.fault is None
 
 
 def test_a_request_before_a_bad_one_is_good() -> None:
@@ -214,7 +216,7 @@ def test_content_of_a_request_that_offers_another_protocol_is_content(
 
 def test_what_follows_the_offer_of_another_protocol_waits_until_it_is_decided() -> None:
     requests, calls = reading()
-    requests.feed(GET.replace(b"Host", b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\nHost") + b"GET ")
+    requests.feed(GET.replace(b"Host", WEBSOCKET + b"Upgrade: websocket, h2c\r\nHost") + b"GET ")
     requests.feed(POST[5:])
 
     assert [call.request.upgrade for call in calls] == [b"websocket"]
@@ -250,3 +252,28 @@ def test_many_like_requests_cut_at_the_same_place_are_no_large_head() -> None:
 
     calls = read(request[:-500], piece, piece, request[-500:])
     assert [code(call) for call in calls] == [None] * 21
+
+
+@pytest.mark.parametrize("before", [GET, POST, CHUNKED], ids=["get", "content", "chunks"])
+@pytest.mark.parametrize(
+    "bad", [b"GET  /api/x HTTP/1.1\r\nHost: a\r\n\r\n", b"\nGET /api/x HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+def test_a_request_line_is_strict_behind_any_other_request(before: bytes, bad: bytes) -> None:
+    assert [code(call) for call in read(before + bad + GET)] == [None, "bad_request"]
+
+
+@pytest.mark.parametrize("cut", [b"\r", b"\r\n", b"\r\n\r"])
+def test_a_head_ends_at_an_empty_line_that_arrives_in_two_pieces(cut: bytes) -> None:
+    head = GET.removesuffix(b"\r\n\r\n")
+    calls = read(head + cut, b"\r\n\r\n"[len(cut) :] + b"GET  /api/y HTTP/1.1\r\n\r\n")
+    assert [code(call) for call in calls] == [None, "bad_request"]
+
+
+def test_empty_lines_are_no_head() -> None:
+    requests, calls = reading()
+    for _ in range(20):
+        requests.feed(b"\r\n" * 500)
+    assert not requests.reading_head
+    requests.feed(b"\r")
+    requests.feed(b"\n" + GET)
+    assert [code(call) for call in calls] == [None]
