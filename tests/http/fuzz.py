@@ -69,7 +69,10 @@ def requests_of(parts: list[bytes]) -> list[tuple[bytes, bytes, object, bytes, s
             reader.go_on()
     for call in reader.calls:
         request, content = call.request, call.content
-        error = call.fault or content.error
+        if call.fault is not None:  # how much of it the log shows depends on the cuts
+            read.append((b"", b"", (), b"", call.fault.code))
+            continue
+        error = content.error
         code = error.code if error is not None else "" if content.complete else "open"
         taken = content.take_all() if error is None else b""  # how much comes before a fault depends on the cuts
         read.append((request.method, request.target, request.head.fields, taken, code))
