@@ -74,8 +74,10 @@ def requests_of(parts: list[bytes]) -> list[tuple[bytes, bytes, object, bytes, s
             continue
         error = content.error
         code = error.code if error is not None else "" if content.complete else "open"
-        taken = content.take_all() if error is None else b""  # how much comes before a fault depends on the cuts
-        read.append((request.method, request.target, request.head.fields, taken, code))
+        if error is not None:  # how much was read before a fault depends on the cuts
+            read.append((b"", b"", (), b"", code))
+        else:
+            read.append((request.method, request.target, request.head.fields, content.take_all(), code))
     reader.close()
     return read
 
