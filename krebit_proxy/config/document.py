@@ -9,6 +9,8 @@ from typing import Any, Final
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from krebit_proxy.config.names import sections
+
 Key = tuple[str | int, ...]
 
 PREFIX: Final = "KREBIT_PROXY_"
@@ -158,7 +160,9 @@ class _Reading:
             key = (*parent, str(name.value) if isinstance(name, ScalarNode) else "?")
             if key in self._document.places:
                 text = f"is set twice; the first is at {self._document.place(key)}"
-                self._document.problems.append(Problem(self._line(name), dotted(key), text))
+                # Below a group of settings, names are names. In the place of a value they may be a part of a secret.
+                shown = key if dotted(parent) in sections() else (*parent, "?")
+                self._document.problems.append(Problem(self._line(name), dotted(shown), text))
                 continue
             self._mark(name, key)
             read = self._value(value, key)
@@ -176,7 +180,7 @@ class _Reading:
             return None
         try:
             return self._loader.construct_object(node) if kind in self._PLAIN else node.value
-        except ValueError:
+        except (LookupError, ValueError):  # `!!bool maybe`, `!!int ''`
             return node.value
 
     def _mark(self, node: Node, key: Key) -> None:

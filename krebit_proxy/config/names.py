@@ -28,6 +28,12 @@ def fields(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
 
 
 @cache
+def sections() -> frozenset[str]:
+    """The dotted names of all groups of settings. The outermost has none."""
+    return frozenset(name.rpartition(".")[0] for name, _ in fields())
+
+
+@cache
 def texts() -> frozenset[str]:
     """Settings that are text, so that `0123` or `no` in a variable stays text."""
     return frozenset({SECRET_FILE} | {name for name, field in fields() if _is_text(field.annotation)})

@@ -44,10 +44,12 @@ class WayOut:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """The way that the environment names."""
-        source = next((name for name in _VARIABLES if name in environ), "")
+        source = next(
+            (name for name in _VARIABLES if environ.get(name)), ""
+        )  # as in curl, an empty one counts as not set
         if not (value := environ.get(source, "").strip()):
             return cls(source=source)
-        listed = next((environ[name] for name in _EXCEPTIONS if name in environ), "")
+        listed = next((environ[name] for name in _EXCEPTIONS if environ.get(name)), "")
         proxy = value if "://" in value else f"http://{value}"
         return cls(_with_port(proxy), source, tuple(listed.replace(",", " ").split()), _problem(proxy))
 

@@ -592,3 +592,14 @@ def test_a_proxy_of_another_kind_in_the_environment_is_a_problem_where_it_would_
     )
     local = write(MINIMUM + "upstream: {url: 'http://localhost:1'}\n")
     assert load(local, environ).way_out.described("http://localhost:1") == "direct"
+
+
+@pytest.mark.parametrize("value", ["!!bool Leaky7", "!!int ''", "{Leaky7, Leaky7}", "{a: {Leaky7: 1, Leaky7: 2}}"])
+@pytest.mark.parametrize("name", ["client_secret", "listen", "store"])
+def test_what_no_setting_can_be_is_a_problem_that_shows_no_value(tmp_path: Path, name: str, value: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"organization: acme\nclient_id: a\nworkers: x\n{name}: {value}\n")
+
+    with pytest.raises(SettingsError) as refused:
+        load(file, {})
+    assert "leaky7" not in str(refused.value).lower()

@@ -31,6 +31,8 @@ def test_without_a_proxy_the_way_is_direct(value: str | None) -> None:
     [
         ({"HTTPS_PROXY": "http://a:1"}, "a:1 (HTTPS_PROXY)"),
         ({"https_proxy": "http://b:1", "HTTPS_PROXY": "http://a:1"}, "b:1 (https_proxy)"),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://a:1"}, "a:1 (HTTPS_PROXY)"),
+        ({"HTTPS_PROXY": "", "all_proxy": "http://d:1"}, "d:1 (all_proxy)"),
         ({"ALL_PROXY": "http://c:1", "HTTPS_PROXY": "http://a:1"}, "a:1 (HTTPS_PROXY)"),
         ({"all_proxy": "http://d:1", "ALL_PROXY": "http://c:1"}, "d:1 (all_proxy)"),
         ({"HTTPS_PROXY": "a:3128"}, "a:3128 (HTTPS_PROXY)"),
@@ -48,11 +50,10 @@ def test_the_environment_is_read_as_curl_reads_it(environ: dict[str, str], taken
     "environ",
     [
         {"http_proxy": "http://a:1"},
-        {"https_proxy": "", "HTTPS_PROXY": "http://a:1"},
         {"https_proxy": " ", "all_proxy": "http://a:1"},
     ],
 )
-def test_an_empty_variable_ends_the_search(environ: dict[str, str]) -> None:
+def test_these_variables_name_no_proxy(environ: dict[str, str]) -> None:
     assert way(**environ).described(KREBIT) == "direct"
 
 
@@ -80,8 +81,9 @@ def test_exceptions_are_reached_directly(listed: str, direct: list[str], through
     assert [host for host in through if not out.proxy_to(f"https://{host}/")] == []
 
 
-def test_exceptions_in_small_letters_come_first() -> None:
-    assert way(HTTPS_PROXY="http://a:1", no_proxy="", NO_PROXY="*").proxy_to(KREBIT) == "http://a:1"
+def test_exceptions_in_small_letters_come_first_unless_empty() -> None:
+    assert way(HTTPS_PROXY="http://a:1", no_proxy="b", NO_PROXY="*").proxy_to(KREBIT) == "http://a:1"
+    assert way(HTTPS_PROXY="http://a:1", no_proxy="", NO_PROXY="*").proxy_to(KREBIT) is None
 
 
 @pytest.mark.parametrize("value", ["socks5://me:secret@a:1", "https://me:secret@a:1"])
