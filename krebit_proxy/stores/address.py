@@ -22,10 +22,12 @@ _STOP: Final = "krebit-proxy"
 
 def secured(address: str) -> str:
     """`address` with the TLS options that it lacks. Raises psycopg's ProgrammingError if it is invalid."""
-    options, added = _resolved(address), {}
-    mode = conninfo_to_dict(address).get("sslmode")
+    options, added, given = _resolved(address), {}, conninfo_to_dict(address)
+    mode = given.get("sslmode")
     if mode is None and _leaves(options):
         mode = added["sslmode"] = _SAFE
+    if mode == _SAFE and "gssencmode" not in given:
+        added["gssencmode"] = "disable"  # libpq would prefer it to TLS, and then nothing is verified
     if mode == _SAFE and (authorities := _authorities(options.get("sslrootcert"))):
         added["sslrootcert"] = authorities
     return make_conninfo(address, **added)

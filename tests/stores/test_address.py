@@ -167,3 +167,11 @@ def test_less_than_verified_is_cautioned_beyond_this_computer(tmp_path: Path) ->
     assert not caution(f"{url}?sslmode=verify-full")
     assert not caution("postgresql://localhost/grants?sslmode=disable")
     assert not caution("postgresql://[/")
+
+
+def test_what_is_verified_is_not_replaced_by_kerberos() -> None:
+    """libpq would prefer GSS encryption to TLS where there is a ticket, and would then verify nothing."""
+    assert conninfo_to_dict(secured(f"postgresql://{BEYOND}/grants"))["gssencmode"] == "disable"
+    chosen = secured(f"postgresql://{BEYOND}/grants?gssencmode=require")
+    assert conninfo_to_dict(chosen)["gssencmode"] == "require"
+    assert "gssencmode" not in conninfo_to_dict(secured("postgresql://localhost/grants"))

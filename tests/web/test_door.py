@@ -111,8 +111,9 @@ async def test_a_stranger_decides_nothing_of_what_pages_errors_and_the_log_say(
             assert b"://evil" not in said.lower()
             assert b"evil.example" not in said.replace(b"does not answer requests for evil.example", b"")
             client.close()
+        await eventually(lambda: proxy.log_file.read_text().count('"request.done"') == len(heads))
         written = proxy.log_file.read_text()
-        events = [json.loads(line) for line in written.splitlines()]
+    events = [json.loads(line) for line in written.splitlines()]
     assert "evil" not in written
     links = [event["open"] for event in events if "open" in event]
     assert len(links) == 4
