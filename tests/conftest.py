@@ -33,8 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Three for two cores: many tests wait for something, a limit of time or another process."""
-    return 3 * (os.cpu_count() or 1) // 2 or 1
+    """Two for each core: many tests wait for something, a limit of time or another process."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
