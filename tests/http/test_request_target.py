@@ -1,6 +1,7 @@
 """The request line arrives as it was sent, or not at all."""
 
 import asyncio
+import os
 import shutil
 
 import pytest
@@ -223,7 +224,7 @@ CLIENTS = {
 async def test_real_clients_send_raw_letters_and_get_their_answer(
     proxy: RunningProxy, upstream: Upstream, name: str
 ) -> None:
-    if shutil.which(name) is None:
+    if shutil.which(name) is None and "CI" not in os.environ:
         pytest.skip(f"there is no {name} on this computer")
     command = [part.format(url=f"http://127.0.0.1:{proxy.port}/api/customers?name=Åkesson") for part in CLIENTS[name]]
     process = await asyncio.create_subprocess_exec(*command)
