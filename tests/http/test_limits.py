@@ -115,35 +115,43 @@ async def test_a_caller_that_takes_nothing_is_one_event(start_proxy: StartProxy,
     assert len(refusals(proxy)) == 1
 
 
+TIMES = 12
+
+
 async def slowly(take: Callable[[], Awaitable[object]]) -> None:
-    """Takes a little, and again, for much longer than the idle timeout of these tests, which is half a second."""
-    for _ in range(15):
+    """Takes a little, and again, for much longer than the idle timeout of these tests, which is two seconds.
+
+    It is that long because a kernel tells the other side of free room only when there is much of it.
+    """
+    for _ in range(TIMES):
         await take()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
 
 
+@pytest.mark.slow
 async def test_a_caller_that_takes_little_at_a_time_is_not_cut(start_proxy: StartProxy, upstream: Upstream) -> None:
     upstream.script = [answer(content=bytes(16 << 20))]
-    client = await (await start_proxy(upstream={"idle_timeout": 0.5})).connect(receive_buffer=1 << 16)
+    client = await (await start_proxy(upstream={"idle_timeout": 2})).connect(receive_buffer=1 << 16)
     await client.send(client.request("GET", "/api/x"))
     head = await client.head()
     await slowly(lambda: client.exactly(1 << 16))
-    await client.exactly((16 << 20) - (15 << 16))
+    await client.exactly((16 << 20) - (TIMES << 16))
 
     assert head.status == 200
     await client.still_open()
 
 
+@pytest.mark.slow
 async def test_an_upstream_that_takes_little_at_a_time_is_not_given_up(
     start_proxy: StartProxy, upstream: Upstream
 ) -> None:
     async def reluctant(call: Call) -> None:
-        await slowly(lambda: call.receive(1 << 17))
+        await slowly(lambda: call.receive(1 << 20))
         await call.read()
         await call.send(response(content=b"%d" % len(call.content)))
 
     upstream.script = [reluctant]
-    client = await (await start_proxy(upstream={"idle_timeout": 0.5})).connect()
+    client = await (await start_proxy(upstream={"idle_timeout": 2})).connect()
     await client.send(client.request("POST", "/api/x", b"Content-Length: %d" % (16 << 20)))
     pump = spawn(client.pump(bytes(1 << 20), 16), name="upload")
     got = await client.response()
